@@ -1,0 +1,45 @@
+"""CoAtNet (Dai et al., NeurIPS 2021, arXiv:2106.04803) for Keras 3."""
+
+from coatnet_tf import layers
+from coatnet_tf.config import FAMILY, CoAtNetConfig, StageConfig, get_config, make_config
+from coatnet_tf.cost import Cost, CostReport, profile
+from coatnet_tf.models import (
+    CoAtNet,
+    CoAtNet0,
+    CoAtNet1,
+    CoAtNet2,
+    CoAtNet3,
+    CoAtNet4,
+    CoAtNet5,
+    CoAtNet6,
+    CoAtNet7,
+    decode_predictions,
+    preprocess_input,
+)
+from coatnet_tf.weights import load_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FAMILY",
+    "CoAtNet",
+    "CoAtNet0",
+    "CoAtNet1",
+    "CoAtNet2",
+    "CoAtNet3",
+    "CoAtNet4",
+    "CoAtNet5",
+    "CoAtNet6",
+    "CoAtNet7",
+    "CoAtNetConfig",
+    "Cost",
+    "CostReport",
+    "StageConfig",
+    "decode_predictions",
+    "get_config",
+    "layers",
+    "load_weights",
+    "make_config",
+    "preprocess_input",
+    "profile",
+]

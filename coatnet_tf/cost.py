@@ -1,0 +1,300 @@
+"""What a CoAtNet costs: parameters, multiply-accumulates and activations, without building it.
+
+A CoAtNet is a chain of layers, so a shape is sent through them one after the other; what each kind of
+layer adds is one small function below. The layers stay unbuilt: nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import keras
+
+from coatnet_tf.config import CoAtNetConfig, get_config
+from coatnet_tf.layers import (
+    FeedForward,
+    MBConv,
+    RelativePositionBias,
+    RelativeSelfAttention,
+    SqueezeExcite,
+    StochasticDepth,
+    TransformerBlock,
+)
+from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers, head_layers
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Costs of a part of a model for one image.
+
+    Args:
+        params: Trainable parameters.
+        non_trainable_params: Parameters that no gradient reaches (BatchNorm's moving statistics).
+        macs: Multiply-accumulates of convolutions, dense layers and attention products.
+        index_macs: Multiply-accumulates of re-indexing the bias tables with einsums; once a batch,
+            and not in `macs`.
+        largest_activation: Elements of the largest tensor that a layer or an activation function returns.
+        total_activations: Elements of all of them together.
+    """
+
+    params: int = 0
+    non_trainable_params: int = 0
+    macs: int = 0
+    index_macs: int = 0
+    largest_activation: int = 0
+    total_activations: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Cost)}
+        sums["largest_activation"] = max(self.largest_activation, other.largest_activation)
+        return Cost(**sums)
+
+
+@dataclasses.dataclass(frozen=True)
+class CostReport(Cost):
+    """Costs of a whole model, with those of its stages; `str()` of it is a table.
+
+    Args:
+        name: Model name.
+        input_shape: `(height, width, channels)`.
+        stages: Cost of each stage by its name (`"stem"`, `"s1"`, ..., `"head"`), in order.
+    """
+
+    name: str = ""
+    input_shape: Shape = ()
+    stages: dict[str, Cost] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.input_shape))
+        lines = [
+            f"{self.name} at {size}, for one image",
+            f"{'stage':<8}{'parameters':>15}{'not trained':>13}{'MACs':>19}{'index MACs':>18}"
+            f"{'largest act.':>14}{'activations':>14}",
+        ]
+        for name, cost in [*self.stages.items(), ("total", self)]:
+            lines.append(
+                f"{name:<8}{cost.params:>15,}{cost.non_trainable_params:>13,}{cost.macs:>19,}"
+                f"{cost.index_macs:>18,}{cost.largest_activation:>14,}{cost.total_activations:>14,}"
+            )
+        return "\n".join(lines)
+
+
+def profile(
+    model: str | CoAtNetConfig | keras.Model,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    include_top: bool = True,
+    classes: int = 1000,
+    **overrides: Any,
+) -> CostReport:
+    """Counts parameters, multiply-accumulates and activations.
+
+    Args:
+        model: `"coatnet-0"` .. `"coatnet-7"`, a `CoAtNetConfig`, or a model that `CoAtNet` built.
+        input_shape: `(height, width, channels)`; `(224, 224, 3)` by default, the model's own for a model.
+        include_top: Whether to count the classifier (configurations only).
+        classes: Number of classes of the classifier (configurations only).
+        **overrides: Fields of `CoAtNetConfig` to replace (configurations only).
+
+    Returns:
+        A `CostReport`. FLOPs in the paper are the multiply-accumulates counted here.
+
+    Raises:
+        ValueError: If a name, field or shape is refused, or a model is given together with another shape
+            or with overrides.
+        TypeError: If a model contains layers that are not known here.
+
+    Example:
+
+    >>> import coatnet_tf
+    >>> report = coatnet_tf.profile("coatnet-3", (384, 384, 3), downsampling="depthwise_conv")
+    >>> f"{report.params / 1e6:.1f} M parameters, {report.macs / 1e9:.1f} B MACs"
+    '167.5 M parameters, 111.9 B MACs'
+    """
+    if isinstance(model, keras.Model):
+        if overrides:
+            raise ValueError(f"A built model cannot be changed; leave out {', '.join(overrides)}.")
+        shape = tuple(model.input_shape[1:])
+        if input_shape is not None and tuple(input_shape) != shape:
+            raise ValueError(
+                f"{model.name} was built for {shape}, not {tuple(input_shape)}; profile its configuration instead."
+            )
+        return _profile_chain(model.name, list(model.layers), shape)
+    config = get_config(model, **overrides)
+    shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
+    check_input_shape(config, shape)
+    layers = feature_layers(config) + (head_layers(config, classes, "softmax") if include_top else [])
+    return _profile_chain(config.name, layers, shape)
+
+
+def _profile_chain(name: str, layers: list[keras.Layer], input_shape: Shape) -> CostReport:
+    stages: dict[str, Cost] = {}
+    shape = input_shape
+    for layer in layers:
+        cost, shape = _cost(layer, shape)
+        stage = "head" if layer.name == "predictions" else layer.name.split("_")[0]
+        if cost.total_activations or cost.params:
+            stages[stage] = stages.get(stage, Cost()) + cost
+    total = sum(stages.values(), Cost())
+    return CostReport(**dataclasses.asdict(total), name=name, input_shape=input_shape, stages=stages)
+
+
+# Each function takes a layer, built or not, and the shape of one input `(height, width, channels)`, and
+# returns its cost and the shape of its output.
+
+
+@functools.singledispatch
+def _cost(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
+    raise TypeError(f"profile does not know what layer {layer.name!r} ({type(layer).__name__}) costs.")
+
+
+def _tensor(shape: Shape, **counts: int) -> Cost:
+    """Cost with one activation of this shape."""
+    size = math.prod(shape)
+    return Cost(largest_activation=size, total_activations=size, **counts)
+
+
+def _chain(layers: list[Any], shape: Shape) -> tuple[Cost, Shape]:
+    total = Cost()
+    for layer in layers:
+        cost, shape = _cost(layer, shape)
+        total += cost
+    return total, shape
+
+
+def _activated(cost: Cost, shape: Shape) -> Cost:
+    """Adds the output of an activation function."""
+    return cost + _tensor(shape)
+
+
+@_cost.register(keras.layers.InputLayer)
+@_cost.register(keras.layers.Rescaling)
+@_cost.register(StochasticDepth)
+@_cost.register(keras.layers.Dropout)
+def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
+    return Cost(), shape
+
+
+@_cost.register
+def _(layer: keras.layers.Activation, shape: Shape) -> tuple[Cost, Shape]:
+    return _tensor(shape), shape
+
+
+@_cost.register
+def _(layer: keras.layers.Conv2D, shape: Shape) -> tuple[Cost, Shape]:
+    height, width, channels = shape
+    output = (height // layer.strides[0], width // layer.strides[1], layer.filters)
+    kernel = math.prod(layer.kernel_size) * channels // layer.groups * layer.filters
+    bias = layer.filters if layer.use_bias else 0
+    return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
+
+
+@_cost.register
+def _(layer: keras.layers.DepthwiseConv2D, shape: Shape) -> tuple[Cost, Shape]:
+    height, width, channels = shape
+    output = (height // layer.strides[0], width // layer.strides[1], channels * layer.depth_multiplier)
+    kernel = math.prod(layer.kernel_size) * output[-1]
+    bias = output[-1] if layer.use_bias else 0
+    return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
+
+
+@_cost.register
+def _(layer: keras.layers.Dense, shape: Shape) -> tuple[Cost, Shape]:
+    output = (*shape[:-1], layer.units)
+    kernel = shape[-1] * layer.units
+    bias = layer.units if layer.use_bias else 0
+    cost = _tensor(output, params=kernel + bias, macs=math.prod(shape[:-1]) * kernel)
+    return (cost if layer.activation is keras.activations.linear else _activated(cost, output)), output
+
+
+@_cost.register
+def _(layer: keras.layers.BatchNormalization, shape: Shape) -> tuple[Cost, Shape]:
+    return _tensor(shape, params=2 * shape[-1], non_trainable_params=2 * shape[-1]), shape
+
+
+@_cost.register
+def _(layer: keras.layers.LayerNormalization, shape: Shape) -> tuple[Cost, Shape]:
+    return _tensor(shape, params=2 * shape[-1]), shape
+
+
+@_cost.register
+def _(layer: keras.layers.MaxPooling2D, shape: Shape) -> tuple[Cost, Shape]:
+    output = (shape[0] // layer.strides[0], shape[1] // layer.strides[1], shape[2])
+    return _tensor(output), output
+
+
+@_cost.register(keras.layers.GlobalAveragePooling2D)
+@_cost.register(keras.layers.GlobalMaxPooling2D)
+def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
+    output = (1, 1, shape[-1]) if layer.keepdims else shape[-1:]
+    return _tensor(output), output
+
+
+@_cost.register
+def _(layer: SqueezeExcite, shape: Shape) -> tuple[Cost, Shape]:
+    channels = shape[-1]
+    gate, _ = _chain([keras.layers.Dense(layer.bottleneck), keras.layers.Dense(channels)], (1, 1, channels))
+    activated = _activated(_activated(gate, (layer.bottleneck,)), (channels,))
+    return _tensor((channels,)) + activated + _tensor(shape), shape
+
+
+def _shortcut(layer: MBConv | TransformerBlock, shape: Shape) -> Cost:
+    cost, pooled = _chain([layer.pool], shape) if layer.pool else (Cost(), shape)
+    if shape[-1] != layer.filters:
+        cost += _cost(keras.layers.Conv2D(layer.filters, 1), pooled)[0]
+    return cost
+
+
+@_cost.register
+def _(layer: MBConv, shape: Shape) -> tuple[Cost, Shape]:
+    expanded, inner = _chain([layer.pre_norm, layer.expand_conv, layer.expand_norm], shape)
+    filtered, output = _chain([layer.depthwise_conv, layer.depthwise_norm], inner)
+    shrunk, result = _chain([layer.se, layer.shrink_conv], output)
+    residual = _activated(expanded, inner) + _activated(filtered, output) + shrunk
+    return _shortcut(layer, shape) + residual + _tensor(result), result
+
+
+@_cost.register
+def _(layer: RelativePositionBias, shape: Shape) -> tuple[Cost, Shape]:
+    height, width = layer.grid
+    rows, columns = 2 * height - 1, 2 * width - 1
+    per_head = height**2 * rows * columns + height**2 * width**2 * columns
+    cost = Cost(params=layer.num_heads * rows * columns, index_macs=layer.num_heads * per_head)
+    return cost + _tensor(shape), shape
+
+
+@_cost.register
+def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
+    height, width, channels = shape
+    positions = height * width
+    output = (height, width, layer.filters)
+    projection = _cost(keras.layers.Dense(layer.filters), shape)[0]
+    product = positions * positions * layer.filters  # q k^T, and again scores times v
+    scores = (layer.num_heads, positions, positions)
+    cost = projection + projection + projection
+    cost += _tensor(scores, macs=product) + _tensor(scores) + _tensor(output, macs=product)
+    if layer.relative:
+        cost += _cost(RelativePositionBias((height, width), layer.num_heads), scores)[0]
+    return cost + _cost(layer.out, output)[0], output
+
+
+@_cost.register
+def _(layer: FeedForward, shape: Shape) -> tuple[Cost, Shape]:
+    width = shape[-1]
+    expanded, inner = _cost(keras.layers.Dense(layer.expansion * width), shape)
+    shrunk, output = _cost(keras.layers.Dense(width), inner)
+    return _activated(expanded, inner) + shrunk, output
+
+
+@_cost.register
+def _(layer: TransformerBlock, shape: Shape) -> tuple[Cost, Shape]:
+    branch = [layer.attention_norm, *([layer.pool] if layer.pool else []), layer.attention]
+    attended, output = _chain(branch, shape)
+    transformed, output = _chain([layer.ffn_norm, layer.ffn], output)
+    additions = _tensor(output) + _tensor(output)
+    return _shortcut(layer, shape) + attended + transformed + additions, output

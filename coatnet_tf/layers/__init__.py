@@ -1,0 +1,16 @@
+"""The blocks of CoAtNet as Keras layers: NHWC images in, NHWC images out, any backend of Keras."""
+
+from coatnet_tf.layers.mbconv import MBConv, SqueezeExcite
+from coatnet_tf.layers.relative_attention import RelativePositionBias, RelativeSelfAttention
+from coatnet_tf.layers.stochastic_depth import StochasticDepth
+from coatnet_tf.layers.transformer import FeedForward, TransformerBlock
+
+__all__ = [
+    "FeedForward",
+    "MBConv",
+    "RelativePositionBias",
+    "RelativeSelfAttention",
+    "SqueezeExcite",
+    "StochasticDepth",
+    "TransformerBlock",
+]

@@ -1,0 +1,96 @@
+"""What the blocks of CoAtNet share: initialisation, activation and norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+NORMS = ("batch_norm", "sync_batch_norm", "layer_norm")
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.99
+LAYER_NORM_EPSILON = 1e-5
+
+
+def kernel_initializer() -> keras.initializers.Initializer:
+    """Normal(0.02), as the authors' released code draws every kernel and bias table."""
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+def gelu(x: Any) -> Any:
+    """GELU in its tanh form."""
+    return ops.gelu(x, approximate=True)
+
+
+def make_norm(norm: str, name: str, **kwargs: Any) -> keras.layers.Layer:
+    """A norm over the last axis: `"batch_norm"`, `"sync_batch_norm"` or `"layer_norm"`."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}.")
+    if norm == "layer_norm":
+        return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, **kwargs)
+    return keras.layers.BatchNormalization(
+        epsilon=BATCH_NORM_EPSILON,
+        momentum=BATCH_NORM_MOMENTUM,
+        synchronized=norm == "sync_batch_norm",
+        name=name,
+        **kwargs,
+    )
+
+
+def conv(filters: int, kernel_size: int, name: str, **kwargs: Any) -> keras.layers.Conv2D:
+    """A convolution over NHWC images with the paper's padding and initialisation."""
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        padding="same",
+        data_format="channels_last",
+        kernel_initializer=kernel_initializer(),
+        name=name,
+        **kwargs,
+    )
+
+
+def dense(units: int, name: str, **kwargs: Any) -> keras.layers.Dense:
+    """A dense layer with the paper's initialisation."""
+    return keras.layers.Dense(units, kernel_initializer=kernel_initializer(), name=name, **kwargs)
+
+
+def max_pool(stride: int, name: str, **kwargs: Any) -> keras.layers.MaxPooling2D:
+    """MaxPool2 of the down-sampling blocks."""
+    return keras.layers.MaxPooling2D(
+        stride, strides=stride, padding="same", data_format="channels_last", name=name, **kwargs
+    )
+
+
+def check_strides(strides: int) -> None:
+    """Refuses strides other than 1 and 2."""
+    if strides not in (1, 2):
+        raise ValueError(f"strides must be 1 or 2; got {strides!r}.")
+
+
+def check_halving(name: str, input_shape: tuple[int | None, ...], strides: int) -> None:
+    """Refuses images that are not `[batch, H, W, C]`, or whose height or width `strides` does not divide."""
+    if len(input_shape) != 4:
+        raise ValueError(f"{name} takes images [batch, height, width, channels]; got shape {input_shape}.")
+    for axis, size in zip(("height", "width"), input_shape[1:3], strict=True):
+        if size is not None and size % strides:
+            raise ValueError(
+                f"{name} halves the resolution and its input's {axis} is odd ({size}): "
+                "choose an input size that every down-sampling stage can halve."
+            )
+
+
+def strided_shape(
+    input_shape: tuple[int | None, ...], strides: int, filters: int
+) -> tuple[int | None, ...]:
+    """Shape after a block of these strides and output width."""
+    batch, height, width, _ = input_shape
+    halved = [None if size is None else size // strides for size in (height, width)]
+    return (batch, *halved, filters)
+
+
+def gelu_layer(name: str) -> keras.layers.Layer:
+    """`gelu` as a layer, for functional models."""
+    return keras.layers.Activation(gelu, name=name)

@@ -1,0 +1,330 @@
+"""CoAtNet as a functional `keras.Model`: S0 (stem), the stages of the configuration, the head."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from coatnet_tf.config import CoAtNetConfig, StageConfig, get_config
+from coatnet_tf.layers import MBConv, TransformerBlock, common
+from coatnet_tf.weights import load_weights
+
+DEFAULT_SIZE = 224
+
+Shape = tuple[int, int, int]
+
+
+def CoAtNet(
+    config: str | CoAtNetConfig,
+    include_top: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+    include_preprocessing: bool = True,
+    downsampling: str | None = None,
+    relative_attention: bool | None = None,
+    drop_path_rate: float | None = None,
+    dropout: float | None = None,
+) -> keras.Model:
+    """Builds a CoAtNet of any configuration.
+
+    Args:
+        config: A name, `"coatnet-0"` .. `"coatnet-7"`, or a `CoAtNetConfig`.
+        include_top: Whether to end in the classifier: global average pool, LayerNorm, Dense + tanh,
+            Dense. Without it the output is the last feature map, `[batch, H / 32, W / 32, width]`.
+        weights: `None` for random initialisation, or the path of a `.weights.h5` or `.keras` file.
+        input_tensor: Keras tensor to use as input, in place of a new `keras.Input`.
+        input_shape: `(height, width, channels)`, channels last; `(224, 224, 3)` by default. Height and
+            width fix the size of the bias tables and are divisible by the total stride (32).
+        pooling: Without the top: `None`, `"avg"` or `"max"` to pool the last feature map globally.
+        classes: Number of classes of the top.
+        classifier_activation: Activation of the top; `None` returns the logits.
+        name: Model name; the configuration's by default.
+        include_preprocessing: Whether the model takes images in [0, 255] and rescales them itself to
+            its own range, [-1, 1]. With `False`, call `preprocess_input` first.
+        downsampling: Replaces the configuration's `downsampling`: `"expand_conv"` (the paper's default)
+            or `"depthwise_conv"` (the dagger variant of Table 5).
+        relative_attention: Replaces the configuration's `relative_attention` (Table 6).
+        drop_path_rate: Replaces the configuration's stochastic depth rate.
+        dropout: Replaces the configuration's dropout rate before the classifier.
+
+    Returns:
+        A functional `keras.Model`. Its output is float32 under every dtype policy if it has the top.
+
+    Raises:
+        ValueError: If an argument is out of its range, the input size cannot be halved by every
+            stage, or the weights do not fit (by name and shape).
+        FileNotFoundError: If `weights` does not exist.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import coatnet_tf
+    >>> config = coatnet_tf.make_config("tiny", (1, 1, 1, 1, 1), (8, 16, 16, 32, 32))
+    >>> model = coatnet_tf.CoAtNet(config, input_shape=(64, 96, 3), classes=10)
+    >>> images = np.random.uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+    >>> tuple(model(images).shape)
+    (2, 10)
+    """
+    replaced = {
+        "downsampling": downsampling,
+        "relative_attention": relative_attention,
+        "drop_path_rate": drop_path_rate,
+        "dropout": dropout,
+    }
+    config = get_config(config, **{field: value for field, value in replaced.items() if value is not None})
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
+    if include_top and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
+
+    image = _image_input(input_tensor, input_shape)
+    check_input_shape(config, image.shape[1:])
+
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(image) if include_preprocessing else image
+    for layer in feature_layers(config):
+        x = layer(x)
+    if include_top:
+        for layer in head_layers(config, classes, classifier_activation):
+            x = layer(x)
+    elif pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+
+    inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+    model = keras.Model(inputs, x, name=name or config.name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _image_input(input_tensor: Any, input_shape: Shape | None) -> Any:
+    """The tensor of images that the model starts from."""
+    if input_tensor is None:
+        return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
+    if not keras.utils.is_keras_tensor(input_tensor):
+        raise ValueError(f"input_tensor must be a Keras tensor, as keras.Input returns; got {type(input_tensor)}.")
+    if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
+        raise ValueError(
+            f"input_shape {tuple(input_shape)} and the shape {tuple(input_tensor.shape[1:])} of input_tensor "
+            "disagree: leave input_shape out, or make them equal."
+        )
+    return input_tensor
+
+
+def check_input_shape(config: CoAtNetConfig, input_shape: tuple[int | None, ...]) -> None:
+    """Refuses input shapes that the configuration cannot take.
+
+    Args:
+        config: The configuration.
+        input_shape: `(height, width, channels)`.
+
+    Raises:
+        ValueError: If it is not three positive numbers, or a stage cannot halve it.
+    """
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(
+            f"{config.name}: input_shape must be (height, width, channels), three positive integers; got {shape}."
+        )
+    for axis, size in zip(("height", "width"), shape[:2], strict=True):
+        left = size
+        for stage, stride in [("s0", config.stem_stride)] + [(s.name, s.stride) for s in config.stages]:
+            if left % stride:
+                below = size // config.total_stride * config.total_stride
+                near = [str(n) for n in (below, below + config.total_stride) if n]
+                raise ValueError(
+                    f"{config.name}: stage {stage} cannot halve an input of {axis} {size} (it arrives there as "
+                    f"{left}, which is odd); choose a multiple of {config.total_stride}, such as {' or '.join(near)}."
+                )
+            left //= stride
+
+
+def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
+    """The unbuilt layers from the image in [-1, 1] to the last feature map, each called on the one before.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The stem's layers (`stem_conv01`, ...), then one layer a block (`s1_block01`, ...).
+    """
+    layers = []
+    for i in range(1, config.stem_depth + 1):
+        strides = config.stem_stride if i == 1 else 1
+        layers.append(common.conv(config.stem_width, 3, f"stem_conv{i:02d}", strides=strides))
+        if i < config.stem_depth:  # no norm after the last
+            layers.append(common.make_norm(config.conv_norm, f"stem_norm{i:02d}"))
+            layers.append(common.gelu_layer(f"stem_gelu{i:02d}"))
+
+    block_index = 0
+    number_in_stage: dict[str, int] = {}
+    for stage in config.stages:
+        for i in range(stage.depth):
+            number = number_in_stage[stage.name] = number_in_stage.get(stage.name, 0) + 1
+            drop_path_rate = config.drop_path_rate * block_index / max(1, config.num_blocks - 1)
+            strides = stage.stride if i == 0 else 1
+            layers.append(_block(config, stage, strides, drop_path_rate, f"{stage.name}_block{number:02d}"))
+            block_index += 1
+    return layers
+
+
+def _block(
+    config: CoAtNetConfig, stage: StageConfig, strides: int, drop_path_rate: float, name: str
+) -> keras.layers.Layer:
+    if stage.block == "mbconv":
+        return MBConv(
+            stage.width,
+            strides,
+            downsampling=config.downsampling,
+            norm=config.conv_norm,
+            drop_path_rate=drop_path_rate,
+            name=name,
+        )
+    return TransformerBlock(
+        stage.width,
+        strides,
+        head_size=config.head_size,
+        relative=config.relative_attention,
+        reindexing=config.bias_reindexing,
+        drop_path_rate=drop_path_rate,
+        name=name,
+    )
+
+
+def head_layers(config: CoAtNetConfig, classes: int, activation: Any) -> list[keras.layers.Layer]:
+    """The unbuilt layers from the last feature map to the classes.
+
+    Args:
+        config: The configuration.
+        classes: Number of classes.
+        activation: Activation of the last layer, or `None` for logits.
+
+    Returns:
+        Global average pool, LayerNorm, Dense(last width) + tanh, dropout if any, Dense(classes).
+    """
+    layers = [
+        keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool"),
+        common.make_norm("layer_norm", "head_norm"),
+        common.dense(config.stages[-1].width, "head_hidden", activation="tanh"),
+    ]
+    if config.dropout:
+        layers.append(keras.layers.Dropout(config.dropout, name="head_dropout"))
+    # Probabilities and logits rounded to bfloat16 would be of little use.
+    half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
+    layers.append(
+        common.dense(classes, "predictions", activation=activation, dtype="float32" if half else None)
+    )
+    return layers
+
+
+def preprocess_input(x: Any) -> Any:
+    """Rescales images from [0, 255] to the model's own range, [-1, 1].
+
+    Only for models built with `include_preprocessing=False`; the others rescale their input themselves.
+
+    Args:
+        x: NumPy array or tensor of images, channels last, in [0, 255].
+
+    Returns:
+        The images as floating point numbers in [-1, 1].
+
+    Example:
+
+    >>> import numpy as np
+    >>> from coatnet_tf import preprocess_input
+    >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()
+    [[[-1.0, 0.0, 1.0]]]
+    """
+    return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode="tf")
+
+
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Names the ImageNet-1K classes with the highest scores, as `keras.applications` does.
+
+    Args:
+        preds: NumPy array of scores, `[batch, 1000]`, in ImageNet's usual order of classes.
+        top: Number of classes to name for each image.
+
+    Returns:
+        For each image a list of `(WordNet ID, class name, score)`, best first.
+
+    Raises:
+        ValueError: If `preds` is not `[batch, 1000]`.
+    """
+    return keras.applications.imagenet_utils.decode_predictions(preds, top=top)
+
+
+def _factory(config_name: str, summary: str) -> Callable[..., keras.Model]:
+    """One member of the family, with the signature of `keras.applications`."""
+    function_name = "CoAtNet" + config_name.removeprefix("coatnet-")
+
+    def build(
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = None,
+        input_tensor: Any = None,
+        input_shape: Shape | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Any = "softmax",
+        name: str = function_name.lower(),
+        include_preprocessing: bool = True,
+        downsampling: str = "expand_conv",
+        relative_attention: bool = True,
+        drop_path_rate: float = 0.0,
+        dropout: float = 0.0,
+    ) -> keras.Model:
+        return CoAtNet(
+            config_name,
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            name=name,
+            include_preprocessing=include_preprocessing,
+            downsampling=downsampling,
+            relative_attention=relative_attention,
+            drop_path_rate=drop_path_rate,
+            dropout=dropout,
+        )
+
+    build.__name__ = build.__qualname__ = function_name
+    build.__doc__ = f"{summary}\n\n    {_FAMILY_DOC}"
+    return build
+
+
+_FAMILY_DOC = """The arguments are those of `CoAtNet`, which documents them, without `config`.
+
+    Example:
+
+    >>> import coatnet_tf
+    >>> model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3), classes=10)
+    >>> model.output_shape
+    (None, 10)
+    """
+
+CoAtNet0 = _factory("coatnet-0", "CoAtNet-0 (Table 3): 25.0 M parameters, 4.1 B MACs at 224.")
+CoAtNet1 = _factory("coatnet-1", "CoAtNet-1 (Table 3): 42.2 M parameters, 8.2 B MACs at 224.")
+CoAtNet2 = _factory("coatnet-2", "CoAtNet-2 (Table 3): 74.7 M parameters, 15.5 B MACs at 224.")
+CoAtNet3 = _factory("coatnet-3", "CoAtNet-3 (Table 3): 167.0 M parameters, 34.4 B MACs at 224.")
+CoAtNet4 = _factory("coatnet-4", "CoAtNet-4 (Table 3): 275.4 M parameters; 186.5 B MACs at 384.")
+CoAtNet5 = _factory("coatnet-5", "CoAtNet-5 (Table 11): 687.1 M parameters; 804.0 B MACs at 512.")
+CoAtNet6 = _factory(
+    "coatnet-6",
+    """CoAtNet-6 (Table 12): 1471 M parameters; 1495 B MACs at 512.
+
+    Table 12 prints D2048 for its S4. That makes 1350 M parameters, 8 % below the 1.47 B of Table 5, so
+    S4 is D3072 here, which meets the parameters and the FLOPs of Table 5.""",
+)
+CoAtNet7 = _factory("coatnet-7", "CoAtNet-7 (Table 12): 2442 M parameters; 2539 B MACs at 512.")
