@@ -13,6 +13,7 @@ from coatnet_tf.models import (
     CoAtNet5,
     CoAtNet6,
     CoAtNet7,
+    check_input_shape,
     decode_predictions,
     preprocess_input,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Cost",
     "CostReport",
     "StageConfig",
+    "check_input_shape",
     "decode_predictions",
     "get_config",
     "layers",

@@ -1,0 +1,1 @@
+"""Datasets (through TFDS) and the input pipeline."""

@@ -1,0 +1,115 @@
+"""Pictures and the report of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from experiments import workdir
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+
+CONTACT_SHEET = 40  # images
+_COUNTS_SHOWN_UP_TO = 20  # classes
+
+
+def write(
+    folder: Path,
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, float]],
+    confusion: np.ndarray,
+    class_names: Sequence[str],
+    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    facts: Mapping[str, str],
+) -> None:
+    """Writes `report.md` with `curves.png`, `confusion.png` and `predictions.png`.
+
+    Args:
+        folder: Where to.
+        title: Heading.
+        rows: Rows of `metrics.jsonl`, oldest first.
+        confusion: Counts by true and predicted class, `[classes, classes]`.
+        class_names: Names of the classes.
+        examples: Images `[n, height, width, channels]` in [0, 255], labels `[n]`, probabilities
+            `[n, classes]`.
+        facts: Further lines for the table on top.
+    """
+    plot_curves(rows, folder / "curves.png")
+    plot_confusion(confusion, class_names, folder / "confusion.png")
+    plot_predictions(*examples, class_names, folder / "predictions.png")
+    last = rows[-1]
+    table = {
+        "Held-out accuracy": f"{last['eval_accuracy']:.2%}",
+        "Held-out loss": f"{last['eval_loss']:.4f}",
+        **facts,
+        "Epochs": f"{last['epoch']:g}",
+        "Training speed": f"{np.median([row['images_per_second'] for row in rows]):,.0f} images/s (median of epochs)",
+    }
+    lines = [f"# {title}", "", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in table.items()), ""]
+    lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
+    lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
+    lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
+    (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws loss, accuracy and learning rate by epoch."""
+    epochs = [row["epoch"] for row in rows]
+    figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
+        for part, name in (("train", "training"), ("eval", "held out")):
+            axes.plot(epochs, [row[f"{part}_{quantity}"] for row in rows], marker=".", label=name)
+        axes.set(title=quantity, xlabel="epoch")
+        axes.legend()
+    rate.plot(epochs, [row["learning_rate"] for row in rows], marker=".")
+    rate.set(title="learning rate", xlabel="epoch")
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    """Draws counts by true class (rows) and predicted class (columns), coloured by share of the row."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, 3.0 + 0.5 * len(class_names))
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(class_names) <= _COUNTS_SHOWN_UP_TO:
+        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+        axes.set_yticks(range(len(class_names)), class_names)
+        for row, column in np.ndindex(*confusion.shape):
+            if confusion[row, column]:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{confusion[row, column]:.0f}", ha="center", va="center", color=color, size=8)
+    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {confusion.trace() / confusion.sum():.2%}")
+    _save(figure, path)
+
+
+def plot_predictions(
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], path: Path
+) -> None:
+    """Draws a contact sheet: each image with its predicted class and probability, mistakes in red."""
+    columns = 8
+    rows = -(-len(images) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, label, scores in zip(grid.flat, images, labels, probabilities, strict=False):
+        predicted = int(scores.argmax())
+        axes.imshow(np.clip(image, 0, 255).astype(np.uint8).squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
+        text = f"{class_names[predicted]} {scores[predicted]:.0%}"
+        if predicted != label:
+            text += f"\nnot {class_names[int(label)]}"
+        axes.set_title(text, size=8, color="black" if predicted == label else "red")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,69 @@
+"""The distribution strategies a run can choose from: one name, one `tf.distribute.Strategy`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+
+
+def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
+    """Makes a strategy ready for use, with its devices connected.
+
+    Args:
+        name: `"one_device"` (the first GPU, else the CPU), `"mirrored"` (all GPUs of this machine, else
+            its logical CPUs), `"multi_worker"` (the cluster that TF_CONFIG describes) or `"tpu"`.
+        tpu: Name or address of the TPU; `"local"` on a TPU VM. Only for `"tpu"`.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        ValueError: If the name is unknown, or what the strategy needs is not there.
+
+    Example:
+
+    >>> from experiments.strategies import make_strategy
+    >>> make_strategy("one_device").num_replicas_in_sync
+    1
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"There is no strategy {name!r}; the known ones are {', '.join(STRATEGIES)}.")
+    if tpu and name != "tpu":
+        raise ValueError(f"--tpu={tpu} is only for --strategy=tpu; got --strategy={name}.")
+    if name == "tpu":
+        return _make_tpu_strategy(tpu)
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+    if name == "mirrored":
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if "cluster" not in json.loads(os.environ.get("TF_CONFIG") or "{}"):
+        raise ValueError(
+            'multi_worker needs the environment variable TF_CONFIG, such as {"cluster": {"worker": '
+            '["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}; it is not set or has no cluster.'
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _make_tpu_strategy(tpu: str) -> tf.distribute.Strategy:
+    if not tpu:
+        raise ValueError("--strategy=tpu needs --tpu=NAME, the TPU's name, or --tpu=local on a TPU VM.")
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes checkpoints, metrics and reports."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    return resolver.task_type in (None, "chief") or (
+        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().as_dict()
+    )

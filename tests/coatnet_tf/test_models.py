@@ -1,0 +1,178 @@
+"""The models: signature, names, saving, mixed precision, XLA, and what they refuse."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+import coatnet_tf
+
+FACTORIES = [getattr(coatnet_tf, f"CoAtNet{number}") for number in range(8)]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+def test_signature_is_that_of_keras_applications(factory):
+    theirs = inspect.signature(keras.applications.EfficientNetV2B0).parameters
+    ours = inspect.signature(factory).parameters
+    extra = {"downsampling", "relative_attention", "drop_path_rate", "dropout"}
+    assert set(ours) == {*theirs, *extra}
+    differing = {"name", "weights"}  # ours has no weights to download
+    for name in set(theirs) - differing:
+        assert ours[name].default == theirs[name].default, name
+    assert ours["name"].default == factory.__name__.lower()
+    assert "Table" in factory.__doc__
+
+
+def test_factory_builds_what_its_arguments_say():
+    model = coatnet_tf.CoAtNet0(
+        input_shape=(64, 32, 1),
+        classes=7,
+        name="mine",
+        downsampling="depthwise_conv",
+        relative_attention=False,
+        drop_path_rate=0.2,
+        dropout=0.3,
+    )
+    assert (model.name, model.input_shape, model.output_shape) == ("mine", (None, 64, 32, 1), (None, 7))
+    assert model.get_layer("s1_block01").downsampling == "depthwise_conv"
+    assert not model.get_layer("s3_block01").relative
+    rates = [layer.drop_path_rate for layer in model.layers if hasattr(layer, "drop_path_rate")]
+    np.testing.assert_allclose(rates, 0.2 * np.arange(12) / 11)
+    assert model.get_layer("head_dropout").rate == 0.3
+
+
+def test_layer_names_are_paths(tiny):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3))
+    names = [layer.name for layer in model._flatten_layers()]
+    for name in ("stem_conv02", "s1_block01", "s2_block02_expand_conv", "s3_block02_attention", "predictions"):
+        assert names.count(name) == 1, name
+    paths = [variable.path for variable in model.variables]
+    assert len(set(paths)) == len(paths)
+
+
+def test_blocks_of_a_mixed_stage_are_numbered_through():
+    stages = (
+        coatnet_tf.StageConfig("s1", "mbconv", 2, 8),
+        coatnet_tf.StageConfig("s1", "transformer", 1, 32, stride=1),
+    )
+    config = coatnet_tf.CoAtNetConfig("mixed", 1, 8, stages)
+    model = coatnet_tf.CoAtNet(config, input_shape=(16, 16, 3), include_top=False)
+    assert [layer.name for layer in model.layers[-3:]] == ["s1_block01", "s1_block02", "s1_block03"]
+    assert model.output_shape == (None, 4, 4, 32)
+
+
+@pytest.mark.parametrize(("pooling", "shape"), [(None, (2, 2, 3, 48)), ("avg", (2, 48)), ("max", (2, 48))])
+def test_features_without_the_top(tiny, images, pooling, shape):
+    model = coatnet_tf.CoAtNet(tiny, include_top=False, input_shape=(32, 48, 3), pooling=pooling)
+    assert tuple(model(images).shape) == shape
+
+
+def test_preprocessing_is_in_the_model_or_before_it(tiny, images):
+    inside = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3))
+    outside = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), include_preprocessing=False)
+    outside.set_weights(inside.get_weights())
+    expected = inside.predict(images, verbose=0)
+    rescaled = coatnet_tf.preprocess_input(images.copy())
+    assert (rescaled.min() >= -1) and (rescaled.max() <= 1)
+    np.testing.assert_allclose(outside.predict(rescaled, verbose=0), expected, rtol=1e-4)
+    np.testing.assert_allclose(expected.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(
+        inside.predict(images.astype("uint8"), verbose=0),
+        inside.predict(images.astype("uint8").astype("float32"), verbose=0),
+    )
+
+
+def test_input_tensor_and_logits(tiny, images):
+    tensor = keras.Input((32, 48, 3))
+    flipped = keras.layers.RandomFlip()(tensor)
+    model = coatnet_tf.CoAtNet(tiny, input_tensor=flipped, classifier_activation=None, classes=4)
+    assert model.inputs[0] is tensor
+    assert tuple(model(images).shape) == (2, 4)
+
+
+@pytest.mark.parametrize("conv_norm", ["batch_norm", "layer_norm"])
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_saved_models_give_the_same_outputs(tiny, images, tmp_path, suffix, conv_norm):
+    config = coatnet_tf.get_config(tiny, conv_norm=conv_norm, drop_path_rate=0.1, dropout=0.1)
+    model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=5)
+    for variable in model.weights:  # moving statistics and biases too are to come back
+        variable.assign(np.abs(np.random.default_rng(0).normal(0.1, 0.1, variable.shape)))
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".keras":
+        model.save(path)
+        copies = [keras.models.load_model(path)]
+    else:
+        model.save_weights(path)
+        copies = []
+    copies.append(coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=5, weights=path))
+    expected = model.predict(images, verbose=0)
+    for copy in copies:
+        np.testing.assert_array_equal(copy.predict(images, verbose=0), expected)
+
+
+def test_model_survives_its_config(tiny, images):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=5)
+    copy = keras.Model.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(copy.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+def test_mixed_precision_is_close_to_float32_and_ends_in_float32(tiny, images):
+    reference = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=5)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=5)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.set_weights(reference.get_weights())
+    output = model(images)
+    assert model.get_layer("s2_block01").compute_dtype == "bfloat16"
+    assert all(variable.dtype == "float32" for variable in model.weights)
+    assert keras.backend.standardize_dtype(output.dtype) == "float32"
+    np.testing.assert_allclose(output, reference(images), atol=0.02)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compiles a tf.function")
+def test_training_step_compiles_with_xla_and_gradients_reach_every_weight(tiny, images):
+    import tensorflow as tf
+
+    config = coatnet_tf.get_config(tiny, drop_path_rate=0.1, dropout=0.1)
+    model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=5)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(images, training=True)[:, 0])
+        return tape.gradient(loss, [variable.value for variable in model.trainable_weights])
+
+    for variable, gradient in zip(
+        model.trainable_weights, tf.function(gradients, jit_compile=True)(), strict=True
+    ):
+        if not variable.path.endswith("key/bias"):  # shifts all logits of a query alike: its gradient is 0
+            assert float(tf.reduce_max(tf.abs(gradient))) > 0, variable.path
+
+
+def test_decode_predictions_refuses_other_shapes():
+    with pytest.raises(ValueError, match="decode_predictions"):
+        coatnet_tf.decode_predictions(np.zeros((2, 10)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_shape": (100, 96, 3)}, "stage s3 cannot halve an input of height 100 .* such as 96 or 112"),
+        ({"input_shape": (32, 40, 3)}, "stage s4 cannot halve an input of width 40"),
+        ({"input_shape": (8, 32, 3)}, "such as 16"),
+        ({"input_shape": (None, 32, 3)}, "three positive integers"),
+        ({"input_shape": (32, 32)}, "input_shape must be \\(height, width, channels\\)"),
+        ({"input_shape": (32, 32, 0)}, "three positive integers"),
+        ({"pooling": "mean"}, 'pooling must be None, "avg" or "max"'),
+        ({"classes": 0}, "classes must be a positive integer"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "must be a Keras tensor"),
+        ({"input_tensor": keras.Input((32, 32, 1)), "input_shape": (32, 32, 3)}, "disagree"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate must be at least 0"),
+    ],
+)
+def test_bad_arguments_are_refused(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        coatnet_tf.CoAtNet(tiny, **arguments)

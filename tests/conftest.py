@@ -1,0 +1,35 @@
+"""Fixtures that all tests share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+import coatnet_tf
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Two logical devices, so that distribution can be tested on any machine.
+    two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two_devices)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def tiny():
+    """A C-C-T-T network with both kinds of blocks, down-sampling and widening; total stride 16."""
+    return coatnet_tf.make_config("tiny", (2, 1, 2, 2, 1), (8, 8, 16, 32, 48), strides=(1, 2, 2, 2, 2), head_size=16)
+
+
+@pytest.fixture
+def images():
+    """Two images of 32 x 48, in [0, 255]."""
+    return np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 3)).astype("float32")

@@ -1,0 +1,100 @@
+"""Serves a run's held-out images from its exported SavedModel, with TensorFlow alone, and reports.
+
+    python -m tools.check_saved_model --workdir=runs/digits --saved_model=runs/digits/serving
+
+Neither Keras nor `coatnet_tf` is imported. The accuracy must be the one that training reported; the
+result is added to the run's `report.md`, with a contact sheet that shows every mistake first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from experiments import report, workdir
+from experiments.data import pipeline, sources
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the finished run.")
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the versions, the newest of which is taken.")
+_HEADING = "## Served by the SavedModel"
+
+
+def newest_version(folder: Path) -> Path:
+    """The folder of the highest version.
+
+    Args:
+        folder: Folder of the versions.
+
+    Returns:
+        The newest version's folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    versions = [entry for entry in folder.glob("*") if entry.name.isdigit()]
+    if not versions:
+        raise FileNotFoundError(f"{folder} holds no version of a SavedModel; run tools.export_saved_model first.")
+    return max(versions, key=lambda entry: int(entry.name))
+
+
+def classify(version: Path, config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classifies the held-out images of a run.
+
+    Args:
+        version: Folder of the SavedModel.
+        config: The run's recipe.
+
+    Returns:
+        Images in [0, 255], labels and probabilities of all held-out images.
+    """
+    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+    name = next(iter(serve.structured_input_signature[1]))
+    images, labels, probabilities = [], [], []
+    for image, label, weight in pipeline.evaluation_batches(sources.prepare(config.dataset), config):
+        count = int(tf.reduce_sum(weight))  # the last batch is filled up
+        scores = next(iter(serve(**{name: image[:count]}).values()))
+        images.append(image[:count].numpy())
+        labels.append(label[:count].numpy())
+        probabilities.append(scores.numpy())
+    return np.concatenate(images), np.concatenate(labels), np.concatenate(probabilities)
+
+
+def add_to_report(folder: Path, version: Path, accuracy: float, mistakes: int, count: int) -> None:
+    """Adds the section on serving to `report.md`, in place of an older one."""
+    path = folder / workdir.REPORT
+    text = path.read_text().split(_HEADING)[0]
+    text += (
+        f"{_HEADING}\n\nVersion {version.name}, loaded by a process of its own with TensorFlow alone: "
+        f"{count - mistakes} of {count} held-out images right, {accuracy:.2%}. Mistakes first:\n\n"
+        "![Served images with predicted classes](served.png)\n"
+    )
+    path.write_text(text)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder = Path(_WORKDIR.value)
+    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
+    version = newest_version(Path(_SAVED_MODEL.value))
+    images, labels, probabilities = classify(version, config)
+    right = probabilities.argmax(axis=-1) == labels
+    accuracy = float(right.mean())
+    first = np.argsort(right, kind="stable")[: report.CONTACT_SHEET]
+    names = (folder / workdir.CLASSES).read_text().splitlines()
+    report.plot_predictions(images[first], labels[first], probabilities[first], names, folder / "served.png")
+    add_to_report(folder, version, accuracy, int((~right).sum()), len(right))
+    print(f"{version}: {right.sum()} of {len(right)} held-out images right, {accuracy:.2%}")
+
+    trained = workdir.read_metrics(folder)[-1]["eval_accuracy"]
+    if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
+        raise SystemExit(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "saved_model"])
+    app.run(main)
