@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+
 from coatnet_tf.layers.common import NORMS
 from coatnet_tf.layers.mbconv import DOWNSAMPLING
 from coatnet_tf.layers.relative_attention import BIAS_REINDEXING
@@ -78,6 +80,8 @@ class CoAtNetConfig:
             only), or `"layer_norm"` (Table 8).
         relative_attention: `False` drops the relative position bias (Table 6).
         bias_reindexing: `"gather"`, or `"einsum"` as on TPU, where scatters are slow.
+        kernel_initializer: Name of the Keras initializer of all kernels; `None` is the paper's, normal(0.02),
+            which is far too small for narrow networks: `"lecun_normal"` suits those.
         drop_path_rate: Stochastic depth rate of the last block; earlier ones rise to it linearly from 0.
         dropout: Dropout rate before the classifier.
 
@@ -85,7 +89,6 @@ class CoAtNetConfig:
         ValueError: If a field is out of its range or the fields do not fit together.
 
     Example:
-
     >>> import dataclasses
     >>> import coatnet_tf
     >>> config = coatnet_tf.get_config("coatnet-2")
@@ -105,6 +108,7 @@ class CoAtNetConfig:
     conv_norm: str = "batch_norm"
     relative_attention: bool = True
     bias_reindexing: str = "gather"
+    kernel_initializer: str | None = None
     drop_path_rate: float = 0.0
     dropout: float = 0.0
 
@@ -116,6 +120,8 @@ class CoAtNetConfig:
         _require_known(f"{self.name}: downsampling", self.downsampling, DOWNSAMPLING)
         _require_known(f"{self.name}: conv_norm", self.conv_norm, NORMS)
         _require_known(f"{self.name}: bias_reindexing", self.bias_reindexing, BIAS_REINDEXING)
+        if self.kernel_initializer is not None:
+            keras.initializers.get(self.kernel_initializer)  # raises a ValueError that names it
         for field in ("drop_path_rate", "dropout"):
             value = getattr(self, field)
             _require(0.0 <= value < 1.0, f"{self.name}: {field} must be at least 0 and below 1; got {value!r}.")
@@ -199,9 +205,7 @@ def make_config(
     return CoAtNetConfig(name, depths[0], widths[0], stages, stem_stride=strides[0], **fields)
 
 
-def _make_mixed_config(
-    name: str, s1: int, s2: int, s3_mbconv: int, s3_transformer: int, s4: int
-) -> CoAtNetConfig:
+def _make_mixed_config(name: str, s1: int, s2: int, s3_mbconv: int, s3_transformer: int, s4: int) -> CoAtNetConfig:
     """CoAtNet-6 and -7: in S3 the MBConv part halves the resolution, the Transformer part only widens."""
     stages = (
         StageConfig("s1", "mbconv", 2, s1),
@@ -244,7 +248,6 @@ def get_config(config: str | CoAtNetConfig, **overrides: Any) -> CoAtNetConfig:
         ValueError: If the name or a field is unknown, or the result is refused.
 
     Example:
-
     >>> import coatnet_tf
     >>> coatnet_tf.get_config("coatnet-3", downsampling="depthwise_conv").downsampling
     'depthwise_conv'

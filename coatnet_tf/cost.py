@@ -110,7 +110,6 @@ def profile(
         TypeError: If a model contains layers that are not known here.
 
     Example:
-
     >>> import coatnet_tf
     >>> report = coatnet_tf.profile("coatnet-3", (384, 384, 3), downsampling="depthwise_conv")
     >>> f"{report.params / 1e6:.1f} M parameters, {report.macs / 1e9:.1f} B MACs"
@@ -270,7 +269,7 @@ def _(layer: RelativePositionBias, shape: Shape) -> tuple[Cost, Shape]:
 
 @_cost.register
 def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
-    height, width, channels = shape
+    height, width, _ = shape
     positions = height * width
     output = (height, width, layer.filters)
     projection = _cost(keras.layers.Dense(layer.filters), shape)[0]

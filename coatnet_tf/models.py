@@ -64,7 +64,6 @@ def CoAtNet(
         FileNotFoundError: If `weights` does not exist.
 
     Example:
-
     >>> import numpy as np
     >>> import coatnet_tf
     >>> config = coatnet_tf.make_config("tiny", (1, 1, 1, 1, 1), (8, 16, 16, 32, 32))
@@ -160,7 +159,9 @@ def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
     layers = []
     for i in range(1, config.stem_depth + 1):
         strides = config.stem_stride if i == 1 else 1
-        layers.append(common.conv(config.stem_width, 3, f"stem_conv{i:02d}", strides=strides))
+        layers.append(
+            common.conv(config.stem_width, 3, f"stem_conv{i:02d}", config.kernel_initializer, strides=strides)
+        )
         if i < config.stem_depth:  # no norm after the last
             layers.append(common.make_norm(config.conv_norm, f"stem_norm{i:02d}"))
             layers.append(common.gelu_layer(f"stem_gelu{i:02d}"))
@@ -187,6 +188,7 @@ def _block(
             downsampling=config.downsampling,
             norm=config.conv_norm,
             drop_path_rate=drop_path_rate,
+            kernel_initializer=config.kernel_initializer,
             name=name,
         )
     return TransformerBlock(
@@ -196,6 +198,7 @@ def _block(
         relative=config.relative_attention,
         reindexing=config.bias_reindexing,
         drop_path_rate=drop_path_rate,
+        kernel_initializer=config.kernel_initializer,
         name=name,
     )
 
@@ -214,14 +217,16 @@ def head_layers(config: CoAtNetConfig, classes: int, activation: Any) -> list[ke
     layers = [
         keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool"),
         common.make_norm("layer_norm", "head_norm"),
-        common.dense(config.stages[-1].width, "head_hidden", activation="tanh"),
+        common.dense(config.stages[-1].width, "head_hidden", config.kernel_initializer, activation="tanh"),
     ]
     if config.dropout:
         layers.append(keras.layers.Dropout(config.dropout, name="head_dropout"))
     # Probabilities and logits rounded to bfloat16 would be of little use.
     half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
     layers.append(
-        common.dense(classes, "predictions", activation=activation, dtype="float32" if half else None)
+        common.dense(
+            classes, "predictions", config.kernel_initializer, activation=activation, dtype="float32" if half else None
+        )
     )
     return layers
 
@@ -238,7 +243,6 @@ def preprocess_input(x: Any) -> Any:
         The images as floating point numbers in [-1, 1].
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf import preprocess_input
     >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()

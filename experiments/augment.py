@@ -30,9 +30,7 @@ def random_translate(image: tf.Tensor, seed: tf.Tensor, pixels: int) -> tf.Tenso
         An image of the same shape.
     """
     shape = tf.shape(image)
-    rows, columns = (
-        tf.clip_by_value(tf.range(-pixels, shape[axis] + pixels), 0, shape[axis] - 1) for axis in (0, 1)
-    )
+    rows, columns = (tf.clip_by_value(tf.range(-pixels, shape[axis] + pixels), 0, shape[axis] - 1) for axis in (0, 1))
     padded = tf.gather(tf.gather(image, rows, axis=0), columns, axis=1)
     moved = tf.image.stateless_random_crop(padded, shape, seed)
     return tf.ensure_shape(moved, image.shape)

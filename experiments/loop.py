@@ -35,6 +35,8 @@ def run(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute
         ValueError: If the recipe does not fit the data, the strategy or the folder.
     """
     check_batch_size(config.batch_size, strategy)
+    if config.epochs < 1:
+        raise ValueError(f"config.epochs must be at least 1; got {config.epochs}.")
     model_config = make_model_config(config.model)
     coatnet_tf.check_input_shape(model_config, (config.image_size, config.image_size, 1))
     source = sources.prepare(config.dataset)
@@ -42,12 +44,13 @@ def run(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute
         raise ValueError(
             f"config.batch_size {config.batch_size} is larger than the training split of {source.num_train} images."
         )
+    steps_per_epoch = source.num_train // config.batch_size
+    total_steps = config.epochs * steps_per_epoch
+    optimization.make_schedule(config.optimizer, total_steps)  # refuses before the folder is made
     writes = is_chief(strategy)
     workdir.claim(folder, config, writes)
     pipeline.report_resizing(source, config.image_size)
 
-    steps_per_epoch = source.num_train // config.batch_size
-    total_steps = config.epochs * steps_per_epoch
     keras.config.set_dtype_policy(config.dtype)
     keras.utils.set_random_seed(config.seed)
     trainer = Trainer(config, source, strategy, total_steps)

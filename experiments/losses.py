@@ -28,7 +28,6 @@ class ConfusionMatrix(keras.metrics.Metric):
         **kwargs: Arguments of `keras.metrics.Metric`.
 
     Example:
-
     >>> import numpy as np
     >>> from experiments.losses import ConfusionMatrix
     >>> metric = ConfusionMatrix(num_classes=2)

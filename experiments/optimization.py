@@ -25,7 +25,6 @@ def make_schedule(
         ValueError: If the warm-up is not shorter than the run.
 
     Example:
-
     >>> import ml_collections
     >>> from experiments.optimization import make_schedule
     >>> settings = ml_collections.ConfigDict(

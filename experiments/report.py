@@ -12,7 +12,7 @@ import numpy as np
 from experiments import workdir
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+from matplotlib import pyplot as plt
 
 CONTACT_SHEET = 40  # images
 _COUNTS_SHOWN_UP_TO = 20  # classes
@@ -51,7 +51,14 @@ def write(
         "Epochs": f"{last['epoch']:g}",
         "Training speed": f"{np.median([row['images_per_second'] for row in rows]):,.0f} images/s (median of epochs)",
     }
-    lines = [f"# {title}", "", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in table.items()), ""]
+    lines = [
+        f"# {title}",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in table.items()),
+        "",
+    ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
     lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]

@@ -25,7 +25,6 @@ def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
         ValueError: If the name is unknown, or what the strategy needs is not there.
 
     Example:
-
     >>> from experiments.strategies import make_strategy
     >>> make_strategy("one_device").num_replicas_in_sync
     1

@@ -13,9 +13,21 @@ BATCH_NORM_MOMENTUM = 0.99
 LAYER_NORM_EPSILON = 1e-5
 
 
-def kernel_initializer() -> keras.initializers.Initializer:
-    """Normal(0.02), as the authors' released code draws every kernel and bias table."""
-    return keras.initializers.RandomNormal(stddev=0.02)
+def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
+    """An initializer of its own for each weight; one that is shared would draw equal values.
+
+    Args:
+        identifier: `None` for normal(0.02), which the authors' released code draws every kernel and
+            bias table from, or the name, config or instance of a Keras initializer.
+    """
+    if identifier is None:
+        return keras.initializers.RandomNormal(stddev=0.02)
+    return keras.initializers.get(identifier).clone()
+
+
+def serialize_initializer(initializer: keras.initializers.Initializer | None) -> Any:
+    """What `get_config` keeps of an initializer; `None` stays the default."""
+    return initializer and keras.initializers.serialize(initializer)
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -39,22 +51,22 @@ def make_norm(norm: str, name: str, **kwargs: Any) -> keras.layers.Layer:
     )
 
 
-def conv(filters: int, kernel_size: int, name: str, **kwargs: Any) -> keras.layers.Conv2D:
+def conv(filters: int, kernel_size: int, name: str, initializer: Any = None, **kwargs: Any) -> keras.layers.Conv2D:
     """A convolution over NHWC images with the paper's padding and initialisation."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
         padding="same",
         data_format="channels_last",
-        kernel_initializer=kernel_initializer(),
+        kernel_initializer=make_initializer(initializer),
         name=name,
         **kwargs,
     )
 
 
-def dense(units: int, name: str, **kwargs: Any) -> keras.layers.Dense:
+def dense(units: int, name: str, initializer: Any = None, **kwargs: Any) -> keras.layers.Dense:
     """A dense layer with the paper's initialisation."""
-    return keras.layers.Dense(units, kernel_initializer=kernel_initializer(), name=name, **kwargs)
+    return keras.layers.Dense(units, kernel_initializer=make_initializer(initializer), name=name, **kwargs)
 
 
 def max_pool(stride: int, name: str, **kwargs: Any) -> keras.layers.MaxPooling2D:
@@ -82,9 +94,7 @@ def check_halving(name: str, input_shape: tuple[int | None, ...], strides: int) 
             )
 
 
-def strided_shape(
-    input_shape: tuple[int | None, ...], strides: int, filters: int
-) -> tuple[int | None, ...]:
+def strided_shape(input_shape: tuple[int | None, ...], strides: int, filters: int) -> tuple[int | None, ...]:
     """Shape after a block of these strides and output width."""
     batch, height, width, _ = input_shape
     halved = [None if size is None else size // strides for size in (height, width)]

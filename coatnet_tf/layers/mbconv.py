@@ -24,18 +24,19 @@ class SqueezeExcite(keras.layers.Layer):
 
     Args:
         bottleneck: Width of the gate's hidden layer; a quarter of the block's output width in CoAtNet.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import SqueezeExcite
     >>> SqueezeExcite(4)(np.zeros((2, 8, 8, 64), "float32")).shape[1:] == (8, 8, 64)
     True
     """
 
-    def __init__(self, bottleneck: int, **kwargs: Any) -> None:
+    def __init__(self, bottleneck: int, kernel_initializer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         self.bottleneck = bottleneck
 
     def build(self, input_shape: Shape) -> None:
@@ -44,8 +45,8 @@ class SqueezeExcite(keras.layers.Layer):
         self.squeeze = keras.layers.GlobalAveragePooling2D(
             data_format="channels_last", keepdims=True, dtype=policy, name="squeeze"
         )
-        self.reduce = common.dense(self.bottleneck, "reduce", activation="silu", dtype=policy)
-        self.expand = common.dense(channels, "expand", activation="sigmoid", dtype=policy)
+        self.reduce = common.dense(self.bottleneck, "reduce", self.kernel_initializer, activation="silu", dtype=policy)
+        self.expand = common.dense(channels, "expand", self.kernel_initializer, activation="sigmoid", dtype=policy)
         self.reduce.build((input_shape[0], 1, 1, channels))
         self.expand.build((input_shape[0], 1, 1, self.bottleneck))
         self.built = True
@@ -57,7 +58,11 @@ class SqueezeExcite(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "bottleneck": self.bottleneck}
+        return {
+            **super().get_config(),
+            "bottleneck": self.bottleneck,
+            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
+        }
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -81,6 +86,7 @@ class MBConv(keras.layers.Layer):
         norm: `"batch_norm"`, `"sync_batch_norm"` (statistics over all replicas; TensorFlow backend
             only) or `"layer_norm"`.
         drop_path_rate: Stochastic depth rate of the residual branch.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -88,7 +94,6 @@ class MBConv(keras.layers.Layer):
             input's height or width cannot be halved.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import MBConv
     >>> tuple(MBConv(96, strides=2)(np.zeros((2, 56, 28, 64), "float32")).shape)
@@ -105,9 +110,11 @@ class MBConv(keras.layers.Layer):
         kernel_size: int = 3,
         norm: str = "batch_norm",
         drop_path_rate: float = 0.0,
+        kernel_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         common.check_strides(strides)
         if downsampling not in DOWNSAMPLING:
             raise ValueError(f"downsampling must be one of {', '.join(DOWNSAMPLING)}; got {downsampling!r}.")
@@ -127,7 +134,13 @@ class MBConv(keras.layers.Layer):
         self.pool = common.max_pool(strides, prefix + "pool", dtype=policy) if strides > 1 else None
         self.pre_norm = common.make_norm(norm, prefix + "pre_norm", dtype=policy)
         self.expand_conv = common.conv(
-            inner, 1, prefix + "expand_conv", strides=expand_strides, use_bias=False, dtype=policy
+            inner,
+            1,
+            prefix + "expand_conv",
+            self.kernel_initializer,
+            strides=expand_strides,
+            use_bias=False,
+            dtype=policy,
         )
         self.expand_norm = common.make_norm(norm, prefix + "expand_norm", dtype=policy)
         self.depthwise_conv = keras.layers.DepthwiseConv2D(
@@ -136,20 +149,24 @@ class MBConv(keras.layers.Layer):
             padding="same",
             use_bias=False,
             data_format="channels_last",
-            depthwise_initializer=common.kernel_initializer(),
+            depthwise_initializer=common.make_initializer(self.kernel_initializer),
             dtype=policy,
             name=prefix + "depthwise_conv",
         )
         self.depthwise_norm = common.make_norm(norm, prefix + "depthwise_norm", dtype=policy)
-        self.se = SqueezeExcite(max(1, int(filters * se_ratio)), dtype=policy, name=prefix + "se")
-        self.shrink_conv = common.conv(filters, 1, prefix + "shrink_conv", dtype=policy)
+        self.se = SqueezeExcite(
+            max(1, int(filters * se_ratio)), kernel_initializer=kernel_initializer, dtype=policy, name=prefix + "se"
+        )
+        self.shrink_conv = common.conv(filters, 1, prefix + "shrink_conv", self.kernel_initializer, dtype=policy)
         self.drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "drop_path")
         self.proj: keras.layers.Layer | None = None  # built where the width changes
 
     def build(self, input_shape: Shape) -> None:
         common.check_halving(self.name, input_shape, self.strides)
         if input_shape[-1] != self.filters:
-            self.proj = common.conv(self.filters, 1, f"{self.name}_proj", dtype=self.dtype_policy)
+            self.proj = common.conv(
+                self.filters, 1, f"{self.name}_proj", self.kernel_initializer, dtype=self.dtype_policy
+            )
             self.proj.build(input_shape)
         shape = input_shape
         for layer in (
@@ -194,4 +211,5 @@ class MBConv(keras.layers.Layer):
             "kernel_size": self.kernel_size,
             "norm": self.norm,
             "drop_path_rate": self.drop_path_rate,
+            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -39,7 +39,6 @@ class RelativePositionBias(keras.layers.Layer):
         ValueError: If `reindexing` is unknown.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import RelativePositionBias
     >>> layer = RelativePositionBias(grid=(7, 5), num_heads=2)
@@ -61,7 +60,7 @@ class RelativePositionBias(keras.layers.Layer):
         self.table = self.add_weight(
             name="table",
             shape=(self.num_heads, 2 * height - 1, 2 * width - 1),
-            initializer=common.kernel_initializer(),
+            initializer=common.make_initializer(),
         )
         self.built = True
 
@@ -109,6 +108,7 @@ class RelativeSelfAttention(keras.layers.Layer):
         head_size: Channels of one head; divides `filters`.
         relative: `False` gives plain attention, with no position bias (Table 6).
         reindexing: How the bias table is re-indexed, `"gather"` or `"einsum"`; see `RelativePositionBias`.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -120,7 +120,6 @@ class RelativeSelfAttention(keras.layers.Layer):
         ValueError: If `head_size` does not divide `filters`, or H or W is unknown.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import RelativeSelfAttention
     >>> attention = RelativeSelfAttention(64, head_size=16)
@@ -135,9 +134,11 @@ class RelativeSelfAttention(keras.layers.Layer):
         head_size: int = 32,
         relative: bool = True,
         reindexing: str = "gather",
+        kernel_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         if head_size < 1 or filters % head_size:
             raise ValueError(f"head_size must divide filters; got head_size={head_size}, filters={filters}.")
         self.filters = filters
@@ -147,11 +148,11 @@ class RelativeSelfAttention(keras.layers.Layer):
         self.num_heads = filters // head_size
 
         policy = self.dtype_policy
-        self.query = common.dense(filters, "query", dtype=policy)
-        self.key = common.dense(filters, "key", dtype=policy)
-        self.value = common.dense(filters, "value", dtype=policy)
+        self.query = common.dense(filters, "query", self.kernel_initializer, dtype=policy)
+        self.key = common.dense(filters, "key", self.kernel_initializer, dtype=policy)
+        self.value = common.dense(filters, "value", self.kernel_initializer, dtype=policy)
         self.relative_bias: RelativePositionBias | None = None  # built for the grid of the input
-        self.out = common.dense(filters, "out", dtype=policy)
+        self.out = common.dense(filters, "out", self.kernel_initializer, dtype=policy)
 
     def build(self, input_shape: Shape) -> None:
         common.check_halving(self.name, input_shape, strides=1)
@@ -203,4 +204,5 @@ class RelativeSelfAttention(keras.layers.Layer):
             "head_size": self.head_size,
             "relative": self.relative,
             "reindexing": self.reindexing,
+            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -24,7 +24,6 @@ class StochasticDepth(keras.layers.Layer):
         ValueError: If `rate` is out of range.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import StochasticDepth
     >>> branch = np.ones((64, 4, 4, 8), "float32")

@@ -20,25 +20,26 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         expansion: Hidden width over input width.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import FeedForward
     >>> tuple(FeedForward()(np.zeros((2, 7, 7, 32), "float32")).shape)
     (2, 7, 7, 32)
     """
 
-    def __init__(self, expansion: int = 4, **kwargs: Any) -> None:
+    def __init__(self, expansion: int = 4, kernel_initializer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         self.expansion = expansion
 
     def build(self, input_shape: Shape) -> None:
         width = input_shape[-1]
         inner = self.expansion * width
-        self.expand = common.dense(inner, "expand", dtype=self.dtype_policy)
-        self.shrink = common.dense(width, "shrink", dtype=self.dtype_policy)
+        self.expand = common.dense(inner, "expand", self.kernel_initializer, dtype=self.dtype_policy)
+        self.shrink = common.dense(width, "shrink", self.kernel_initializer, dtype=self.dtype_policy)
         self.expand.build(input_shape)
         self.shrink.build((*input_shape[:-1], inner))
         self.built = True
@@ -50,7 +51,11 @@ class FeedForward(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "expansion": self.expansion}
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
+        }
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -69,13 +74,13 @@ class TransformerBlock(keras.layers.Layer):
         relative: Whether attention has a relative position bias.
         reindexing: How the bias table is re-indexed, `"gather"` or `"einsum"`.
         drop_path_rate: Stochastic depth rate of both residual branches.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
         ValueError: If an argument is out of range, H or W is unknown, or cannot be halved.
 
     Example:
-
     >>> import numpy as np
     >>> from coatnet_tf.layers import TransformerBlock
     >>> tuple(TransformerBlock(64, strides=2)(np.zeros((2, 14, 14, 32), "float32")).shape)
@@ -91,9 +96,11 @@ class TransformerBlock(keras.layers.Layer):
         relative: bool = True,
         reindexing: str = "gather",
         drop_path_rate: float = 0.0,
+        kernel_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         common.check_strides(strides)
         self.filters = filters
         self.strides = strides
@@ -108,20 +115,20 @@ class TransformerBlock(keras.layers.Layer):
         self.pool = common.max_pool(strides, prefix + "pool", dtype=policy) if strides > 1 else None
         self.attention_norm = common.make_norm("layer_norm", prefix + "attention_norm", dtype=policy)
         self.attention = RelativeSelfAttention(
-            filters, head_size, relative, reindexing, dtype=policy, name=prefix + "attention"
+            filters, head_size, relative, reindexing, kernel_initializer, dtype=policy, name=prefix + "attention"
         )
         self.ffn_norm = common.make_norm("layer_norm", prefix + "ffn_norm", dtype=policy)
-        self.ffn = FeedForward(expansion, dtype=policy, name=prefix + "ffn")
-        self.attention_drop_path = StochasticDepth(
-            drop_path_rate, dtype=policy, name=prefix + "attention_drop_path"
-        )
+        self.ffn = FeedForward(expansion, kernel_initializer, dtype=policy, name=prefix + "ffn")
+        self.attention_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "attention_drop_path")
         self.ffn_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "ffn_drop_path")
         self.proj: keras.layers.Layer | None = None  # built where the width changes
 
     def build(self, input_shape: Shape) -> None:
         common.check_halving(self.name, input_shape, self.strides)
         if input_shape[-1] != self.filters:
-            self.proj = common.conv(self.filters, 1, f"{self.name}_proj", dtype=self.dtype_policy)
+            self.proj = common.conv(
+                self.filters, 1, f"{self.name}_proj", self.kernel_initializer, dtype=self.dtype_policy
+            )
             self.proj.build(input_shape)
         self.attention_norm.build(input_shape)
         self.attention.build(common.strided_shape(input_shape, self.strides, input_shape[-1]))
@@ -154,4 +161,5 @@ class TransformerBlock(keras.layers.Layer):
             "relative": self.relative,
             "reindexing": self.reindexing,
             "drop_path_rate": self.drop_path_rate,
+            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -35,7 +35,6 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
             message names the weights and their shapes.
 
     Example:
-
     >>> import os, tempfile
     >>> import coatnet_tf
     >>> config = coatnet_tf.make_config("tiny", (1, 1, 1), (8, 16, 32), "CT")

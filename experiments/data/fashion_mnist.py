@@ -87,7 +87,9 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", rank=3)[..., None]
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", rank=1)
     if len(images) != len(labels):
-        raise ValueError(f"Fashion-MNIST's {split} split in {folder} has {len(images)} images but {len(labels)} labels.")
+        raise ValueError(
+            f"Fashion-MNIST's {split} split in {folder} has {len(images)} images but {len(labels)} labels."
+        )
     if labels.size and labels.max() >= len(CLASSES):
         raise ValueError(
             f"Fashion-MNIST's {split} split in {folder} has label {labels.max()} at index {labels.argmax()}; "

@@ -67,7 +67,6 @@ def prepare(dataset: ml_collections.ConfigDict) -> Source:
         FileNotFoundError: If files of the dataset are missing.
 
     Example:
-
     >>> import ml_collections, tempfile
     >>> from experiments.data.sources import prepare
     >>> source = prepare(ml_collections.ConfigDict({

@@ -1,6 +1,6 @@
 """A CoAtNet of C-C-T-T layout on the digits that scikit-learn ships: the demo.
 
-    python -m experiments.train --config=experiments/recipes/digits.py --workdir=runs/digits
+python -m experiments.train --config=experiments/recipes/digits.py --workdir=runs/digits
 """
 
 import ml_collections
@@ -10,12 +10,12 @@ def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.epochs = 40
-    config.batch_size = 64
+    config.epochs = 30
+    config.batch_size = 32
     config.image_size = 16
     config.dtype = "float32"
     config.label_smoothing = 0.1
-    config.steps_per_call = 11
+    config.steps_per_call = 22
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "digits"
@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.augment = ml_collections.ConfigDict()
     config.augment.flip = False
-    config.augment.translate = 2
+    config.augment.translate = 1
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "coatnet-digits"
@@ -34,12 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.widths = (16, 24, 48, 96, 128)
     config.model.strides = (1, 2, 2, 1, 1)
     config.model.layout = "C-C-T-T"
-    config.model.drop_path_rate = 0.1
+    config.model.kernel_initializer = "lecun_normal"
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 2e-3
     config.optimizer.min_learning_rate = 1e-5
-    config.optimizer.warmup_steps = 44
+    config.optimizer.warmup_steps = 88
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
     return config

@@ -145,9 +145,7 @@ def test_training_step_compiles_with_xla_and_gradients_reach_every_weight(tiny, 
             loss = tf.reduce_sum(model(images, training=True)[:, 0])
         return tape.gradient(loss, [variable.value for variable in model.trainable_weights])
 
-    for variable, gradient in zip(
-        model.trainable_weights, tf.function(gradients, jit_compile=True)(), strict=True
-    ):
+    for variable, gradient in zip(model.trainable_weights, tf.function(gradients, jit_compile=True)(), strict=True):
         if not variable.path.endswith("key/bias"):  # shifts all logits of a query alike: its gradient is 0
             assert float(tf.reduce_max(tf.abs(gradient))) > 0, variable.path
 

@@ -20,7 +20,11 @@ def saved(tiny, tmp_path):
     [
         ({}, {"classes": 5}, r"predictions/kernel is \(48, 5\) in the model and \(48, 10\) in the file"),
         ({}, {"input_shape": (32, 32, 1)}, r"stem_conv01/kernel is \(3, 3, 1, 8\) in the model and \(3, 3, 3, 8\)"),
-        ({}, {"input_shape": (64, 32, 3)}, r"s3_block01_attention/relative_bias/table is \(2, 15, 7\) in the model and \(2, 7, 7\)"),
+        (
+            {},
+            {"input_shape": (64, 32, 3)},
+            r"s3_block01_attention/relative_bias/table is \(2, 15, 7\) in the model and \(2, 7, 7\)",
+        ),
         ({"relative_attention": False}, {}, r"in the file only: s3_block01/.*relative_bias#0 \(2, 7, 7\)"),
         ({"conv_norm": "layer_norm"}, {}, r"in the file only: stem_norm01#2 \(8,\), .* and \d+ more"),
     ],

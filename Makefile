@@ -1,0 +1,40 @@
+# `make demo` and `make test` need nothing but Python 3.10-3.13 and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/digits
+PY := $(VENV)/bin/python
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint test-tensorflow test-jax clean
+
+# Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
+demo: $(VENV)/installed
+	$(PY) -m experiments.train --config=experiments/recipes/digits.py --workdir=$(RUN)
+	$(PY) -m tools.export_saved_model --workdir=$(RUN) --output=$(RUN)/serving
+	$(PY) -m tools.check_saved_model --workdir=$(RUN) --saved_model=$(RUN)/serving
+	@echo "The report is $(RUN)/report.md"
+
+test: lint test-tensorflow test-jax
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test-tensorflow: $(VENV)/installed
+	$(PY) -m pytest
+
+# The library on Keras' JAX backend: the authors' vectors, and the outputs that TensorFlow gives.
+test-jax: $(VENV)/installed
+	KERAS_BACKEND=jax $(PY) -m pytest tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_models.py tests/jax_backend
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

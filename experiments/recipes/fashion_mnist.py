@@ -1,0 +1,44 @@
+"""x"""
+
+import ml_collections
+
+from experiments.data.fashion_mnist import DEFAULT_FOLDER
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.epochs = 12
+    config.batch_size = 128
+    config.image_size = 32
+    config.dtype = "float32"
+    config.label_smoothing = 0.0
+    config.steps_per_call = 39
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "fashion_mnist_idx"
+    config.dataset.train_split = "train"
+    config.dataset.eval_split = "test"
+    config.dataset.data_dir = ""
+    config.dataset.manual_dir = DEFAULT_FOLDER
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.flip = True
+    config.augment.translate = 1
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "coatnet-fashion"
+    config.model.depths = (3, 1, 1, 2, 1)
+    config.model.widths = (32, 48, 96, 128, 160)
+    config.model.strides = (2, 2, 1, 2, 1)
+    config.model.layout = "C-C-T-T"
+    config.model.kernel_initializer = "lecun_normal"
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.min_learning_rate = 1e-5
+    config.optimizer.warmup_steps = 200
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 1.0
+    return config

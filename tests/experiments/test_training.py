@@ -1,0 +1,185 @@
+"""Training runs: what they leave, how they resume, how they share work, and what they refuse."""
+
+import json
+import shutil
+
+import keras
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments import loop, losses, optimization, workdir
+from experiments.data import pipeline, sources
+from experiments.strategies import is_chief, make_strategy
+
+
+@pytest.fixture
+def strategy():
+    return make_strategy("one_device")
+
+
+def final_weights(folder):
+    return keras.models.load_model(folder / workdir.MODEL).get_weights()
+
+
+def without_speed(rows):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def test_run_leaves_model_metrics_and_report(config, strategy, tmp_path):
+    loop.run(config, tmp_path / "run", strategy)
+    folder = tmp_path / "run"
+    rows = workdir.read_metrics(folder)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(5, 1), (10, 2)]
+    assert rows[-1]["learning_rate"] == pytest.approx(config.optimizer.min_learning_rate, rel=1e-3)
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    for name in ("report.md", "curves.png", "confusion.png", "predictions.png", "classes.txt", "config.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert list((folder / "tensorboard").glob("events*"))
+
+    model = keras.models.load_model(folder / workdir.MODEL)
+    batches = pipeline.evaluation_batches(sources.prepare(config.dataset), config).as_numpy_iterator()
+    images, labels, weights = (np.concatenate(part) for part in zip(*batches, strict=True))
+    probabilities = model.predict(images, verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+    right = (probabilities.argmax(axis=-1) == labels) * weights
+    assert right.sum() / 50 == pytest.approx(rows[-1]["eval_accuracy"])
+
+
+def test_stopped_run_resumes_to_the_same_end(config, strategy, tmp_path):
+    loop.run(config, tmp_path / "whole", strategy)
+    folder = tmp_path / "stopped"
+    loop.run(config, folder, strategy)
+    # As if it had been stopped in the second epoch: the first epoch's checkpoint, a row too many, no results.
+    for path in (folder / workdir.CHECKPOINTS).glob("ckpt-10*"):
+        path.unlink()
+    (folder / workdir.CHECKPOINTS / "checkpoint").write_text('model_checkpoint_path: "ckpt-5"\n')
+    (folder / workdir.MODEL).unlink()
+    loop.run(config, folder, strategy)
+    for mine, theirs in zip(final_weights(folder), final_weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert without_speed(workdir.read_metrics(folder)) == without_speed(workdir.read_metrics(tmp_path / "whole"))
+
+
+def test_finished_run_writes_its_report_again(config, strategy, tmp_path):
+    loop.run(config, tmp_path, strategy)
+    before = workdir.read_metrics(tmp_path)
+    (tmp_path / workdir.REPORT).unlink()
+    loop.run(config, tmp_path, strategy)
+    assert workdir.read_metrics(tmp_path) == before
+    assert f"{before[-1]['eval_accuracy']:.2%}" in (tmp_path / workdir.REPORT).read_text()
+
+
+def test_two_replicas_train_as_one_device(config, strategy, tmp_path):
+    """Global batch statistics, one clipping norm: the weights agree to rounding."""
+    config.model.drop_path_rate = 0.0  # drawn by each replica on its own
+    config.optimizer.clip_norm = 0.1
+    mirrored = make_strategy("mirrored")
+    assert mirrored.num_replicas_in_sync == 2
+    loop.run(config, tmp_path / "one", strategy)
+    loop.run(config, tmp_path / "two", mirrored)
+    for mine, theirs in zip(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_bfloat16_run_ends_in_a_float32_model(config, strategy, tmp_path):
+    config.dtype = "mixed_bfloat16"
+    try:
+        loop.run(config, tmp_path, strategy)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = keras.models.load_model(tmp_path / workdir.MODEL)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_another_runs_folder_is_refused(config, strategy, tmp_path):
+    workdir.claim(tmp_path, config)
+    workdir.claim(tmp_path, config)
+    config.optimizer.learning_rate = 1.0
+    with pytest.raises(ValueError, match=r"holds another run, whose config differs in config.optimizer.learning_rate"):
+        loop.run(config, tmp_path, strategy)
+    (tmp_path / workdir.CONFIG).unlink()
+    (tmp_path / workdir.METRICS).write_text("")
+    with pytest.raises(ValueError, match="holds checkpoints or metrics but no config.json"):
+        loop.run(config, tmp_path, strategy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "must be a positive multiple of their number, 1"),
+        ({"batch_size": 1024}, "batch_size 1024 is larger than the training split of 160 images"),
+        ({"image_size": 10}, "stage s2 cannot halve an input of height 10"),
+        ({"epochs": 0}, "config.epochs must be at least 1"),
+        ({"model.name": "coatnet-9", "model.depths": None}, "no configuration 'coatnet-9'"),
+        ({"optimizer.warmup_steps": 10}, "warmup_steps must be at least 0 and below the run's 10 steps; got 10"),
+        ({"dataset.name": "digit"}, "no dataset 'digit'"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(config, strategy, tmp_path, change, message):
+    for field, value in change.items():
+        node, _, leaf = field.rpartition(".")
+        owner = config[node] if node else config
+        if value is None:
+            for name in ("depths", "widths", "strides", "layout"):
+                del owner[name]
+        else:
+            owner[leaf] = value
+    with pytest.raises(ValueError, match=message):
+        loop.run(config, tmp_path / "run", strategy)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_that_replicas_cannot_share_are_refused():
+    with pytest.raises(ValueError, match="positive multiple of their number, 2"):
+        loop.check_batch_size(33, make_strategy("mirrored"))
+
+
+def test_strategies(monkeypatch):
+    assert is_chief(make_strategy("one_device"))
+    with pytest.raises(ValueError, match="no strategy 'tpus'; the known ones are one_device, mirrored, multi_worker,"):
+        make_strategy("tpus")
+    with pytest.raises(ValueError, match="--strategy=tpu needs --tpu=NAME"):
+        make_strategy("tpu")
+    with pytest.raises(ValueError, match="is only for --strategy=tpu"):
+        make_strategy("mirrored", tpu="mine")
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
+        make_strategy("multi_worker")
+
+
+def test_weight_decay_spares_biases_norms_and_tables(config):
+    model = loop.coatnet_tf.CoAtNet(loop.make_model_config(config.model), input_shape=(8, 8, 1), classes=10)
+    optimizer = optimization.make_optimizer(config.optimizer, model, total_steps=10)
+    decayed = {v.path.rpartition("/")[2] for v in model.trainable_variables if optimizer._use_weight_decay(v)}
+    spared = {v.path.rpartition("/")[2] for v in model.trainable_variables if not optimizer._use_weight_decay(v)}
+    assert decayed == {"kernel"}
+    assert spared == {"bias", "gamma", "beta", "table"}
+
+
+def test_schedule_without_warmup_starts_at_its_peak():
+    settings = ml_collections.ConfigDict({"learning_rate": 0.1, "min_learning_rate": 0.0, "warmup_steps": 0})
+    schedule = optimization.make_schedule(settings, total_steps=4)
+    np.testing.assert_allclose([schedule(step) for step in range(5)], 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4)))
+
+
+def test_loss_is_smoothed_cross_entropy():
+    logits = np.array([[1.0, 2.0, 0.5]], "float32")
+    log_probabilities = logits - np.log(np.exp(logits).sum())
+    smoothed = 0.9 * np.array([[0, 1, 0]]) + 0.1 / 3
+    value = losses.make_loss(0.1)(tf.constant([[0.0, 1.0, 0.0]]), logits)
+    np.testing.assert_allclose(value, -(smoothed * log_probabilities).sum(axis=-1), rtol=1e-6)
+
+
+def test_confusion_matrix_ignores_filling():
+    metric = losses.ConfusionMatrix(3)
+    metric.update_state(np.array([0, 1, 2, 0]), np.eye(3)[[0, 2, 2, 0]], sample_weight=np.array([1.0, 1.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(metric.result(), [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
+
+
+def test_config_is_kept_as_json(config, tmp_path):
+    workdir.claim(tmp_path / "run", config)
+    kept = ml_collections.ConfigDict(json.loads((tmp_path / "run" / workdir.CONFIG).read_text()))
+    assert loop.make_model_config(kept.model) == loop.make_model_config(config.model)
+    shutil.rmtree(tmp_path / "run")

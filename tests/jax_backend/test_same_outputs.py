@@ -1,0 +1,44 @@
+"""The same weights give the same outputs on JAX as on TensorFlow. Run with KERAS_BACKEND=jax."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import coatnet_tf
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="compares JAX with TensorFlow")
+
+WRITE_REFERENCE = """
+import sys, keras, numpy as np, coatnet_tf
+assert keras.backend.backend() == "tensorflow"
+folder, name = sys.argv[1:]
+keras.utils.set_random_seed(0)
+model = coatnet_tf.CoAtNet(name, input_shape=(64, 96, 3), downsampling="depthwise_conv")
+for variable in model.weights:
+    variable.assign(variable + 0.1 * np.abs(np.random.default_rng(0).normal(size=variable.shape)))
+images = np.random.default_rng(1).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+model.save_weights(folder + "/model.weights.h5")
+np.savez(folder + "/reference.npz", images=images, output=model.predict(images, verbose=0))
+"""
+
+
+@pytest.mark.parametrize("reindexing", ["gather", "einsum"])
+def test_coatnet_0_gives_the_outputs_of_tensorflow(tmp_path, reindexing):
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    command = [sys.executable, "-c", WRITE_REFERENCE, str(tmp_path), "coatnet-0"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    reference = np.load(tmp_path / "reference.npz")
+    config = coatnet_tf.get_config("coatnet-0", bias_reindexing=reindexing)
+    model = coatnet_tf.CoAtNet(
+        config,
+        input_shape=(64, 96, 3),
+        downsampling="depthwise_conv",
+        weights=tmp_path / "model.weights.h5",
+    )
+    output = model.predict(reference["images"], verbose=0)
+    assert reference["output"].std() > 1e-5  # not all classes alike
+    np.testing.assert_allclose(output, reference["output"], rtol=1e-4, atol=1e-7)

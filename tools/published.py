@@ -1,0 +1,50 @@
+"""Numbers that the paper publishes (arXiv:2106.04803v2). None of them was measured here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Result(NamedTuple):
+    """A published model at an evaluation size; its FLOPs are multiply-accumulates.
+
+    Args:
+        model: Name of the configuration.
+        size: Evaluation size in pixels.
+        downsampling: Place of the stride in MBConv.
+        params: Parameters in millions.
+        macs: Multiply-accumulates in billions.
+        top1: ImageNet top-1 accuracy in percent by training data (`"1K"`, `"21K"`, `"JFT"`), the best
+            of the recipes that the paper lists.
+    """
+
+    model: str
+    size: int
+    downsampling: str
+    params: float
+    macs: float
+    top1: dict[str, float]
+
+
+RESULTS = (
+    Result("coatnet-0", 224, "expand_conv", 25, 4.2, {"1K": 81.6}),
+    Result("coatnet-0", 224, "depthwise_conv", 25, 4.6, {"1K": 82.0}),
+    Result("coatnet-0", 384, "expand_conv", 25, 13.4, {"1K": 83.9}),
+    Result("coatnet-1", 224, "expand_conv", 42, 8.4, {"1K": 83.3}),
+    Result("coatnet-1", 224, "depthwise_conv", 42, 8.8, {"1K": 83.5}),
+    Result("coatnet-1", 384, "expand_conv", 42, 27.4, {"1K": 85.1}),
+    Result("coatnet-2", 224, "expand_conv", 75, 15.7, {"1K": 84.1}),
+    Result("coatnet-2", 224, "depthwise_conv", 75, 16.6, {"1K": 84.1}),
+    Result("coatnet-2", 384, "expand_conv", 75, 49.8, {"1K": 85.7, "21K": 87.1}),
+    Result("coatnet-2", 512, "expand_conv", 75, 96.7, {"1K": 85.9, "21K": 87.3}),
+    Result("coatnet-3", 224, "expand_conv", 168, 34.7, {"1K": 84.5}),
+    Result("coatnet-3", 384, "expand_conv", 168, 107.4, {"1K": 85.8, "21K": 87.6}),
+    Result("coatnet-3", 384, "depthwise_conv", 168, 114, {"JFT": 88.52}),
+    Result("coatnet-3", 512, "expand_conv", 168, 203.1, {"1K": 86.0, "21K": 87.9}),
+    Result("coatnet-3", 512, "depthwise_conv", 168, 214, {"JFT": 88.81}),
+    Result("coatnet-4", 384, "expand_conv", 275, 189.5, {"21K": 88.4}),
+    Result("coatnet-4", 512, "expand_conv", 275, 360.9, {"21K": 88.56, "JFT": 89.11}),
+    Result("coatnet-5", 512, "expand_conv", 688, 812, {"JFT": 89.77}),
+    Result("coatnet-6", 512, "expand_conv", 1470, 1521, {"JFT": 90.45}),
+    Result("coatnet-7", 512, "expand_conv", 2440, 2586, {"JFT": 90.88}),
+)
