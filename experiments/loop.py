@@ -55,7 +55,7 @@ def run(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute
     keras.utils.set_random_seed(config.seed)
     trainer = Trainer(config, source, strategy, total_steps)
     worker = strategy.cluster_resolver.task_id if strategy.cluster_resolver and not writes else 0
-    checkpoints = workdir.Checkpoints(folder, writes, worker or 0, model=trainer.model, optimizer=trainer.optimizer)
+    checkpoints = workdir.Checkpoints(folder, writes, worker or 0, trainer.variables)
     step = checkpoints.restore_latest()
     if step:
         logging.info("Resuming %s at step %d of %d.", folder, step, total_steps)
@@ -153,6 +153,11 @@ class Trainer:
             self.eval_loss = keras.metrics.Mean(name="eval_loss")
             self.confusion = losses.ConfusionMatrix(source.num_classes)
         self.schedule = optimization.make_schedule(config.optimizer, total_steps)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The state of the run."""
+        return [*self.model.variables, *self.optimizer.variables]
 
     def training_iterator(self, first_step: int) -> Iterator[Any]:
         """Batches of the run from a step on, one share for each replica."""

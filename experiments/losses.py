@@ -45,7 +45,7 @@ class ConfusionMatrix(keras.metrics.Metric):
         true = ops.one_hot(y_true, self.num_classes)
         predicted = ops.one_hot(ops.argmax(y_pred, axis=-1), self.num_classes)
         if sample_weight is not None:
-            true = true * ops.expand_dims(sample_weight, -1)
+            true = true * ops.expand_dims(ops.cast(sample_weight, true.dtype), -1)
         self.counts.assign_add(ops.matmul(ops.transpose(true), predicted))
 
     def result(self) -> Any:

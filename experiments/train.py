@@ -15,23 +15,22 @@ from ml_collections import config_flags
 from experiments import loop
 from experiments.strategies import STRATEGIES, make_strategy
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what it holds.")
-_STRATEGY = flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
-_TPU = flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
-
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logging.set_verbosity(logging.INFO)
     try:
-        strategy = make_strategy(_STRATEGY.value, _TPU.value)
-        loop.run(_CONFIG.value, Path(_WORKDIR.value), strategy)
+        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
+        loop.run(flags.FLAGS.config, Path(flags.FLAGS.workdir), strategy)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what it holds.")
+    flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
+    flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

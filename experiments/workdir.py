@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import ml_collections
 import tensorflow as tf
 
@@ -64,11 +66,14 @@ class Checkpoints:
         writes: Whether this process is the one whose checkpoints count. The others of a cluster have to
             take part in saving, and save to a folder of their own that is emptied again.
         worker: Number of this process.
-        **objects: What to save, as for `tf.train.Checkpoint`.
+        variables: All Keras variables of the run, those of random number generators among them: these
+            are not found by tracking the model.
     """
 
-    def __init__(self, workdir: Path, writes: bool, worker: int, **objects: Any) -> None:
-        self._checkpoint = tf.train.Checkpoint(**objects)
+    def __init__(self, workdir: Path, writes: bool, worker: int, variables: Sequence[keras.Variable]) -> None:
+        by_path = {variable.path: variable.value for variable in variables}
+        assert len(by_path) == len(variables), "two variables of one path"
+        self._checkpoint = tf.train.Checkpoint(variables=by_path)
         self._read_folder = str(workdir / CHECKPOINTS)
         folder = self._read_folder if writes else str(workdir / f"{CHECKPOINTS}-worker{worker}")
         self._manager = tf.train.CheckpointManager(self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS)

@@ -19,8 +19,6 @@ from absl import app, flags
 from experiments import report, workdir
 from experiments.data import pipeline, sources
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the finished run.")
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the versions, the newest of which is taken.")
 _HEADING = "## Served by the SavedModel"
 
 
@@ -78,9 +76,9 @@ def add_to_report(folder: Path, version: Path, accuracy: float, mistakes: int, c
 
 def main(argv: list[str]) -> None:
     del argv
-    folder = Path(_WORKDIR.value)
+    folder = Path(flags.FLAGS.workdir)
     config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
-    version = newest_version(Path(_SAVED_MODEL.value))
+    version = newest_version(Path(flags.FLAGS.saved_model))
     images, labels, probabilities = classify(version, config)
     right = probabilities.argmax(axis=-1) == labels
     accuracy = float(right.mean())
@@ -96,5 +94,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
+    flags.DEFINE_string("saved_model", None, "Folder of the versions, the newest of which is taken.")
     flags.mark_flags_as_required(["workdir", "saved_model"])
     app.run(main)

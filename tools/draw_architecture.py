@@ -21,10 +21,6 @@ import coatnet_tf
 from coatnet_tf.layers import MBConv, TransformerBlock
 from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers
 
-_MODEL = flags.DEFINE_string("model", "coatnet-0", "Name of a configuration.")
-_SIZE = flags.DEFINE_integer("size", DEFAULT_SIZE, "Height and width of the image.")
-_OUTPUT = flags.DEFINE_string("output", None, "PNG to write; its folder is made if it is missing.")
-
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters
 WIDTH, HEIGHT, DPI = 160, 112, 120  # of the page, in tenths of an inch; a character of 12 pt is about one wide
 TALLEST, SHORTEST, PANEL = 23, 13, 24  # heights of the top row's boxes and of the frame around a block
@@ -238,12 +234,15 @@ def draw(config: coatnet_tf.CoAtNetConfig, size: int, output: Path) -> None:
 def main(argv: list[str]) -> None:
     del argv
     try:
-        draw(coatnet_tf.get_config(_MODEL.value), _SIZE.value, Path(_OUTPUT.value))
+        draw(coatnet_tf.get_config(flags.FLAGS.model), flags.FLAGS.size, Path(flags.FLAGS.output))
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    print(f"Drew {_MODEL.value} as {_OUTPUT.value}")
+    print(f"Drew {flags.FLAGS.model} as {flags.FLAGS.output}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("model", "coatnet-0", "Name of a configuration.")
+    flags.DEFINE_integer("size", DEFAULT_SIZE, "Height and width of the image.")
+    flags.DEFINE_string("output", None, "PNG to write; its folder is made if it is missing.")
     flags.mark_flag_as_required("output")
     app.run(main)

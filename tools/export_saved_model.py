@@ -18,9 +18,6 @@ from absl import app, flags
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, with its model.keras.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the versions; made if it is missing.")
-
 
 def export(folder: Path, output: Path) -> Path:
     """Exports a run's model as the next version.
@@ -60,12 +57,14 @@ def export(folder: Path, output: Path) -> Path:
 def main(argv: list[str]) -> None:
     del argv
     try:
-        version = export(Path(_WORKDIR.value), Path(_OUTPUT.value))
+        version = export(Path(flags.FLAGS.workdir), Path(flags.FLAGS.output))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Exported {version}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the run, with its model.keras.")
+    flags.DEFINE_string("output", None, "Folder of the versions; made if it is missing.")
     flags.mark_flags_as_required(["workdir", "output"])
     app.run(main)

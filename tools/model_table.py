@@ -15,8 +15,6 @@ from absl import app, flags
 import coatnet_tf
 from tools.published import RESULTS, Result
 
-_WRITE = flags.DEFINE_string("write", None, "File whose table to replace; printed if there is none.")
-
 BEGIN, END = "<!-- model_table -->", "<!-- /model_table -->"
 _HEADER = """\
 | model | size | stride-2 in | parameters | paper | MACs | with index | paper | top-1 1K (paper's) | 21K | JFT |
@@ -66,12 +64,13 @@ def replace_table(text: str) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    if _WRITE.value is None:
+    if flags.FLAGS.write is None:
         print(table())
         return
-    path = Path(_WRITE.value)
+    path = Path(flags.FLAGS.write)
     path.write_text(replace_table(path.read_text()))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("write", None, "File whose table to replace; printed if there is none.")
     app.run(main)

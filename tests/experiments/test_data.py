@@ -167,7 +167,7 @@ def test_damaged_files_are_refused(config, idx_folder, tmp_path, damage, error, 
     [
         ({"name": "digit"}, "no dataset 'digit'; the known ones are digits, fashion_mnist_idx and the .* names"),
         ({"name": "cifar_10"}, "such as .*cifar10"),
-        ({"train_split": "training"}, "no split 'training'; it has test, train, and slices"),
+        ({"train_split": "training"}, "no split 'training'; it has train, test, and slices"),
         ({"eval_split": "test[:0]"}, "holds no examples"),
     ],
 )
@@ -181,7 +181,7 @@ def test_labels_outside_the_range_are_refused(config):
     source = sources.prepare(config.dataset)
     nine_classes = sources.Source(source.builder, "train", "test", source.class_names[:9])
     for batches in (pipeline.training_batches(nine_classes, config), pipeline.evaluation_batches(nine_classes, config)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="A label of dataset 'digits' is outside 0 to 8"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="A label of dataset .*digits.* is outside 0 to 8"):
             collect(batches.take(5))
 
 

@@ -101,7 +101,7 @@ def test_the_readmes_commands(tmp_path):
     ]
     result = call("experiments.train", *train)
     assert result.returncode == 0, result.stderr
-    assert "epoch 1 (step 4): training loss" in result.stderr + result.stdout
+    assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
     assert "are resized to 16 x 16" in result.stderr
 
