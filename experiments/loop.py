@@ -52,10 +52,11 @@ def run(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute
     pipeline.report_resizing(source, config.image_size)
 
     keras.config.set_dtype_policy(config.dtype)
-    keras.utils.set_random_seed(config.seed)
     trainer = Trainer(config, source, strategy, total_steps)
     worker = strategy.cluster_resolver.task_id if strategy.cluster_resolver and not writes else 0
-    checkpoints = workdir.Checkpoints(folder, writes, worker or 0, trainer.variables)
+    checkpoints = workdir.Checkpoints(
+        folder, writes, worker or 0, model=trainer.model.variables, optimizer=trainer.optimizer.variables
+    )
     step = checkpoints.restore_latest()
     if step:
         logging.info("Resuming %s at step %d of %d.", folder, step, total_steps)
@@ -140,6 +141,7 @@ class Trainer:
         model_config = make_model_config(config.model)
         if strategy.num_replicas_in_sync > 1 and model_config.conv_norm == "batch_norm":
             model_config = dataclasses.replace(model_config, conv_norm="sync_batch_norm")
+        keras.utils.set_random_seed(config.seed)
         with strategy.scope():
             self.model = coatnet_tf.CoAtNet(
                 model_config,
@@ -153,11 +155,6 @@ class Trainer:
             self.eval_loss = keras.metrics.Mean(name="eval_loss")
             self.confusion = losses.ConfusionMatrix(source.num_classes)
         self.schedule = optimization.make_schedule(config.optimizer, total_steps)
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """The state of the run."""
-        return [*self.model.variables, *self.optimizer.variables]
 
     def training_iterator(self, first_step: int) -> Iterator[Any]:
         """Batches of the run from a step on, one share for each replica."""

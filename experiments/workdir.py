@@ -66,14 +66,13 @@ class Checkpoints:
         writes: Whether this process is the one whose checkpoints count. The others of a cluster have to
             take part in saving, and save to a folder of their own that is emptied again.
         worker: Number of this process.
-        variables: All Keras variables of the run, those of random number generators among them: these
-            are not found by tracking the model.
+        **variables: Keras variables of the run, in groups and in their order, which one recipe always
+            repeats. Random number generators are among them; tracking the model would not find these.
     """
 
-    def __init__(self, workdir: Path, writes: bool, worker: int, variables: Sequence[keras.Variable]) -> None:
-        by_path = {variable.path: variable.value for variable in variables}
-        assert len(by_path) == len(variables), "two variables of one path"
-        self._checkpoint = tf.train.Checkpoint(variables=by_path)
+    def __init__(self, workdir: Path, writes: bool, worker: int, **variables: Sequence[keras.Variable]) -> None:
+        groups = {name: [variable.value for variable in group] for name, group in variables.items()}
+        self._checkpoint = tf.train.Checkpoint(**groups)
         self._read_folder = str(workdir / CHECKPOINTS)
         folder = self._read_folder if writes else str(workdir / f"{CHECKPOINTS}-worker{worker}")
         self._manager = tf.train.CheckpointManager(self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS)

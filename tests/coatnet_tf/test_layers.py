@@ -86,6 +86,8 @@ def test_transformer_block_is_the_authors(path, reindexing):
 
 LAYERS = {
     "mbconv": lambda: layers.MBConv(16, 2, "depthwise_conv", expansion=3, se_ratio=0.5, kernel_size=5),
+    "mbconv initializer": lambda: layers.MBConv(8, kernel_initializer="lecun_normal"),
+    "transformer initializer": lambda: layers.TransformerBlock(16, head_size=8, kernel_initializer="he_normal"),
     "mbconv layer_norm": lambda: layers.MBConv(8, norm="layer_norm", drop_path_rate=0.1),
     "squeeze_excite": lambda: layers.SqueezeExcite(3),
     "attention": lambda: layers.RelativeSelfAttention(16, head_size=8, reindexing="einsum"),
@@ -126,6 +128,16 @@ def test_attention_scores_are_probabilities_in_float32_under_mixed_precision():
     assert keras.backend.standardize_dtype(scores.dtype) == "float32"
     assert layer.relative_bias.table.dtype == "float32"
     np.testing.assert_allclose(np.sum(scores, axis=-1), 1.0, atol=1e-5)  # bfloat16 would miss by 1e-3
+
+
+@pytest.mark.parametrize(("initializer", "deviation"), [(None, 0.02), ("lecun_normal", 256**-0.5)])
+def test_kernels_are_drawn_from_the_initializer_each_on_its_own(initializer, deviation):
+    layer = layers.RelativeSelfAttention(256, kernel_initializer=initializer)
+    layer.build((None, 2, 2, 256))
+    kernels = [np.asarray(dense.kernel) for dense in (layer.query, layer.key, layer.value, layer.out)]
+    assert [kernel.std() for kernel in kernels] == pytest.approx([deviation] * 4, rel=0.03)
+    assert np.abs(kernels[0] - kernels[1]).max() > deviation
+    assert np.std(layer.relative_bias.table) == pytest.approx(0.02, rel=0.4)
 
 
 def test_stochastic_depth_drops_whole_images_at_its_rate_and_keeps_the_mean():
