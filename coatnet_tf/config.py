@@ -29,6 +29,15 @@ def _require_known(field: str, value: Any, known: Sequence[str]) -> None:
     _require(value in known, f"{field} must be one of {', '.join(known)}; got {value!r}.")
 
 
+def _require_initializer(name: str, identifier: str) -> None:
+    try:
+        keras.initializers.get(identifier)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: kernel_initializer must name a Keras initializer, such as lecun_normal; got {identifier!r}."
+        ) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """A run of equal blocks: one cell of the paper's tables, e.g. `L5 D384`.
@@ -121,7 +130,7 @@ class CoAtNetConfig:
         _require_known(f"{self.name}: conv_norm", self.conv_norm, NORMS)
         _require_known(f"{self.name}: bias_reindexing", self.bias_reindexing, BIAS_REINDEXING)
         if self.kernel_initializer is not None:
-            keras.initializers.get(self.kernel_initializer)  # raises a ValueError that names it
+            _require_initializer(self.name, self.kernel_initializer)
         for field in ("drop_path_rate", "dropout"):
             value = getattr(self, field)
             _require(0.0 <= value < 1.0, f"{self.name}: {field} must be at least 0 and below 1; got {value!r}.")

@@ -35,12 +35,17 @@ def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
         raise ValueError(f"--tpu={tpu} is only for --strategy=tpu; got --strategy={name}.")
     if name == "tpu":
         return _make_tpu_strategy(tpu)
+    if name == "multi_worker":
+        return _make_multi_worker_strategy()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
-    if name == "mirrored":
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _make_multi_worker_strategy() -> tf.distribute.Strategy:
+    """Before anything else touches a device: collective operations are set up when TensorFlow starts."""
     if "cluster" not in json.loads(os.environ.get("TF_CONFIG") or "{}"):
         raise ValueError(
             'multi_worker needs the environment variable TF_CONFIG, such as {"cluster": {"worker": '

@@ -53,7 +53,7 @@ STAGES = (StageConfig("s1", "mbconv", 1, 32),)
         (lambda: coatnet_tf.get_config("coatnet-0", downsampling="pool"), "downsampling must be one of expand_conv"),
         (lambda: coatnet_tf.get_config("coatnet-0", conv_norm="none"), "conv_norm must be one of batch_norm"),
         (lambda: coatnet_tf.get_config("coatnet-0", bias_reindexing="x"), "bias_reindexing must be one of gather"),
-        (lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"), "'lecun'"),
+        (lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"), "such as lecun_normal; got 'lecun'"),
         (lambda: StageConfig("s1", "conv", 1, 8), "block must be one of mbconv, transformer; got 'conv'"),
         (lambda: StageConfig("s1", "mbconv", 0, 8), "depth must be a positive integer; got 0"),
         (lambda: StageConfig("s1", "mbconv", 1, 8.0), "width must be a positive integer; got 8.0"),
