@@ -65,15 +65,6 @@ def prepare(dataset: ml_collections.ConfigDict) -> Source:
     Raises:
         ValueError: If the dataset or a split is unknown, or it is none for image classification.
         FileNotFoundError: If files of the dataset are missing.
-
-    Example:
-    >>> import ml_collections, tempfile
-    >>> from experiments.data.sources import prepare
-    >>> source = prepare(ml_collections.ConfigDict({
-    ...     "name": "digits", "train_split": "train", "eval_split": "test",
-    ...     "data_dir": tempfile.mkdtemp(), "manual_dir": ""}))
-    >>> source.num_train, source.num_eval, source.channels
-    (1438, 359, 1)
     """
     builder = _find_builder(dataset.name, dataset.data_dir or None)
     if dataset.name == "fashion_mnist_idx" and not builder.is_prepared():

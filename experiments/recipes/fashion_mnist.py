@@ -9,12 +9,12 @@ def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.epochs = 14
-    config.batch_size = 128
+    config.epochs = 13
+    config.batch_size = 64
     config.image_size = 28
     config.dtype = "float32"
     config.label_smoothing = 0.0
-    config.steps_per_call = 52
+    config.steps_per_call = 100
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "fashion_mnist_idx"
@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.augment = ml_collections.ConfigDict()
     config.augment.flip = True
-    config.augment.translate = 1
+    config.augment.translate = 0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "coatnet-fashion"
@@ -36,9 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.kernel_initializer = "lecun_normal"
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.min_learning_rate = 1e-5
-    config.optimizer.warmup_steps = 200
+    config.optimizer.warmup_steps = 500
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
     return config
