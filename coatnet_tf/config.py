@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import numbers
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ from coatnet_tf.layers.common import NORMS
 from coatnet_tf.layers.mbconv import DOWNSAMPLING
 from coatnet_tf.layers.relative_attention import BIAS_REINDEXING
 
+RESERVED_NAMES = ("stem", "head", "image", "preprocessing", "predictions")  # of other layers
 BLOCKS = ("mbconv", "transformer")
 LAYOUT_LETTERS = {"C": "mbconv", "T": "transformer"}
 
@@ -21,8 +24,9 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _is_positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_positive_int(value: Any) -> bool:
+    """Whether a value is an integer of Python or NumPy, and positive."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def _require_known(field: str, value: Any, known: Sequence[str]) -> None:
@@ -63,11 +67,16 @@ class StageConfig:
     stride: int = 2
 
     def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch("[a-z][a-z0-9]*", self.name)) and self.name not in RESERVED_NAMES,
+            f"A stage's name must be a lower-case letter, then letters and digits, and none of "
+            f"{', '.join(RESERVED_NAMES)}; got {self.name!r}.",
+        )
         where = f"Stage {self.name!r}:"
         _require_known(f"{where} block", self.block, BLOCKS)
         for field in ("depth", "width"):
             value = getattr(self, field)
-            _require(_is_positive_int(value), f"{where} {field} must be a positive integer; got {value!r}.")
+            _require(is_positive_int(value), f"{where} {field} must be a positive integer; got {value!r}.")
         _require(self.stride in (1, 2), f"{where} stride must be 1 or 2; got {self.stride!r}.")
 
 
@@ -124,7 +133,7 @@ class CoAtNetConfig:
     def __post_init__(self) -> None:
         for field in ("stem_depth", "stem_width", "head_size"):
             value = getattr(self, field)
-            _require(_is_positive_int(value), f"{self.name}: {field} must be a positive integer; got {value!r}.")
+            _require(is_positive_int(value), f"{self.name}: {field} must be a positive integer; got {value!r}.")
         _require(self.stem_stride in (1, 2), f"{self.name}: stem_stride must be 1 or 2; got {self.stem_stride!r}.")
         _require_known(f"{self.name}: downsampling", self.downsampling, DOWNSAMPLING)
         _require_known(f"{self.name}: conv_norm", self.conv_norm, NORMS)
@@ -166,6 +175,12 @@ class CoAtNetConfig:
         return sum(stage.depth for stage in self.stages)
 
 
+def _require_fields(names: Iterable[str]) -> None:
+    known = [field.name for field in dataclasses.fields(CoAtNetConfig)]
+    for name in names:
+        _require(name in known, f"CoAtNetConfig has no field {name!r}; its fields are {', '.join(known)}.")
+
+
 def make_config(
     name: str,
     depths: Sequence[int],
@@ -188,8 +203,7 @@ def make_config(
         A `CoAtNetConfig` with stages `s1`, `s2`, ...
 
     Raises:
-        ValueError: If the lengths disagree, a letter is unknown, or a field is refused.
-        TypeError: If a field is unknown.
+        ValueError: If the lengths disagree, or a letter or field is unknown or refused.
 
     Example (a C-T-T-T network for 32 x 32 images):
 
@@ -198,6 +212,7 @@ def make_config(
     >>> config.total_stride
     8
     """
+    _require_fields(fields)
     letters = layout.replace("-", "").upper()
     strides = (2,) * len(depths) if strides is None else strides
     _require(
@@ -264,7 +279,5 @@ def get_config(config: str | CoAtNetConfig, **overrides: Any) -> CoAtNetConfig:
     if isinstance(config, str):
         _require(config in FAMILY, f"There is no configuration {config!r}; the known ones are {', '.join(FAMILY)}.")
         config = FAMILY[config]
-    known = [field.name for field in dataclasses.fields(config)]
-    for field in overrides:
-        _require(field in known, f"CoAtNetConfig has no field {field!r}; its fields are {', '.join(known)}.")
+    _require_fields(overrides)
     return dataclasses.replace(config, **overrides)

@@ -88,8 +88,8 @@ def profile(
     model: str | CoAtNetConfig | keras.Model,
     input_shape: tuple[int, int, int] | None = None,
     *,
-    include_top: bool = True,
-    classes: int = 1000,
+    include_top: bool | None = None,
+    classes: int | None = None,
     **overrides: Any,
 ) -> CostReport:
     """Counts parameters, multiply-accumulates and activations.
@@ -97,8 +97,8 @@ def profile(
     Args:
         model: `"coatnet-0"` .. `"coatnet-7"`, a `CoAtNetConfig`, or a model that `CoAtNet` built.
         input_shape: `(height, width, channels)`; `(224, 224, 3)` by default, the model's own for a model.
-        include_top: Whether to count the classifier (configurations only).
-        classes: Number of classes of the classifier (configurations only).
+        include_top: Whether to count the classifier, as by default (configurations only).
+        classes: Number of classes of the classifier, 1000 by default (configurations only).
         **overrides: Fields of `CoAtNetConfig` to replace (configurations only).
 
     Returns:
@@ -116,8 +116,10 @@ def profile(
     '167.5 M parameters, 111.9 B MACs'
     """
     if isinstance(model, keras.Model):
-        if overrides:
-            raise ValueError(f"A built model cannot be changed; leave out {', '.join(overrides)}.")
+        options = {"include_top": include_top, "classes": classes, **overrides}
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise ValueError(f"A built model cannot be changed; leave out {', '.join(given)}.")
         shape = tuple(model.input_shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
             raise ValueError(
@@ -127,7 +129,9 @@ def profile(
     config = get_config(model, **overrides)
     shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
     check_input_shape(config, shape)
-    layers = feature_layers(config) + (head_layers(config, classes, "softmax") if include_top else [])
+    layers = feature_layers(config)
+    if include_top or include_top is None:
+        layers += head_layers(config, 1000 if classes is None else classes, "softmax")
     return _profile_chain(config.name, layers, shape)
 
 

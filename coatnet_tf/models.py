@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
-from coatnet_tf.config import CoAtNetConfig, StageConfig, get_config
+from coatnet_tf.config import CoAtNetConfig, StageConfig, get_config, is_positive_int
 from coatnet_tf.layers import MBConv, TransformerBlock, common
 from coatnet_tf.weights import load_weights
 
@@ -81,7 +82,7 @@ def CoAtNet(
     config = get_config(config, **{field: value for field, value in replaced.items() if value is not None})
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
-    if include_top and (not isinstance(classes, int) or classes < 1):
+    if include_top and not is_positive_int(classes):
         raise ValueError(f"classes must be a positive integer; got {classes!r}.")
 
     image = _image_input(input_tensor, input_shape)
@@ -94,9 +95,9 @@ def CoAtNet(
         for layer in head_layers(config, classes, classifier_activation):
             x = layer(x)
     elif pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+        x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")(x)
     elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+        x = keras.layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")(x)
 
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name or config.name)
@@ -130,10 +131,12 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[int | None, ...]
         ValueError: If it is not three positive numbers, or a stage cannot halve it.
     """
     shape = tuple(input_shape)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    if len(shape) != 3 or not all(map(is_positive_int, shape)):
         raise ValueError(
             f"{config.name}: input_shape must be (height, width, channels), three positive integers; got {shape}."
         )
+    if shape[0] in (1, 3) and shape[2] > 4:
+        raise ValueError(f"{config.name}: input_shape is (height, width, channels), channels last; got {shape}.")
     for axis, size in zip(("height", "width"), shape[:2], strict=True):
         left = size
         for stage, stride in [("s0", config.stem_stride)] + [(s.name, s.stride) for s in config.stages]:
@@ -248,6 +251,8 @@ def preprocess_input(x: Any) -> Any:
     >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()
     [[[-1.0, 0.0, 1.0]]]
     """
+    if isinstance(x, np.ndarray):
+        x = x.copy()  # Keras would rescale it in place
     return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode="tf")
 
 
@@ -304,19 +309,9 @@ def _factory(config_name: str, summary: str) -> Callable[..., keras.Model]:
         )
 
     build.__name__ = build.__qualname__ = function_name
-    build.__doc__ = f"{summary}\n\n    {_FAMILY_DOC}"
+    build.__doc__ = f"{summary}\n\n    The arguments are those of `CoAtNet`, which documents them, without `config`.\n"
     return build
 
-
-_FAMILY_DOC = """The arguments are those of `CoAtNet`, which documents them, without `config`.
-
-    Example:
-
-    >>> import coatnet_tf
-    >>> model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3), classes=10)
-    >>> model.output_shape
-    (None, 10)
-    """
 
 CoAtNet0 = _factory("coatnet-0", "CoAtNet-0 (Table 3): 25.0 M parameters, 4.1 B MACs at 224.")
 CoAtNet1 = _factory("coatnet-1", "CoAtNet-1 (Table 3): 42.2 M parameters, 8.2 B MACs at 224.")

@@ -34,23 +34,3 @@ def random_translate(image: tf.Tensor, seed: tf.Tensor, pixels: int) -> tf.Tenso
     padded = tf.gather(tf.gather(image, rows, axis=0), columns, axis=1)
     moved = tf.image.stateless_random_crop(padded, shape, seed)
     return tf.ensure_shape(moved, image.shape)
-
-
-def random_erase(image: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
-    """Fills a random square with the mean of the image (Zhong et al., arXiv:1708.04896).
-
-    Args:
-        image: float `[height, width, channels]`.
-        seed: int32 or int64 `[2]`; the same seed gives the same result.
-        share: Side of the square over the shorter side of the image, at most 1.
-
-    Returns:
-        An image of the same shape.
-    """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    half = tf.cast(tf.minimum(height, width), tf.float32) * share / 2
-    centre = tf.random.stateless_uniform([2], seed)
-    rows = tf.abs(tf.range(height, dtype=tf.int32) - tf.cast(centre[0] * tf.cast(height, tf.float32), tf.int32))
-    columns = tf.abs(tf.range(width, dtype=tf.int32) - tf.cast(centre[1] * tf.cast(width, tf.float32), tf.int32))
-    inside = (tf.cast(rows, tf.float32) < half)[:, None] & (tf.cast(columns, tf.float32) < half)[None, :]
-    return tf.where(inside[..., None], tf.reduce_mean(image), image)

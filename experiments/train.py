@@ -20,11 +20,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logging.set_verbosity(logging.INFO)
+    config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     try:
         strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
-        loop.run(flags.FLAGS.config, Path(flags.FLAGS.workdir), strategy)
+        source = loop.prepare(config, folder, strategy)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+    loop.train(config, folder, strategy, source)
 
 
 if __name__ == "__main__":

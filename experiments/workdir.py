@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-import ml_collections
 import tensorflow as tf
+
+if TYPE_CHECKING:  # export and serving need neither
+    import keras
+    import ml_collections
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -20,32 +23,41 @@ REPORT = "report.md"
 _KEPT_CHECKPOINTS = 3
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict, writes: bool = True) -> None:
-    """Makes a folder this run's own, or recognises it as such.
+def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a folder that holds another run's checkpoints or metrics.
 
     Args:
-        workdir: Folder of the run; made if it is missing.
+        workdir: Folder of the run; it need not exist.
         config: The recipe with all overrides.
-        writes: Whether this process is the one that writes.
 
     Raises:
-        ValueError: If the folder holds another run.
+        ValueError: If the folder holds another run, or is a file.
     """
-    path = workdir / CONFIG
-    mine = json.loads(config.to_json())
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        different = sorted(_different_fields(mine, theirs))
-        if different:
-            raise ValueError(
-                f"{workdir} holds another run, whose config differs in {', '.join(different)}: choose another "
-                "--workdir, or repeat that run's command to resume it."
-            )
-    elif tf.train.latest_checkpoint(str(workdir / CHECKPOINTS)) or (workdir / METRICS).exists():
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is a file; give a folder.")
+    if not (tf.train.latest_checkpoint(str(workdir / CHECKPOINTS)) or (workdir / METRICS).exists()):
+        return  # a run that failed before its first checkpoint has no claim
+    if not (workdir / CONFIG).is_file():
         raise ValueError(f"{workdir} holds checkpoints or metrics but no {CONFIG}: choose another --workdir.")
-    elif writes:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    different = sorted(_different_fields(json.loads(config.to_json()), json.loads((workdir / CONFIG).read_text())))
+    if different:
+        raise ValueError(
+            f"{workdir} holds another run, whose config differs in {', '.join(different)}: choose another "
+            "--workdir, or repeat that run's command to resume it."
+        )
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the config of the run into its folder, which is made if it is missing."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that readers see whole or not at all."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
 
 
 def _different_fields(mine: Any, theirs: Any, prefix: str = "config") -> list[str]:
@@ -94,16 +106,20 @@ class Checkpoints:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, oldest first; none if there is no such file."""
+    """The rows of `metrics.jsonl`, oldest first; none if there is no such file.
+
+    A last line without an end was cut off when the run was killed, and is left out.
+    """
     path = workdir / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def drop_metrics_after(workdir: Path, step: int) -> None:
     """Removes rows that a resumed run will write again."""
-    rows = [row for row in read_metrics(workdir) if row["step"] <= step]
     if (workdir / METRICS).exists():
-        (workdir / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
+        write_whole(workdir / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def append_metrics(workdir: Path, row: dict[str, Any]) -> None:

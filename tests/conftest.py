@@ -18,6 +18,14 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two_devices)
 
 
+@pytest.fixture(scope="session")
+def run():
+    """Prepares and trains, as `python -m experiments.train` does."""
+    from experiments import loop
+
+    return lambda config, folder, strategy: loop.train(config, folder, strategy, loop.prepare(config, folder, strategy))
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)

@@ -1,9 +1,9 @@
-"""Serves a run's held-out images from its exported SavedModel, with TensorFlow alone, and reports.
+"""Serves a run's held-out images from its exported SavedModel, without `coatnet_tf`, and reports.
 
     python -m tools.check_saved_model --workdir=runs/digits --saved_model=runs/digits/serving
 
-Neither Keras nor `coatnet_tf` is imported. The accuracy must be the one that training reported; the
-result is added to the run's `report.md`, with a contact sheet that shows every mistake first.
+The model comes from TensorFlow's loader alone. Its accuracy must be the one that training reported; the
+result is then added to the run's `report.md`, with a contact sheet that shows every mistake first.
 """
 
 from __future__ import annotations
@@ -67,30 +67,52 @@ def add_to_report(folder: Path, version: Path, accuracy: float, mistakes: int, c
     path = folder / workdir.REPORT
     text = path.read_text().split(_HEADING)[0]
     text += (
-        f"{_HEADING}\n\nVersion {version.name}, loaded by a process of its own with TensorFlow alone: "
+        f"{_HEADING}\n\nVersion {version.name}, loaded by a process of its own without `coatnet_tf`: "
         f"{count - mistakes} of {count} held-out images right, {accuracy:.2%}. Mistakes first:\n\n"
         "![Served images with predicted classes](served.png)\n"
     )
     path.write_text(text)
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    folder = Path(flags.FLAGS.workdir)
+def check(folder: Path, saved_model: Path) -> str:
+    """Serves the held-out images, compares the accuracy with training's and adds to the report.
+
+    Args:
+        folder: Folder of the finished run.
+        saved_model: Folder of the versions.
+
+    Returns:
+        One line with the result.
+
+    Raises:
+        FileNotFoundError: If the run is not finished or there is no version.
+        ValueError: If the accuracy is another.
+    """
+    for name in (workdir.CONFIG, workdir.METRICS, workdir.CLASSES, workdir.REPORT):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
+    version = newest_version(saved_model)
     config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
-    version = newest_version(Path(flags.FLAGS.saved_model))
     images, labels, probabilities = classify(version, config)
+
     right = probabilities.argmax(axis=-1) == labels
     accuracy = float(right.mean())
+    trained = workdir.read_metrics(folder)[-1]["eval_accuracy"]
+    if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
+        raise ValueError(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
     first = np.argsort(right, kind="stable")[: report.CONTACT_SHEET]
     names = (folder / workdir.CLASSES).read_text().splitlines()
     report.plot_predictions(images[first], labels[first], probabilities[first], names, folder / "served.png")
     add_to_report(folder, version, accuracy, int((~right).sum()), len(right))
-    print(f"{version}: {right.sum()} of {len(right)} held-out images right, {accuracy:.2%}")
+    return f"{version}: {right.sum()} of {len(right)} held-out images right, {accuracy:.2%}"
 
-    trained = workdir.read_metrics(folder)[-1]["eval_accuracy"]
-    if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
-        raise SystemExit(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
+
+def main(argv: list[str]) -> None:
+    del argv
+    try:
+        print(check(Path(flags.FLAGS.workdir), Path(flags.FLAGS.saved_model)))
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def table() -> str:
 def _row(result: Result) -> str:
     report = coatnet_tf.profile(result.model, (result.size, result.size, 3), downsampling=result.downsampling)
     place = "expand" if result.downsampling == "expand_conv" else "depthwise †"
-    accuracies = [f"{result.top1[data]:g}" if data in result.top1 else "" for data in ("1K", "21K", "JFT")]
+    accuracies = [_percent(result.top1.get(data)) for data in ("1K", "21K", "JFT")]
     cells = [
         f"CoAtNet-{result.model[-1]}",
         str(result.size),
@@ -42,6 +42,11 @@ def _row(result: Result) -> str:
         *accuracies,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _percent(top1: float | None) -> str:
+    """With the digits of the paper: one, or two where it prints two."""
+    return "" if top1 is None else f"{top1:.2f}".removesuffix("0")
 
 
 def replace_table(text: str) -> str:

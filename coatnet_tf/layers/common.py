@@ -18,7 +18,8 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
 
     Args:
         identifier: `None` for normal(0.02), which the authors' released code draws every kernel and
-            bias table from, or the name, config or instance of a Keras initializer.
+            bias table from, or the name, config or instance of a Keras initializer; one with a fixed
+            seed gives equal values to weights of equal shape.
     """
     if identifier is None:
         return keras.initializers.RandomNormal(stddev=0.02)

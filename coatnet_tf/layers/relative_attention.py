@@ -15,6 +15,12 @@ BIAS_REINDEXING = ("gather", "einsum")
 Shape = tuple[int | None, ...]
 
 
+def check_reindexing(reindexing: str) -> None:
+    """Refuses unknown ways of re-indexing."""
+    if reindexing not in BIAS_REINDEXING:
+        raise ValueError(f"reindexing must be one of {', '.join(BIAS_REINDEXING)}; got {reindexing!r}.")
+
+
 def _relative_positions(size: int) -> np.ndarray:
     """`[size, size]` indices i' - i + size - 1 into one axis of the table."""
     positions = np.arange(size)
@@ -49,8 +55,7 @@ class RelativePositionBias(keras.layers.Layer):
 
     def __init__(self, grid: tuple[int, int], num_heads: int, reindexing: str = "gather", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if reindexing not in BIAS_REINDEXING:
-            raise ValueError(f"reindexing must be one of {', '.join(BIAS_REINDEXING)}; got {reindexing!r}.")
+        check_reindexing(reindexing)
         self.grid = tuple(grid)
         self.num_heads = num_heads
         self.reindexing = reindexing
@@ -141,6 +146,7 @@ class RelativeSelfAttention(keras.layers.Layer):
         self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
         if head_size < 1 or filters % head_size:
             raise ValueError(f"head_size must divide filters; got head_size={head_size}, filters={filters}.")
+        check_reindexing(reindexing)
         self.filters = filters
         self.head_size = head_size
         self.relative = relative
@@ -193,9 +199,6 @@ class RelativeSelfAttention(keras.layers.Layer):
         x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.filters))
         output = ops.reshape(self.out(x), (-1, height, width, self.filters))
         return (output, scores) if return_attention_scores else output
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
         return {

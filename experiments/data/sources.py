@@ -71,7 +71,12 @@ def prepare(dataset: ml_collections.ConfigDict) -> Source:
         for split in ("train", "test"):
             fashion_mnist.read_split(Path(dataset.manual_dir), split)
     manual_dir = dataset.manual_dir or None
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+    except AssertionError as error:  # how TFDS says that manual_dir lacks something
+        raise FileNotFoundError(
+            f"Dataset {dataset.name!r} could not be prepared; its files go to --config.dataset.manual_dir: {error}"
+        ) from error
     _check_features(dataset.name, builder)
     for split in (dataset.train_split, dataset.eval_split):
         _check_split(dataset.name, builder, split)

@@ -77,6 +77,7 @@ def test_variants_count_what_they_build(tiny, field):
     model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), include_top=False, pooling="avg")
     report = coatnet_tf.profile(model)
     assert report.params == sum(math.prod(v.shape) for v in model.trainable_weights)
+    assert list(report.stages) == ["stem", "s1", "s2", "s3", "s4", "head"]
     assert coatnet_tf.profile(config, (32, 48, 3), include_top=False).params == report.params
 
 
@@ -122,6 +123,8 @@ def test_what_profile_refuses(tiny):
         coatnet_tf.profile(model, head_size=8)
     with pytest.raises(ValueError, match="choose a multiple of 32"):
         coatnet_tf.profile("coatnet-0", (100, 100, 3))
+    with pytest.raises(ValueError, match="leave out classes"):
+        coatnet_tf.profile(model, classes=10)
     foreign = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2DTranspose(4, 3)])
     with pytest.raises(TypeError, match="does not know what layer"):
         coatnet_tf.profile(foreign)

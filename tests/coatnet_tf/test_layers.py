@@ -103,7 +103,7 @@ def test_layer_survives_its_config(make):
     inputs = np.random.default_rng(0).normal(size=(2, 6, 4, 8)).astype("float32")
     layer = make()
     expected = layer(inputs)
-    assert layer.compute_output_shape(inputs.shape) == tuple(expected.shape)
+    assert layer.compute_output_spec(keras.KerasTensor(inputs.shape)).shape == tuple(expected.shape)
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert copy.get_config() == layer.get_config()
     copy.set_weights(layer.get_weights())
@@ -118,6 +118,12 @@ def test_bias_of_position_pairs_on_a_grid_that_is_no_square():
     table, bias = np.asarray(layer.table), np.asarray(layer.bias()).reshape(2, height, width, height, width)
     for i, j, k, m in np.ndindex(height, width, height, width):
         np.testing.assert_array_equal(bias[:, i, j, k, m], table[:, k - i + height - 1, m - j + width - 1])
+
+
+def test_attention_scores_of_symbolic_inputs():
+    layer = layers.RelativeSelfAttention(16, head_size=8)
+    output, scores = layer(keras.Input((5, 3, 8)), return_attention_scores=True)
+    assert (output.shape, scores.shape) == ((None, 5, 3, 16), (None, 2, 15, 15))
 
 
 def test_attention_scores_are_probabilities_in_float32_under_mixed_precision():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import coatnet_tf
+from coatnet_tf import layers
 
 FACTORIES = [getattr(coatnet_tf, f"CoAtNet{number}") for number in range(8)]
 
@@ -73,7 +74,8 @@ def test_preprocessing_is_in_the_model_or_before_it(tiny, images):
     outside = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), include_preprocessing=False)
     outside.set_weights(inside.get_weights())
     expected = inside.predict(images, verbose=0)
-    rescaled = coatnet_tf.preprocess_input(images.copy())
+    rescaled = coatnet_tf.preprocess_input(images)
+    assert images.max() > 1  # still the caller's
     assert (rescaled.min() >= -1) and (rescaled.max() <= 1)
     np.testing.assert_allclose(outside.predict(rescaled, verbose=0), expected, rtol=1e-4)
     np.testing.assert_allclose(expected.sum(axis=-1), 1, rtol=1e-5)
@@ -119,18 +121,32 @@ def test_model_survives_its_config(tiny, images):
 
 
 def test_mixed_precision_is_close_to_float32_and_ends_in_float32(tiny, images):
-    reference = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=5)
+    arguments = {"input_shape": (32, 48, 3), "classes": 5, "classifier_activation": None}
+    config = coatnet_tf.get_config(tiny, kernel_initializer="lecun_normal")
+    reference = coatnet_tf.CoAtNet(config, **arguments)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=5)
+        model = coatnet_tf.CoAtNet(config, **arguments)
     finally:
         keras.config.set_dtype_policy("float32")
     model.set_weights(reference.get_weights())
-    output = model(images)
+    expected, output = np.asarray(reference(images)), model(images)
     assert model.get_layer("s2_block01").compute_dtype == "bfloat16"
     assert all(variable.dtype == "float32" for variable in model.weights)
     assert keras.backend.standardize_dtype(output.dtype) == "float32"
-    np.testing.assert_allclose(output, reference(images), atol=0.02)
+    assert np.abs(output - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("norm", layers.common.NORMS[::2])
+def test_norms_statistics_are_float32_under_mixed_precision(norm):
+    """Of values around 100 in bfloat16, whose squares in bfloat16 would lose the variance altogether."""
+    inputs = np.random.default_rng(0).normal(100, 1, (8, 4, 4, 16)).astype("float32")
+    layer = layers.common.make_norm(norm, "norm", dtype="mixed_bfloat16")
+    output = np.asarray(
+        keras.ops.cast(layer(inputs, **({"training": True} if norm == "batch_norm" else {})), "float32")
+    )
+    assert output.std() == pytest.approx(1.0, abs=0.02)
+    assert abs(output.mean()) < 0.02
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compiles a tf.function")
@@ -140,14 +156,29 @@ def test_training_step_compiles_with_xla_and_gradients_reach_every_weight(tiny, 
     config = coatnet_tf.get_config(tiny, drop_path_rate=0.1, dropout=0.1)
     model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=5)
 
-    def gradients():
+    optimizer = keras.optimizers.AdamW(1e-3)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(jit_compile=True)
+    def step():
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(model(images, training=True)[:, 0])
-        return tape.gradient(loss, [variable.value for variable in model.trainable_weights])
+        gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+        optimizer.apply(gradients, model.trainable_variables)
+        return gradients
 
-    for variable, gradient in zip(model.trainable_weights, tf.function(gradients, jit_compile=True)(), strict=True):
+    before = model.get_weights()
+    for variable, gradient in zip(model.trainable_variables, step(), strict=True):
         if not variable.path.endswith("key/bias"):  # shifts all logits of a query alike: its gradient is 0
             assert float(tf.reduce_max(tf.abs(gradient))) > 0, variable.path
+    for variable, theirs in zip(model.weights, before, strict=True):
+        assert variable.path.endswith("key/bias") or (np.asarray(variable) != theirs).any(), variable.path
+
+
+def test_images_of_another_channel_count_are_refused(tiny):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match="expected shape=\\(None, 32, 32, 3\\), found shape=\\(2, 32, 32, 1\\)"):
+        model.predict(np.zeros((2, 32, 32, 1)), verbose=0)
 
 
 def test_decode_predictions_refuses_other_shapes():
@@ -164,6 +195,7 @@ def test_decode_predictions_refuses_other_shapes():
         ({"input_shape": (None, 32, 3)}, "three positive integers"),
         ({"input_shape": (32, 32)}, "input_shape must be \\(height, width, channels\\)"),
         ({"input_shape": (32, 32, 0)}, "three positive integers"),
+        ({"input_shape": (3, 32, 32)}, "channels last; got \\(3, 32, 32\\)"),
         ({"pooling": "mean"}, 'pooling must be None, "avg" or "max"'),
         ({"classes": 0}, "classes must be a positive integer"),
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "must be a Keras tensor"),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import coatnet_tf
 from experiments import loop, losses, optimization, workdir
 from experiments.data import pipeline, sources
 from experiments.strategies import is_chief, make_strategy
+from experiments.trainer import make_model_config
 
 
 @pytest.fixture
@@ -27,8 +29,8 @@ def without_speed(rows):
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
 
 
-def test_run_leaves_model_metrics_and_report(config, strategy, tmp_path):
-    loop.run(config, tmp_path / "run", strategy)
+def test_run_leaves_model_metrics_and_report(run, config, strategy, tmp_path):
+    run(config, tmp_path / "run", strategy)
     folder = tmp_path / "run"
     rows = workdir.read_metrics(folder)
     assert [(row["step"], row["epoch"]) for row in rows] == [(5, 1), (10, 2)]
@@ -47,62 +49,65 @@ def test_run_leaves_model_metrics_and_report(config, strategy, tmp_path):
     assert right.sum() / 50 == pytest.approx(rows[-1]["eval_accuracy"])
 
 
-def test_stopped_run_resumes_to_the_same_end(config, strategy, tmp_path):
-    loop.run(config, tmp_path / "whole", strategy)
+def test_stopped_run_resumes_to_the_same_end(run, config, strategy, tmp_path):
+    run(config, tmp_path / "whole", strategy)
     folder = tmp_path / "stopped"
-    loop.run(config, folder, strategy)
+    run(config, folder, strategy)
     # As if it had been stopped in the second epoch: the first epoch's checkpoint, a row too many, no results.
     for path in (folder / workdir.CHECKPOINTS).glob("ckpt-10*"):
         path.unlink()
     (folder / workdir.CHECKPOINTS / "checkpoint").write_text('model_checkpoint_path: "ckpt-5"\n')
     (folder / workdir.MODEL).unlink()
-    loop.run(config, folder, strategy)
+    run(config, folder, strategy)
     for mine, theirs in zip(final_weights(folder), final_weights(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert without_speed(workdir.read_metrics(folder)) == without_speed(workdir.read_metrics(tmp_path / "whole"))
 
 
-def test_finished_run_writes_its_report_again(config, strategy, tmp_path):
-    loop.run(config, tmp_path, strategy)
+def test_finished_run_writes_its_report_again(run, config, strategy, tmp_path):
+    run(config, tmp_path, strategy)
     before = workdir.read_metrics(tmp_path)
     (tmp_path / workdir.REPORT).unlink()
-    loop.run(config, tmp_path, strategy)
+    run(config, tmp_path, strategy)
     assert workdir.read_metrics(tmp_path) == before
     assert f"{before[-1]['eval_accuracy']:.2%}" in (tmp_path / workdir.REPORT).read_text()
 
 
-def test_two_replicas_train_as_one_device(config, strategy, tmp_path):
+def test_two_replicas_train_as_one_device(run, config, strategy, tmp_path):
     """Global batch statistics, one clipping norm: the weights agree to rounding."""
-    config.model.drop_path_rate = 0.0  # drawn by each replica on its own
+    config.model.drop_path_rate = 0.0  # branches are dropped by each replica, not by position in the batch
     config.optimizer.clip_norm = 0.1
     mirrored = make_strategy("mirrored")
     assert mirrored.num_replicas_in_sync == 2
-    loop.run(config, tmp_path / "one", strategy)
-    loop.run(config, tmp_path / "two", mirrored)
+    run(config, tmp_path / "one", strategy)
+    run(config, tmp_path / "two", mirrored)
     for mine, theirs in zip(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    rows = [without_speed(workdir.read_metrics(tmp_path / name)) for name in ("two", "one")]
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
-def test_bfloat16_run_ends_in_a_float32_model(config, strategy, tmp_path):
+def test_bfloat16_run_ends_in_a_float32_model(run, config, strategy, tmp_path):
     config.dtype = "mixed_bfloat16"
     try:
-        loop.run(config, tmp_path, strategy)
+        run(config, tmp_path, strategy)
     finally:
         keras.config.set_dtype_policy("float32")
     model = keras.models.load_model(tmp_path / workdir.MODEL)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 
 
-def test_another_runs_folder_is_refused(config, strategy, tmp_path):
+def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
     workdir.claim(tmp_path, config)
-    workdir.claim(tmp_path, config)
+    (tmp_path / workdir.METRICS).write_text("")
+    workdir.check(tmp_path, config)
     config.optimizer.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"holds another run, whose config differs in config.optimizer.learning_rate"):
-        loop.run(config, tmp_path, strategy)
+        run(config, tmp_path, strategy)
     (tmp_path / workdir.CONFIG).unlink()
-    (tmp_path / workdir.METRICS).write_text("")
     with pytest.raises(ValueError, match="holds checkpoints or metrics but no config.json"):
-        loop.run(config, tmp_path, strategy)
+        run(config, tmp_path, strategy)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +118,18 @@ def test_another_runs_folder_is_refused(config, strategy, tmp_path):
         ({"image_size": 10}, "stage s2 cannot halve an input of height 10"),
         ({"epochs": 0}, "config.epochs must be at least 1"),
         ({"model.name": "coatnet-9", "model.depths": None}, "no configuration 'coatnet-9'"),
+        ({"steps_per_call": 0}, "config.steps_per_call must be at least 1; got 0"),
+        ({"optimizer.learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"optimizer.clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"augment.translate": 8}, "translate must be at least 0 and below the image size"),
+        ({"dtype": "mixed_float16"}, "dtype must be one of float32, mixed_bfloat16; got 'mixed_float16'"),
+        ({"model.name": "coatnet-0"}, "describes a model of its own: take another name"),
         ({"optimizer.warmup_steps": 10}, "warmup_steps must be at least 0 and below the run's 10 steps; got 10"),
         ({"dataset.name": "digit"}, "no dataset 'digit'"),
     ],
 )
-def test_recipes_that_do_not_fit_are_refused(config, strategy, tmp_path, change, message):
+def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, change, message):
     for field, value in change.items():
         node, _, leaf = field.rpartition(".")
         owner = config[node] if node else config
@@ -127,8 +139,26 @@ def test_recipes_that_do_not_fit_are_refused(config, strategy, tmp_path, change,
         else:
             owner[leaf] = value
     with pytest.raises(ValueError, match=message):
-        loop.run(config, tmp_path / "run", strategy)
+        run(config, tmp_path / "run", strategy)
     assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_run_that_never_began_can_be_taken(config, tmp_path):
+    workdir.claim(tmp_path, config)
+    config.batch_size = 16
+    workdir.check(tmp_path, config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        workdir.check(tmp_path / "file", config)
+
+
+def test_row_of_metrics_that_was_cut_off_is_left_out(tmp_path):
+    workdir.append_metrics(tmp_path, {"step": 1})
+    with (tmp_path / workdir.METRICS).open("a") as file:
+        file.write('{"step": 2, "train_l')
+    assert workdir.read_metrics(tmp_path) == [{"step": 1}]
+    workdir.drop_metrics_after(tmp_path, 1)
+    assert (tmp_path / workdir.METRICS).read_text() == '{"step": 1}\n'
 
 
 def test_batches_that_replicas_cannot_share_are_refused():
@@ -150,7 +180,7 @@ def test_strategies(monkeypatch):
 
 
 def test_weight_decay_spares_biases_norms_and_tables(config):
-    model = loop.coatnet_tf.CoAtNet(loop.make_model_config(config.model), input_shape=(8, 8, 1), classes=10)
+    model = coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 1), classes=10)
     optimizer = optimization.make_optimizer(config.optimizer, model, total_steps=10)
     decayed = {v.path.rpartition("/")[2] for v in model.trainable_variables if optimizer._use_weight_decay(v)}
     spared = {v.path.rpartition("/")[2] for v in model.trainable_variables if not optimizer._use_weight_decay(v)}
@@ -181,5 +211,5 @@ def test_confusion_matrix_ignores_filling():
 def test_config_is_kept_as_json(config, tmp_path):
     workdir.claim(tmp_path / "run", config)
     kept = ml_collections.ConfigDict(json.loads((tmp_path / "run" / workdir.CONFIG).read_text()))
-    assert loop.make_model_config(kept.model) == loop.make_model_config(config.model)
+    assert make_model_config(kept.model) == make_model_config(config.model)
     shutil.rmtree(tmp_path / "run")

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import loop, report, workdir
+from experiments import report, workdir
 from experiments.recipes import digits
 from experiments.strategies import make_strategy
 from tools import check_saved_model, export_saved_model
@@ -29,7 +29,7 @@ for count in (1, 3):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(tmp_path_factory, run):
     """A finished run of one short epoch."""
     folder = tmp_path_factory.mktemp("run")
     config = digits.get_config()
@@ -37,7 +37,7 @@ def run_folder(tmp_path_factory):
     config.optimizer.warmup_steps = 2
     config.dataset.train_split = "train[:256]"
     config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
-    loop.run(config, folder, make_strategy("one_device"))
+    run(config, folder, make_strategy("one_device"))
     return folder
 
 
