@@ -97,6 +97,7 @@ def train(
         folder, writes, worker or 0, model=trainer.model.variables, optimizer=trainer.optimizer.variables
     )
     step = checkpoints.restore_latest()
+    trainer.part_random_streams()
     if step:
         logging.info("Resuming %s at step %d of %d.", folder, step, total_steps)
     if writes:

@@ -81,6 +81,21 @@ class Trainer:
             self.confusion = losses.ConfusionMatrix(source.num_classes)
         self.schedule = optimization.make_schedule(config.optimizer, total_steps)
 
+    def part_random_streams(self) -> None:
+        """Gives each replica random numbers of its own, from the state that all share when new or restored.
+
+        Without it replicas would drop the same branches for the images in the same places of their shares.
+        """
+        states = [v for v in self.model.variables if v.path.endswith("seed_generator_state")]
+
+        def shift() -> None:
+            replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int64)
+            for state in states:
+                state.assign(state + tf.stack([replica, 0]))
+
+        if states:
+            self._strategy.run(tf.function(shift))
+
     def training_iterator(self, first_step: int) -> Iterator[Any]:
         """Batches of the run from a step on, one share for each replica."""
         return iter(

@@ -177,7 +177,7 @@ def test_training_step_compiles_with_xla_and_gradients_reach_every_weight(tiny, 
 
 def test_images_of_another_channel_count_are_refused(tiny):
     model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3))
-    with pytest.raises(ValueError, match="expected shape=\\(None, 32, 32, 3\\), found shape=\\(2, 32, 32, 1\\)"):
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have value 3"):
         model.predict(np.zeros((2, 32, 32, 1)), verbose=0)
 
 

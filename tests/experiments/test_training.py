@@ -13,7 +13,7 @@ import coatnet_tf
 from experiments import loop, losses, optimization, workdir
 from experiments.data import pipeline, sources
 from experiments.strategies import is_chief, make_strategy
-from experiments.trainer import make_model_config
+from experiments.trainer import Trainer, make_model_config
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_finished_run_writes_its_report_again(run, config, strategy, tmp_path):
     assert f"{before[-1]['eval_accuracy']:.2%}" in (tmp_path / workdir.REPORT).read_text()
 
 
-def test_two_replicas_train_as_one_device(run, config, strategy, tmp_path):
+def test_two_replicas_train_as_one_device(run, assert_same_models, config, strategy, tmp_path):
     """Global batch statistics, one clipping norm: the weights agree to rounding."""
     config.model.drop_path_rate = 0.0  # branches are dropped by each replica, not by position in the batch
     config.optimizer.clip_norm = 0.1
@@ -81,11 +81,50 @@ def test_two_replicas_train_as_one_device(run, config, strategy, tmp_path):
     assert mirrored.num_replicas_in_sync == 2
     run(config, tmp_path / "one", strategy)
     run(config, tmp_path / "two", mirrored)
-    for mine, theirs in zip(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    assert_same_models(tmp_path / "two", tmp_path / "one")
     rows = [without_speed(workdir.read_metrics(tmp_path / name)) for name in ("two", "one")]
     for mine, theirs in zip(*rows, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_replicas_drop_branches_each_on_its_own(config):
+    strategy = make_strategy("mirrored")
+    trainer = Trainer(config, sources.prepare(config.dataset), strategy, total_steps=10)
+    trainer.part_random_streams()
+    block = trainer.model.get_layer("s2_block01")
+    draw = tf.function(lambda: block.ffn_drop_path(tf.ones((64, 1)), training=True))
+    kept = [values.numpy() for values in strategy.experimental_local_results(strategy.run(draw))]
+    assert len(kept) == 2
+    assert (kept[0] != kept[1]).any()
+
+
+@pytest.mark.parametrize("name", ["one_device", "mirrored"])
+def test_restored_random_streams_go_on(config, tmp_path, name):
+    """What is drawn after a restore is what would have been drawn, in each replica."""
+    strategy = make_strategy(name)
+    source = sources.prepare(config.dataset)
+
+    def draw(trainer):
+        block = trainer.model.get_layer("s2_block01")
+        run = tf.function(lambda: block.ffn_drop_path(tf.ones((64, 1)), training=True))
+        return [values.numpy() for values in strategy.experimental_local_results(strategy.run(run))]
+
+    def start():
+        trainer = Trainer(config, source, strategy, total_steps=10)
+        checkpoints = workdir.Checkpoints(
+            tmp_path, True, 0, model=trainer.model.variables, optimizer=trainer.optimizer.variables
+        )
+        return trainer, checkpoints
+
+    trainer, checkpoints = start()
+    trainer.part_random_streams()
+    draw(trainer)
+    checkpoints.save(1)
+    expected = draw(trainer)
+    resumed, checkpoints = start()
+    assert checkpoints.restore_latest() == 1
+    resumed.part_random_streams()
+    np.testing.assert_array_equal(draw(resumed), expected)
 
 
 def test_bfloat16_run_ends_in_a_float32_model(run, config, strategy, tmp_path):
