@@ -26,7 +26,7 @@ def _require(condition: bool, message: str) -> None:
 
 def is_positive_int(value: Any) -> bool:
     """Whether a value is an integer of Python or NumPy, and positive."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _require_known(field: str, value: Any, known: Sequence[str]) -> None:

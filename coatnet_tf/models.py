@@ -120,7 +120,7 @@ def _image_input(input_tensor: Any, input_shape: Shape | None) -> Any:
     return input_tensor
 
 
-def check_input_shape(config: CoAtNetConfig, input_shape: tuple[int | None, ...]) -> None:
+def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> None:
     """Refuses input shapes that the configuration cannot take.
 
     Args:

@@ -83,7 +83,7 @@ def check_strides(strides: int) -> None:
         raise ValueError(f"strides must be 1 or 2; got {strides!r}.")
 
 
-def check_halving(name: str, input_shape: tuple[int | None, ...], strides: int) -> None:
+def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None:
     """Refuses images that are not `[batch, H, W, C]`, or whose height or width `strides` does not divide."""
     if len(input_shape) != 4:
         raise ValueError(f"{name} takes images [batch, height, width, channels]; got shape {input_shape}.")
@@ -95,7 +95,7 @@ def check_halving(name: str, input_shape: tuple[int | None, ...], strides: int) 
             )
 
 
-def strided_shape(input_shape: tuple[int | None, ...], strides: int, filters: int) -> tuple[int | None, ...]:
+def strided_shape(input_shape: tuple[Any, ...], strides: int, filters: int) -> tuple[Any, ...]:
     """Shape after a block of these strides and output width."""
     batch, height, width, _ = input_shape
     halved = [None if size is None else size // strides for size in (height, width)]

@@ -12,7 +12,7 @@ from coatnet_tf.layers.stochastic_depth import StochasticDepth
 
 DOWNSAMPLING = ("expand_conv", "depthwise_conv")
 
-Shape = tuple[int | None, ...]
+Shape = tuple[Any, ...]  # None where a size is unknown
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")

@@ -12,7 +12,7 @@ from coatnet_tf.layers import common
 
 BIAS_REINDEXING = ("gather", "einsum")
 
-Shape = tuple[int | None, ...]
+Shape = tuple[Any, ...]  # None where a size is unknown
 
 
 def check_reindexing(reindexing: str) -> None:

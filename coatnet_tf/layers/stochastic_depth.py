@@ -40,7 +40,7 @@ class StochasticDepth(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -52,7 +52,7 @@ class StochasticDepth(keras.layers.Layer):
         keep = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep_rate
         return inputs * (ops.cast(keep, inputs.dtype) / keep_rate)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from coatnet_tf.layers import common
 from coatnet_tf.layers.relative_attention import RelativeSelfAttention
 from coatnet_tf.layers.stochastic_depth import StochasticDepth
 
-Shape = tuple[int | None, ...]
+Shape = tuple[Any, ...]  # None where a size is unknown
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")

@@ -1,4 +1,11 @@
-"""x"""
+r"""A CoAtNet of C-C-T-T layout on Fashion-MNIST, 28 x 28, sized for two CPU cores.
+
+    TF_XLA_FLAGS="--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit --tf_xla_ops_to_cluster=FUSIBLE" \
+        python -m experiments.train --config=experiments/recipes/fashion_mnist.py --workdir=runs/fashion_mnist
+
+The flags let XLA fuse element-wise operations on CPUs. One run, seed 0: 92.66 % of the test images, in 23.5 minutes.
+The layout and the rates were chosen by runs that held out the last 5,000 training images.
+"""
 
 import ml_collections
 
