@@ -23,6 +23,7 @@ from coatnet_tf.layers import (
     StochasticDepth,
     TransformerBlock,
 )
+from coatnet_tf.layers.residual import ResidualBlock
 from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers, head_layers
 
 Shape = tuple[int, ...]
@@ -246,7 +247,7 @@ def _(layer: SqueezeExcite, shape: Shape) -> tuple[Cost, Shape]:
     return _tensor((channels,)) + activated + _tensor(shape), shape
 
 
-def _shortcut(layer: MBConv | TransformerBlock, shape: Shape) -> Cost:
+def _shortcut(layer: ResidualBlock, shape: Shape) -> Cost:
     cost, pooled = _chain([layer.pool], shape) if layer.pool else (Cost(), shape)
     if shape[-1] != layer.filters:
         cost += _cost(keras.layers.Conv2D(layer.filters, 1), pooled)[0]

@@ -26,6 +26,11 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
     return keras.initializers.get(identifier).clone()
 
 
+def get_initializer(identifier: Any) -> keras.initializers.Initializer | None:
+    """A layer's initializer from the argument of its user; `None` stays the default."""
+    return None if identifier is None else keras.initializers.get(identifier)
+
+
 def serialize_initializer(initializer: keras.initializers.Initializer | None) -> Any:
     """What `get_config` keeps of an initializer; `None` stays the default."""
     return initializer and keras.initializers.serialize(initializer)
@@ -70,19 +75,6 @@ def dense(units: int, name: str, initializer: Any = None, **kwargs: Any) -> kera
     return keras.layers.Dense(units, kernel_initializer=make_initializer(initializer), name=name, **kwargs)
 
 
-def max_pool(stride: int, name: str, **kwargs: Any) -> keras.layers.MaxPooling2D:
-    """MaxPool2 of the down-sampling blocks."""
-    return keras.layers.MaxPooling2D(
-        stride, strides=stride, padding="same", data_format="channels_last", name=name, **kwargs
-    )
-
-
-def check_strides(strides: int) -> None:
-    """Refuses strides other than 1 and 2."""
-    if strides not in (1, 2):
-        raise ValueError(f"strides must be 1 or 2; got {strides!r}.")
-
-
 def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None:
     """Refuses images that are not `[batch, H, W, C]`, or whose height or width `strides` does not divide."""
     if len(input_shape) != 4:
@@ -93,13 +85,6 @@ def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None
                 f"{name} halves the resolution and its input's {axis} is odd ({size}): "
                 "choose an input size that every down-sampling stage can halve."
             )
-
-
-def strided_shape(input_shape: tuple[Any, ...], strides: int, filters: int) -> tuple[Any, ...]:
-    """Shape after a block of these strides and output width."""
-    batch, height, width, _ = input_shape
-    halved = [None if size is None else size // strides for size in (height, width)]
-    return (batch, *halved, filters)
 
 
 def gelu_layer(name: str) -> keras.layers.Layer:

@@ -8,11 +8,10 @@ import keras
 from keras import ops
 
 from coatnet_tf.layers import common
+from coatnet_tf.layers.residual import ResidualBlock, Shape
 from coatnet_tf.layers.stochastic_depth import StochasticDepth
 
 DOWNSAMPLING = ("expand_conv", "depthwise_conv")
-
-Shape = tuple[Any, ...]  # None where a size is unknown
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -36,7 +35,7 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, bottleneck: int, kernel_initializer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = common.get_initializer(kernel_initializer)
         self.bottleneck = bottleneck
 
     def build(self, input_shape: Shape) -> None:
@@ -66,7 +65,7 @@ class SqueezeExcite(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class MBConv(keras.layers.Layer):
+class MBConv(ResidualBlock):
     """Inverted residual block with pre-activation, `x <- Proj(Pool(x)) + Conv(DepthConv(Conv(Norm(x))))`.
 
     Eq. 5 of the paper, completed by the authors' released code: norm, 1x1 expansion to `expansion`
@@ -113,25 +112,19 @@ class MBConv(keras.layers.Layer):
         kernel_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
-        common.check_strides(strides)
+        super().__init__(filters, strides, drop_path_rate, kernel_initializer, **kwargs)
         if downsampling not in DOWNSAMPLING:
             raise ValueError(f"downsampling must be one of {', '.join(DOWNSAMPLING)}; got {downsampling!r}.")
-        self.filters = filters
-        self.strides = strides
         self.downsampling = downsampling
         self.expansion = expansion
         self.se_ratio = se_ratio
         self.kernel_size = kernel_size
         self.norm = norm
-        self.drop_path_rate = drop_path_rate
 
         policy = self.dtype_policy
         prefix = f"{self.name}_"
         inner = expansion * filters
         expand_strides, depthwise_strides = (strides, 1) if downsampling == "expand_conv" else (1, strides)
-        self.pool = common.max_pool(strides, prefix + "pool", dtype=policy) if strides > 1 else None
         self.pre_norm = common.make_norm(norm, prefix + "pre_norm", dtype=policy)
         self.expand_conv = common.conv(
             inner,
@@ -159,15 +152,9 @@ class MBConv(keras.layers.Layer):
         )
         self.shrink_conv = common.conv(filters, 1, prefix + "shrink_conv", self.kernel_initializer, dtype=policy)
         self.drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "drop_path")
-        self.proj: keras.layers.Layer | None = None  # built where the width changes
 
     def build(self, input_shape: Shape) -> None:
-        common.check_halving(self.name, input_shape, self.strides)
-        if input_shape[-1] != self.filters:
-            self.proj = common.conv(
-                self.filters, 1, f"{self.name}_proj", self.kernel_initializer, dtype=self.dtype_policy
-            )
-            self.proj.build(input_shape)
+        self.build_shortcut(input_shape)
         shape = input_shape
         for layer in (
             self.pre_norm,
@@ -184,10 +171,6 @@ class MBConv(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        shortcut = inputs if self.pool is None else self.pool(inputs)
-        if self.proj is not None:
-            shortcut = self.proj(shortcut)
-
         x = self.pre_norm(inputs, training=training)
         x = self.expand_conv(x)
         x = common.gelu(self.expand_norm(x, training=training))
@@ -195,21 +178,14 @@ class MBConv(keras.layers.Layer):
         x = common.gelu(self.depthwise_norm(x, training=training))
         x = self.se(x)
         x = self.shrink_conv(x)
-        return ops.add(shortcut, self.drop_path(x, training=training))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return common.strided_shape(input_shape, self.strides, self.filters)
+        return ops.add(self.shortcut(inputs), self.drop_path(x, training=training))
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "filters": self.filters,
-            "strides": self.strides,
             "downsampling": self.downsampling,
             "expansion": self.expansion,
             "se_ratio": self.se_ratio,
             "kernel_size": self.kernel_size,
             "norm": self.norm,
-            "drop_path_rate": self.drop_path_rate,
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -143,7 +143,7 @@ class RelativeSelfAttention(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = common.get_initializer(kernel_initializer)
         if head_size < 1 or filters % head_size:
             raise ValueError(f"head_size must divide filters; got head_size={head_size}, filters={filters}.")
         check_reindexing(reindexing)

@@ -9,9 +9,8 @@ from keras import ops
 
 from coatnet_tf.layers import common
 from coatnet_tf.layers.relative_attention import RelativeSelfAttention
+from coatnet_tf.layers.residual import ResidualBlock, Shape
 from coatnet_tf.layers.stochastic_depth import StochasticDepth
-
-Shape = tuple[Any, ...]  # None where a size is unknown
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -32,7 +31,7 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(self, expansion: int = 4, kernel_initializer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = common.get_initializer(kernel_initializer)
         self.expansion = expansion
 
     def build(self, input_shape: Shape) -> None:
@@ -59,7 +58,7 @@ class FeedForward(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(ResidualBlock):
     """Relative attention and feed-forward network, each `x <- x + Module(Norm(x))`.
 
     With `strides=2` both branches of the attention are max-pooled first (Eq. 4 of the paper):
@@ -99,20 +98,14 @@ class TransformerBlock(keras.layers.Layer):
         kernel_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(kernel_initializer)
-        common.check_strides(strides)
-        self.filters = filters
-        self.strides = strides
+        super().__init__(filters, strides, drop_path_rate, kernel_initializer, **kwargs)
         self.head_size = head_size
         self.expansion = expansion
         self.relative = relative
         self.reindexing = reindexing
-        self.drop_path_rate = drop_path_rate
 
         policy = self.dtype_policy
         prefix = f"{self.name}_"
-        self.pool = common.max_pool(strides, prefix + "pool", dtype=policy) if strides > 1 else None
         self.attention_norm = common.make_norm("layer_norm", prefix + "attention_norm", dtype=policy)
         self.attention = RelativeSelfAttention(
             filters, head_size, relative, reindexing, kernel_initializer, dtype=policy, name=prefix + "attention"
@@ -121,45 +114,30 @@ class TransformerBlock(keras.layers.Layer):
         self.ffn = FeedForward(expansion, kernel_initializer, dtype=policy, name=prefix + "ffn")
         self.attention_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "attention_drop_path")
         self.ffn_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "ffn_drop_path")
-        self.proj: keras.layers.Layer | None = None  # built where the width changes
 
     def build(self, input_shape: Shape) -> None:
-        common.check_halving(self.name, input_shape, self.strides)
-        if input_shape[-1] != self.filters:
-            self.proj = common.conv(
-                self.filters, 1, f"{self.name}_proj", self.kernel_initializer, dtype=self.dtype_policy
-            )
-            self.proj.build(input_shape)
+        self.build_shortcut(input_shape)
         self.attention_norm.build(input_shape)
-        self.attention.build(common.strided_shape(input_shape, self.strides, input_shape[-1]))
         output_shape = self.compute_output_shape(input_shape)
+        self.attention.build((*output_shape[:-1], input_shape[-1]))
         for layer in (self.ffn_norm, self.ffn, self.attention_drop_path, self.ffn_drop_path):
             layer.build(output_shape)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        shortcut, x = inputs, self.attention_norm(inputs)
+        x = self.attention_norm(inputs)
         if self.pool is not None:
-            shortcut, x = self.pool(shortcut), self.pool(x)
-        if self.proj is not None:
-            shortcut = self.proj(shortcut)
-        x = ops.add(shortcut, self.attention_drop_path(self.attention(x), training=training))
+            x = self.pool(x)
+        x = ops.add(self.shortcut(inputs), self.attention_drop_path(self.attention(x), training=training))
 
         residual = self.ffn(self.ffn_norm(x))
         return ops.add(x, self.ffn_drop_path(residual, training=training))
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return common.strided_shape(input_shape, self.strides, self.filters)
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "filters": self.filters,
-            "strides": self.strides,
             "head_size": self.head_size,
             "expansion": self.expansion,
             "relative": self.relative,
             "reindexing": self.reindexing,
-            "drop_path_rate": self.drop_path_rate,
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }
