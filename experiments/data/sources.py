@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -67,9 +66,6 @@ def prepare(dataset: ml_collections.ConfigDict) -> Source:
         FileNotFoundError: If files of the dataset are missing.
     """
     builder = _find_builder(dataset.name, dataset.data_dir or None)
-    if dataset.name == "fashion_mnist_idx" and not builder.is_prepared():
-        for split in ("train", "test"):
-            fashion_mnist.read_split(Path(dataset.manual_dir), split)
     manual_dir = dataset.manual_dir or None
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
