@@ -1,4 +1,4 @@
-"""Augmentations of one image as stateless functions of (image, seed)."""
+"""Augmentations beside RandAugment, as stateless functions: the same seed gives the same result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
     Args:
         image: `[height, width, channels]`, any dtype.
-        seed: int32 or int64 `[2]`; the same seed gives the same result.
+        seed: int32 or int64 `[2]`.
 
     Returns:
         The image or its mirror image.
@@ -23,7 +23,7 @@ def random_translate(image: tf.Tensor, seed: tf.Tensor, pixels: int) -> tf.Tenso
 
     Args:
         image: `[height, width, channels]`, any dtype, larger than `pixels`.
-        seed: int32 or int64 `[2]`; the same seed gives the same result.
+        seed: int32 or int64 `[2]`.
         pixels: Largest shift along each axis.
 
     Returns:
@@ -34,3 +34,43 @@ def random_translate(image: tf.Tensor, seed: tf.Tensor, pixels: int) -> tf.Tenso
     padded = tf.gather(tf.gather(image, rows, axis=0), columns, axis=1)
     moved = tf.image.stateless_random_crop(padded, shape, seed)
     return tf.ensure_shape(moved, image.shape)
+
+
+def mixup_share(seed: tf.Tensor, alpha: float) -> tf.Tensor:
+    """The share of an image in its mixture with its partner (Zhang et al., arXiv:1710.09412).
+
+    Args:
+        seed: int32 or int64 `[2]`.
+        alpha: Both parameters of the Beta distribution, above 0.
+
+    Returns:
+        float32 scalar in [0, 1], from Beta(alpha, alpha).
+    """
+    mine, partners = tf.unstack(tf.random.stateless_gamma((2,), seed, alpha))
+    # For small alpha both can round to 0.
+    return tf.where(mine + partners > 0, mine / tf.maximum(mine + partners, 1e-30), 0.5)
+
+
+def mixup(
+    images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mixes each image with the other of its pair: 0 with 1, 2 with 3, ...
+
+    Args:
+        images: Floating point `[batch, height, width, channels]`, `batch` even.
+        targets: Floating point `[batch, classes]`.
+        weights: `[batch]`; a pair with an image of weight 0 gets weight 0.
+        shares: float32 `[batch]`, the share of each image in its own mixture; equal within a pair.
+
+    Returns:
+        Mixed images, targets, and weights.
+    """
+
+    def partner(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.reverse(tf.reshape(x, (-1, 2, *x.shape[1:])), axis=[1]), (-1, *x.shape[1:]))
+
+    def mix(x: tf.Tensor) -> tf.Tensor:
+        share = tf.reshape(tf.cast(shares, x.dtype), (-1,) + (1,) * (x.shape.rank - 1))
+        return share * x + (1 - share) * partner(x)
+
+    return mix(images), mix(targets), weights * partner(weights)

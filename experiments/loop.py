@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
+from typing import Any
 
 import keras
 import ml_collections
 import tensorflow as tf
 import tqdm
 from absl import logging
+from etils import epath
 
 import coatnet_tf
-from experiments import optimization, report, workdir
+from experiments import losses, optimization, report, workdir
 from experiments.data import pipeline, sources
-from experiments.strategies import is_chief
+from experiments.stops import Preempted, Preemption, RunStopped
+from experiments.strategies import chief_first, is_chief, on_any_process
 from experiments.trainer import Trainer, make_model_config
 
-DTYPES = ("float32", "mixed_bfloat16")
+CHOICES = {
+    "dtype": ("float32", "mixed_bfloat16"),
+    "eval_crop": ("none", "center"),
+    "loss": losses.LOSSES,
+    "augment.crop": ("none", "inception"),
+}
+AT_LEAST_ONE = ("epochs", "steps_per_call", "accumulation_steps", "max_skipped_steps")
+AT_LEAST_ZERO = (
+    "checkpoint_steps",
+    "augment.randaugment_layers",
+    "augment.randaugment_magnitude",
+    "augment.mixup_alpha",
+)
+SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
+ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
 
-def prepare(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute.Strategy) -> sources.Source:
+def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy) -> sources.Source:
     """Checks a recipe and its folder, then prepares its dataset: nothing is trained or written before.
 
     Args:
@@ -34,44 +50,139 @@ def prepare(config: ml_collections.ConfigDict, folder: Path, strategy: tf.distri
 
     Raises:
         ValueError: If the recipe does not fit the data, the strategy or the folder.
-        FileNotFoundError: If files of the dataset are missing.
+        FileNotFoundError: If files of the dataset are missing, or the weights to begin with.
     """
     check_values(config)
-    check_batch_size(config.batch_size, strategy)
+    check_batch_size(config, strategy)
     coatnet_tf.check_input_shape(make_model_config(config.model), (config.image_size, config.image_size, 1))
     workdir.check(folder, config)
-    source = sources.prepare(config.dataset)
-    steps_per_epoch = source.num_train // config.batch_size
-    if not steps_per_epoch:
+    if config.init_from:
+        _initial_weights(config.init_from)
+    source = sources.prepare(config.dataset, lambda do: chief_first(strategy, do))
+    if source.multi_label and config.loss == "softmax":
         raise ValueError(
-            f"config.batch_size {config.batch_size} is larger than the training split of {source.num_train} images."
+            f"Images of dataset {source.name!r} can have several classes, which softmax cannot learn; set "
+            "--config.loss=sigmoid."
         )
-    optimization.make_schedule(config.optimizer, config.epochs * steps_per_epoch)
+    if not pipeline.training_order(source, config).steps_per_epoch:
+        raise ValueError(
+            f"config.batch_size {config.batch_size} is larger than the training split of {source.train.count} images."
+        )
+    make_schedule(config, source)
     return source
+
+
+def make_schedule(
+    config: ml_collections.ConfigDict, source: sources.Source
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate of a run."""
+    steps_per_epoch = pipeline.training_order(source, config).steps_per_epoch
+    return optimization.make_schedule(config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch)
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no run could use."""
-    at_least_one = {"epochs": config.epochs, "steps_per_call": config.steps_per_call}
-    positive = {field: config.optimizer[field] for field in ("learning_rate", "clip_norm")}
-    for field, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"config.{field} must be at least 1; got {value}.")
-    for field, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"config.optimizer.{field} must be above 0; got {value}.")
-    if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"config.label_smoothing must be at least 0 and below 1; got {config.label_smoothing}.")
+
+    def value_of(field: str) -> float:
+        group, _, name = field.rpartition(".")
+        value = (config[group] if group else config)[name]
+        if value is None:
+            raise ValueError(f"config.{field} is not set; give it in the recipe or with --config.{field}=...")
+        return value
+
+    for field, known in CHOICES.items():
+        if value_of(field) not in known:
+            raise ValueError(f"config.{field} must be one of {', '.join(known)}; got {value_of(field)!r}.")
+    ranges = (
+        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
+        (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        (ABOVE_ZERO, lambda value: value > 0, "above 0"),
+    )
+    for fields, fits, words in ranges:
+        for field in fields:
+            if not fits(value_of(field)):
+                raise ValueError(f"config.{field} must be {words}; got {value_of(field)}.")
     if not 0 <= config.augment.translate < config.image_size:
         raise ValueError(
             f"config.augment.translate must be at least 0 and below the image size; got {config.augment.translate}."
         )
-    if config.dtype not in DTYPES:
-        raise ValueError(f"config.dtype must be one of {', '.join(DTYPES)}; got {config.dtype!r}.")
+    if config.reset_head and not config.init_from:
+        raise ValueError("--reset_head has a meaning only with --init_from.")
+
+
+def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy) -> None:
+    """Refuses global batches that the replicas cannot share evenly, and shares that cannot be parted or paired."""
+    replicas = strategy.num_replicas_in_sync
+    if not config.batch_size or config.batch_size < 1 or config.batch_size % replicas:
+        raise ValueError(
+            f"config.batch_size {config.batch_size} is for all replicas together and must be a positive multiple of "
+            f"their number, {replicas}."
+        )
+    share = config.batch_size // replicas
+    if share % config.accumulation_steps:
+        raise ValueError(
+            f"A replica's share of {share} images cannot be parted into config.accumulation_steps "
+            f"{config.accumulation_steps} equal parts; choose a divisor."
+        )
+    if config.augment.mixup_alpha and share % 2:
+        raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
+
+
+def _initial_weights(path: str) -> epath.Path:
+    """The file of weights in a run's folder, or the file itself."""
+    found = epath.Path(path)
+    found = found / workdir.MODEL if found.is_dir() else found
+    if not found.exists():
+        raise FileNotFoundError(
+            f"--init_from={path} is neither a weights file (.keras or .weights.h5) nor the folder of a finished run, "
+            f"with its {workdir.MODEL}."
+        )
+    return found
+
+
+def build(
+    config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy, source: sources.Source
+) -> tuple[Trainer, workdir.Checkpoints, int]:
+    """Builds the model and gives it the weights to begin with, of the run's newest checkpoint if there is one.
+
+    Args:
+        config: The recipe.
+        folder: Folder of the run.
+        strategy: The distribution strategy.
+        source: The dataset, from `prepare`.
+
+    Returns:
+        The trainer, the checkpoints and the step to begin at.
+
+    Raises:
+        ValueError: If weights do not fit, or no checkpoint can be read.
+    """
+    keras.config.set_dtype_policy(config.dtype)
+    trainer = Trainer(config, source, strategy, make_schedule(config, source))
+    writes = is_chief(strategy)
+    worker = 0 if writes else strategy.cluster_resolver.task_id
+    checkpoints = workdir.Checkpoints(folder, writes, worker, trainer.state())
+    step = checkpoints.restore_latest()
+    if step:
+        logging.info("Resuming %s at step %d.", folder, step)
+    elif config.init_from:
+        loaded = coatnet_tf.load_weights(
+            trainer.model, _initial_weights(config.init_from), resize=True, reset_head=config.reset_head
+        )
+        logging.info("Weights of %s: %s", config.init_from, loaded)
+    trainer.part_random_streams()
+    return trainer, checkpoints, step
 
 
 def train(
-    config: ml_collections.ConfigDict, folder: Path, strategy: tf.distribute.Strategy, source: sources.Source
+    config: ml_collections.ConfigDict,
+    folder: epath.Path,
+    strategy: tf.distribute.Strategy,
+    source: sources.Source,
+    trainer: Trainer,
+    checkpoints: workdir.Checkpoints,
+    step: int,
 ) -> None:
     """Trains a model by its recipe, or goes on where the run in the folder stopped.
 
@@ -82,68 +193,90 @@ def train(
             `classes.txt` and `report.md` with its pictures.
         strategy: The distribution strategy.
         source: The dataset, from `prepare`.
+        trainer: From `build`.
+        checkpoints: From `build`.
+        step: From `build`.
+
+    Raises:
+        RunStopped: If the run cannot go on.
+        Preempted: After SIGTERM, when the state has been saved.
     """
-    steps_per_epoch = source.num_train // config.batch_size
+    steps_per_epoch = pipeline.training_order(source, config).steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
     writes = is_chief(strategy)
     if writes:
         workdir.claim(folder, config)
-    pipeline.report_resizing(source, config.image_size)
-
-    keras.config.set_dtype_policy(config.dtype)
-    trainer = Trainer(config, source, strategy, total_steps)
-    worker = strategy.cluster_resolver.task_id if strategy.cluster_resolver and not writes else 0
-    checkpoints = workdir.Checkpoints(
-        folder, writes, worker or 0, model=trainer.model.variables, optimizer=trainer.optimizer.variables
-    )
-    step = checkpoints.restore_latest()
-    trainer.part_random_streams()
-    if step:
-        logging.info("Resuming %s at step %d of %d.", folder, step, total_steps)
-    if writes:
         workdir.drop_metrics_after(folder, step)
+    logging.info(pipeline.describe(source, config))
 
-    with History(folder, writes) as history, Progress(config, step, total_steps, writes) as progress:
+    with (
+        Preemption() as preemption,
+        History(folder, writes) as history,
+        Progress(config, step, total_steps, writes) as progress,
+    ):
         if step == total_steps:  # stopped between the last checkpoint and the report
             trainer.evaluate()
         batches = trainer.training_iterator(step)
+        started, first, stopping = time.monotonic(), step, False
         while step < total_steps:
-            started, first = time.monotonic(), step
-            until = min(total_steps, (step // steps_per_epoch + 1) * steps_per_epoch)
-            while step < until:
+            until = _next_stop(step, steps_per_epoch, config.checkpoint_steps)
+            while step < until and not stopping:
                 count = min(config.steps_per_call, until - step)
                 trainer.train_steps(batches, tf.constant(count))
                 step += count
                 progress.show(count, trainer.loss)
-            seconds = time.monotonic() - started
-            row = trainer.evaluate() | {
-                "step": step,
-                "epoch": step / steps_per_epoch,
-                "learning_rate": float(trainer.schedule(step)),
-                "images_per_second": (step - first) * config.batch_size / seconds,
-            }
-            history.add(row)  # before the checkpoint: a row after the newest one is dropped and written again
+                check_health(config, source, trainer)
+                stopping = on_any_process(strategy, preemption.noticed)
+            if step % steps_per_epoch == 0:
+                seconds = time.monotonic() - started
+                row = trainer.evaluate() | {
+                    "step": step,
+                    "epoch": step / steps_per_epoch,
+                    "learning_rate": float(trainer.schedule(step)),
+                    "skipped_steps": trainer.skipped.total,
+                    "images_per_second": (step - first) * config.batch_size / seconds,
+                }
+                history.add(row)  # before the checkpoint: a row after the newest one is dropped and written again
+                progress.announce(row)
+                started, first = time.monotonic(), step
             checkpoints.save(step)
-            progress.announce(row)
+            if stopping:
+                raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
+    confusion = trainer.confusion()  # all workers have to ask for it
     if writes:
-        _write_results(config, source, trainer, folder)
+        with trainer.averaged_weights():
+            _write_results(config, source, trainer, confusion, folder)
 
 
-def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Refuses global batches that the replicas cannot share evenly."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size < 1 or batch_size % replicas:
-        raise ValueError(
-            f"config.batch_size {batch_size} is for all replicas together and must be a positive multiple of their "
-            f"number, {replicas}."
+def _next_stop(step: int, steps_per_epoch: int, checkpoint_steps: int) -> int:
+    """The step of the next evaluation or checkpoint."""
+    epoch_end = (step // steps_per_epoch + 1) * steps_per_epoch
+    return min(epoch_end, (step // checkpoint_steps + 1) * checkpoint_steps) if checkpoint_steps else epoch_end
+
+
+def check_health(config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer) -> None:
+    """Stops a run whose images cannot be decoded, or whose steps have no finite gradient.
+
+    Raises:
+        RunStopped: With the names of the images.
+    """
+    for damaged in (trainer.damaged, trainer.damaged_in_evaluation):
+        damaged.check()
+    if trainer.skipped.longest >= config.max_skipped_steps:
+        step = trainer.skipped.last
+        names = pipeline.example_names(source, config, step)
+        raise RunStopped(
+            f"{trainer.skipped.longest} steps in a row had a loss or gradient that is not finite and were not applied; "
+            f"the last: step {step}, on {', '.join(names[:5])}, ... ({len(names)} images). Look at these images, or "
+            "lower config.optimizer.learning_rate; the newest checkpoint is from before."
         )
 
 
 class History:
     """Writes each row of metrics to `metrics.jsonl` and to TensorBoard, if this process writes at all."""
 
-    def __init__(self, folder: Path, writes: bool) -> None:
+    def __init__(self, folder: epath.Path, writes: bool) -> None:
         self._folder = folder
         self._summaries = tf.summary.create_file_writer(str(folder / "tensorboard")) if writes else None
 
@@ -197,33 +330,42 @@ class Progress:
         )
 
 
-def _write_results(config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer, folder: Path) -> None:
+def _write_results(
+    config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer, confusion: Any, folder: epath.Path
+) -> None:
     """Writes the model for its users, in float32 and with probabilities, and the report."""
     keras.config.set_dtype_policy("float32")
     model = coatnet_tf.CoAtNet(
         dataclasses.replace(make_model_config(config.model), drop_path_rate=0.0, dropout=0.0),
         input_shape=trainer.model.input_shape[1:],
         classes=source.num_classes,
+        classifier_activation=config.loss,
     )
     model.set_weights(trainer.model.get_weights())
     unfinished = folder / f".unfinished-{workdir.MODEL}"
     model.save(unfinished)
-    unfinished.rename(folder / workdir.MODEL)
+    unfinished.replace(folder / workdir.MODEL)
     (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
-    images, labels, weights = next(iter(pipeline.evaluation_batches(source, config)))
+    damaged = sorted({*trainer.damaged.names, *trainer.damaged_in_evaluation.names})
+    if damaged:
+        (folder / workdir.DAMAGED).write_text("\n".join(damaged) + "\n")
+    images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     shown = int(min(report.CONTACT_SHEET, tf.reduce_sum(weights)))
     probabilities = keras.ops.convert_to_numpy(model(images[:shown], training=False))
+    cost = coatnet_tf.profile(model)
     report.write(
         folder,
-        title=f"{config.model.name} on {config.dataset.name}",
+        title=f"{config.model.name} on {source.name}",
         rows=workdir.read_metrics(folder),
-        confusion=trainer.counts,
+        confusion=confusion,
         class_names=source.class_names,
-        examples=(images[:shown].numpy(), labels[:shown].numpy(), probabilities),
+        examples=(images[:shown].numpy(), targets[:shown].numpy(), probabilities),
         facts={
-            "Parameters": f"{coatnet_tf.profile(model).params:,}",
-            "Multiply-accumulates an image": f"{coatnet_tf.profile(model).macs:,}",
-            "Training images": f"{source.num_train:,} ({source.train_split})",
-            "Held-out images": f"{source.num_eval:,} ({source.eval_split})",
+            "Parameters": f"{cost.params:,}",
+            "Multiply-accumulates an image": f"{cost.macs:,}",
+            "Training images": f"{source.train.count:,}",
+            "Held-out images": f"{source.eval.count:,}",
+            "Images left out, as they cannot be decoded": f"{len(damaged):,}",
+            "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
         },
     )

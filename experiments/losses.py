@@ -1,23 +1,36 @@
-"""Losses and metrics of a run; the loss is Keras' own, summed so that replicas add up to one batch."""
+"""Losses and metrics of a run, of Keras' own parts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+LOSSES = ("softmax", "sigmoid")
 
-def make_loss(label_smoothing: float) -> keras.losses.Loss:
-    """Softmax cross-entropy of logits and one-hot labels, one value for each example.
+
+def make_loss(name: str, label_smoothing: float) -> Callable[[Any, Any], Any]:
+    """Cross-entropy of targets and logits, one value for each example.
 
     Args:
-        label_smoothing: Share of the label spread evenly over all classes, 0 to 1.
+        name: `"softmax"`, or `"sigmoid"`: a binary cross-entropy for each class, summed over the classes.
+        label_smoothing: Share of each target spread evenly: over all classes (softmax), or over yes and
+            no (sigmoid).
 
     Returns:
-        A Keras loss without reduction.
+        Function of targets and logits, `[batch, classes]`, that returns `[batch]`.
+
+    Raises:
+        ValueError: If the name is unknown.
     """
-    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
+    if name not in LOSSES:
+        raise ValueError(f"config.loss must be one of {', '.join(LOSSES)}; got {name!r}.")
+    if name == "softmax":
+        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
+    mean = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
+    return lambda targets, logits: mean(targets, logits) * logits.shape[-1]
 
 
 class ConfusionMatrix(keras.metrics.Metric):

@@ -1,55 +1,104 @@
-"""Optimizer and learning rate of a recipe, all of Keras' own."""
+"""Optimizer and learning rate of a recipe, of Keras' own parts."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import ml_collections
+from keras import ops
 
 # Biases, norms and relative-bias tables are not decayed.
 NOT_DECAYED = ("bias", "gamma", "beta", "table")
 
 
-def make_schedule(
-    settings: ml_collections.ConfigDict, total_steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to the peak, then cosine decay to the minimum at the last step.
+DECAYS = ("cosine", "linear", "constant")
+
+
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up from 0, then another schedule from its own beginning.
 
     Args:
-        settings: `learning_rate` (peak), `min_learning_rate` and `warmup_steps`.
+        peak: Learning rate at the end of the warm-up.
+        steps: Steps of the warm-up.
+        then: The schedule after it.
+    """
+
+    def __init__(self, peak: float, steps: int, then: keras.optimizers.schedules.LearningRateSchedule) -> None:
+        self.peak, self.steps, self.then = peak, steps, then
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        rising = self.peak * step / self.steps
+        return ops.where(step < self.steps, rising, self.then(ops.maximum(step - self.steps, 0.0)))
+
+
+def make_schedule(
+    settings: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 0 to the peak, then decay to the minimum at the last step.
+
+    Args:
+        settings: `learning_rate` (peak), `min_learning_rate`, `decay` (`"cosine"`, `"linear"` or
+            `"constant"`), and `warmup_steps` or `warmup_epochs`.
         total_steps: Steps of the whole run, warm-up included.
+        steps_per_epoch: Steps of an epoch.
 
     Returns:
         A Keras schedule.
 
     Raises:
-        ValueError: If the warm-up is not shorter than the run.
+        ValueError: If the decay is unknown, the warm-up is not shorter than the run, or a constant rate
+            has another minimum.
 
     Example:
     >>> import ml_collections
     >>> from experiments.optimization import make_schedule
-    >>> settings = ml_collections.ConfigDict(
-    ...     {"learning_rate": 1e-3, "min_learning_rate": 1e-5, "warmup_steps": 100})
-    >>> schedule = make_schedule(settings, total_steps=1000)
+    >>> settings = ml_collections.ConfigDict({"learning_rate": 1e-3, "min_learning_rate": 1e-5, "decay": "cosine",
+    ...                                       "warmup_steps": 100, "warmup_epochs": 0})
+    >>> schedule = make_schedule(settings, total_steps=1000, steps_per_epoch=100)
     >>> [round(float(schedule(step)), 6) for step in (0, 50, 100, 1000)]
     [0.0, 0.0005, 0.001, 1e-05]
     """
-    peak, warmup_steps = settings.learning_rate, settings.warmup_steps
+    peak, minimum = settings.learning_rate, settings.min_learning_rate
+    if settings.decay not in DECAYS:
+        raise ValueError(f"config.optimizer.decay must be one of {', '.join(DECAYS)}; got {settings.decay!r}.")
+    if settings.decay == "constant" and minimum != peak:
+        raise ValueError(
+            f"config.optimizer.decay is constant, but min_learning_rate {minimum} is not learning_rate {peak}."
+        )
+    if settings.warmup_steps and settings.warmup_epochs:
+        raise ValueError("Set config.optimizer.warmup_steps or config.optimizer.warmup_epochs, and the other to 0.")
+    warmup_steps = settings.warmup_steps or settings.warmup_epochs * steps_per_epoch
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"config.optimizer.warmup_steps must be at least 0 and below the run's {total_steps} steps; got "
-            f"{warmup_steps}."
+            f"The warm-up (config.optimizer.warmup_steps, or warmup_epochs) must be shorter than the run's "
+            f"{total_steps} steps; got {warmup_steps}."
         )
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup_steps else peak,
-        decay_steps=total_steps - warmup_steps,
-        alpha=settings.min_learning_rate / peak,
-        warmup_target=peak if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
+    schedules = keras.optimizers.schedules
+    steps = total_steps - warmup_steps
+    if settings.decay == "cosine":
+        schedule = schedules.CosineDecay(peak, steps, alpha=minimum / peak)
+    else:  # a constant rate is a line as well
+        schedule = schedules.PolynomialDecay(peak, steps, minimum)
+    return WarmUp(peak, warmup_steps, schedule) if warmup_steps else schedule
+
+
+class ReducedAdamW(keras.optimizers.AdamW):
+    """AdamW for gradients that the training step has summed over all replicas, to clip them by their norm.
+
+    Keras would sum them once more; a test with two replicas compares the moments.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return list(grads_and_vars)
 
 
 def make_optimizer(
-    settings: ml_collections.ConfigDict, model: keras.Model, total_steps: int
+    settings: ml_collections.ConfigDict,
+    model: keras.Model,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    ema_decay: float,
 ) -> keras.optimizers.Optimizer:
     """AdamW, built for the model's trainable variables.
 
@@ -57,14 +106,16 @@ def make_optimizer(
     relative-bias tables. Gradients are clipped by the training step, which sees all replicas.
 
     Args:
-        settings: `weight_decay` and the fields of `make_schedule`.
+        settings: `weight_decay`.
         model: A built model.
-        total_steps: Steps of the whole run.
+        schedule: Learning rate, from `make_schedule`.
+        ema_decay: Decay of the moving average of the weights that is evaluated; 0 for none.
 
     Returns:
-        A built `keras.optimizers.AdamW`.
+        A built Keras optimizer.
     """
-    optimizer = keras.optimizers.AdamW(make_schedule(settings, total_steps), weight_decay=settings.weight_decay)
+    averaging = {"use_ema": True, "ema_momentum": ema_decay} if ema_decay else {}
+    optimizer = ReducedAdamW(schedule, weight_decay=settings.weight_decay, **averaging)
     optimizer.exclude_from_weight_decay(
         var_list=[v for v in model.trainable_variables if v.path.rpartition("/")[2] in NOT_DECAYED]
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from etils import epath
 
 from experiments import workdir
 
@@ -19,11 +19,11 @@ _COUNTS_SHOWN_UP_TO = 20  # classes
 
 
 def write(
-    folder: Path,
+    folder: epath.Path,
     *,
     title: str,
     rows: Sequence[Mapping[str, float]],
-    confusion: np.ndarray,
+    confusion: np.ndarray | None,
     class_names: Sequence[str],
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
     facts: Mapping[str, str],
@@ -34,14 +34,15 @@ def write(
         folder: Where to.
         title: Heading.
         rows: Rows of `metrics.jsonl`, oldest first.
-        confusion: Counts by true and predicted class, `[classes, classes]`.
+        confusion: Counts by true and predicted class, `[classes, classes]`; `None` leaves its picture out.
         class_names: Names of the classes.
-        examples: Images `[n, height, width, channels]` in [0, 255], labels `[n]`, probabilities
-            `[n, classes]`.
+        examples: Images `[n, height, width, channels]` in [0, 255], targets `[n, classes]` with 1 for each
+            class of the image, and probabilities `[n, classes]`.
         facts: Further lines for the table on top.
     """
     plot_curves(rows, folder / "curves.png")
-    plot_confusion(confusion, class_names, folder / "confusion.png")
+    if confusion is not None:
+        plot_confusion(confusion, class_names, folder / "confusion.png")
     plot_predictions(*examples, class_names, folder / "predictions.png")
     last = rows[-1]
     table = {
@@ -60,12 +61,13 @@ def write(
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
-    lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
+    if confusion is not None:
+        lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
     (folder / workdir.REPORT).write_text("\n".join(lines))
 
 
-def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
     """Draws loss, accuracy and learning rate by epoch."""
     epochs = [row["epoch"] for row in rows]
     figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
@@ -81,7 +83,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: epath.Path) -> None:
     """Draws counts by true class (rows) and predicted class (columns), coloured by share of the row."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 3.0 + 0.5 * len(class_names))
@@ -99,7 +101,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
 
 
 def plot_predictions(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], path: Path
+    images: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], path: epath.Path
 ) -> None:
     """Draws a contact sheet: each image with its predicted class and probability, mistakes in red."""
     columns = 8
@@ -107,16 +109,17 @@ def plot_predictions(
     figure, grid = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, image, label, scores in zip(grid.flat, images, labels, probabilities, strict=False):
+    for axes, image, target, scores in zip(grid.flat, images, targets, probabilities, strict=False):
         predicted = int(scores.argmax())
         axes.imshow(np.clip(image, 0, 255).astype(np.uint8).squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
         text = f"{class_names[predicted]} {scores[predicted]:.0%}"
-        if predicted != label:
-            text += f"\nnot {class_names[int(label)]}"
-        axes.set_title(text, size=8, color="black" if predicted == label else "red")
+        if not target[predicted]:
+            text += f"\nnot {class_names[int(target.argmax())]}"
+        axes.set_title(text, size=8, color="black" if target[predicted] else "red")
     _save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=100)
+def _save(figure: Any, path: epath.Path) -> None:
+    with path.open("wb") as file:  # which can be object storage
+        figure.savefig(file, dpi=100, format="png")
     plt.close(figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -71,3 +72,40 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type in (None, "chief") or (
         resolver.task_id == 0 and "chief" not in resolver.cluster_spec().as_dict()
     )
+
+
+def chief_first(strategy: tf.distribute.Strategy, do: Callable[[], None]) -> None:
+    """Calls a function on the chief, then on the other processes of the cluster, which wait for it.
+
+    What the chief prepares in a folder that all share is there when the others look.
+
+    Args:
+        strategy: The distribution strategy.
+        do: The function.
+    """
+    if is_chief(strategy):
+        do()
+    on_any_process(strategy, False)
+    if not is_chief(strategy):
+        do()
+
+
+def on_any_process(strategy: tf.distribute.Strategy, condition: bool) -> bool:
+    """Whether a condition holds on any process of the cluster; all have to ask, and wait for one another.
+
+    Args:
+        strategy: The distribution strategy.
+        condition: Whether it holds on this one.
+
+    Returns:
+        The same on all.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return condition
+    total = strategy.run(_sum_over_replicas, args=(tf.constant(float(condition)),))
+    return float(strategy.experimental_local_results(total)[0]) > 0
+
+
+@tf.function
+def _sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)

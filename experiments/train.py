@@ -3,35 +3,64 @@
     python -m experiments.train --config=experiments/recipes/digits.py --workdir=runs/digits
 
 Any field of the recipe can be overridden: `--config.epochs=3`, `--config.optimizer.learning_rate=5e-4`.
+Exit status: 0 when the run is complete, 75 when SIGTERM stopped it and the same command goes on, 1 otherwise.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import sys
 
+import tensorflow as tf
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from experiments import loop
+from experiments.stops import PREEMPTED_STATUS, Preempted, RunStopped
 from experiments.strategies import STRATEGIES, make_strategy
+
+# How the others of a cluster learn that one is gone.
+LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logging.set_verbosity(logging.INFO)
-    config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    config, folder = flags.FLAGS.config, epath.Path(flags.FLAGS.workdir)
+    if flags.FLAGS.data:
+        config.dataset.name = flags.FLAGS.data
+    if flags.FLAGS.init_from:
+        config.init_from = flags.FLAGS.init_from
+    if flags.FLAGS.reset_head:
+        config.reset_head = True
     try:
         strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
         source = loop.prepare(config, folder, strategy)
+        start = loop.build(config, folder, strategy, source)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    loop.train(config, folder, strategy, source)
+    try:
+        loop.train(config, folder, strategy, source, *start)
+    except Preempted as notice:
+        logging.warning("%s", notice)
+        sys.exit(PREEMPTED_STATUS)
+    except RunStopped as reason:
+        raise SystemExit(f"Stopped: {reason}") from reason
+    except LOST_WORKER as error:
+        logging.error("Another process of the cluster is gone: %s", str(error).splitlines()[0])
+        logging.error("Start all of them again with the same command, to go on from the newest checkpoint.")
+        logging.flush()
+        os._exit(1)  # an ordinary exit would wait for the lost one
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what it holds.")
+    flags.DEFINE_string("data", "", "Dataset in place of the recipe's: tfds:NAME or folder:PATH.")
+    flags.DEFINE_string("init_from", "", "Weights to begin with: folder of a finished run, .keras or .weights.h5.")
+    flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
     flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
     flags.mark_flags_as_required(["config", "workdir"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -12,8 +13,14 @@ import ml_collections
 import tensorflow as tf
 
 import coatnet_tf
-from experiments import losses, optimization
-from experiments.data import pipeline, sources
+from coatnet_tf.layers.residual import ResidualBlock
+from experiments import augment, losses, optimization
+from experiments.data import pipeline
+from experiments.data.damage import DamagedImages
+from experiments.data.sources import Source
+from experiments.rematerialise import rematerialised
+
+MAX_CONFUSION_CLASSES = 1000  # more would not be looked at, and take gigabytes
 
 
 def make_model_config(settings: ml_collections.ConfigDict) -> coatnet_tf.CoAtNetConfig:
@@ -43,24 +50,25 @@ def make_model_config(settings: ml_collections.ConfigDict) -> coatnet_tf.CoAtNet
 class Trainer:
     """Model, optimizer and metrics of a run under its strategy, and the steps that change them.
 
-    `counts` is the confusion matrix of the last evaluation, by true and predicted class.
-
     Args:
         config: The recipe.
         source: The dataset.
         strategy: The distribution strategy.
-        total_steps: Steps of the whole run.
+        schedule: Learning rate of the run.
     """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        source: sources.Source,
+        source: Source,
         strategy: tf.distribute.Strategy,
-        total_steps: int,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
     ) -> None:
         self._config, self._source, self._strategy = config, source, strategy
-        self._loss_of = losses.make_loss(config.label_smoothing)
+        self._loss_of = losses.make_loss(config.loss, config.label_smoothing)
+        self._eval_loss_of = losses.make_loss(config.loss, 0.0)
+        self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
+        self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         model_config = make_model_config(config.model)
         if strategy.num_replicas_in_sync > 1 and model_config.conv_norm == "batch_norm":
             model_config = dataclasses.replace(model_config, conv_norm="sync_batch_norm")
@@ -74,12 +82,25 @@ class Trainer:
                 classes=source.num_classes,
                 classifier_activation=None,
             )
-            self.optimizer = optimization.make_optimizer(config.optimizer, self.model, total_steps)
+            self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
             self.loss = keras.metrics.Mean(name="train_loss")
-            self.accuracy = keras.metrics.CategoricalAccuracy(name="train_accuracy")
+            self.accuracy = keras.metrics.Mean(name="train_accuracy")
             self.eval_loss = keras.metrics.Mean(name="eval_loss")
-            self.confusion = losses.ConfusionMatrix(source.num_classes)
-        self.schedule = optimization.make_schedule(config.optimizer, total_steps)
+            self.eval_accuracy = keras.metrics.Mean(name="eval_accuracy")
+            self._confusion = None
+            if not source.multi_label and source.num_classes <= MAX_CONFUSION_CLASSES:
+                self._confusion = losses.ConfusionMatrix(source.num_classes)
+            self.skipped = SkippedSteps()
+        self.schedule = schedule
+
+    def state(self) -> dict[str, list[tf.Variable]]:
+        """Everything that a resumed run has to find again, in groups of variables in a fixed order."""
+        groups = {
+            "model": self.model.variables,
+            "optimizer": self.optimizer.variables,
+            "metrics": [*self.loss.variables, *self.accuracy.variables],
+        }
+        return {name: [v.value for v in group] for name, group in groups.items()} | {"skipped": self.skipped.variables}
 
     def part_random_streams(self) -> None:
         """Gives each replica random numbers of its own, from the state that all share when new or restored.
@@ -100,7 +121,7 @@ class Trainer:
         """Batches of the run from a step on, one share for each replica."""
         return iter(
             self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.training_batches(self._source, self._config, first_step, context)
+                lambda context: pipeline.training_batches(self._source, self._config, first_step, context, self.damaged)
             )
         )
 
@@ -108,51 +129,161 @@ class Trainer:
     def train_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
         """Takes `count` training steps without returning to Python."""
         for _ in tf.range(count):
-            self._strategy.run(self._train_step, args=next(batches))
+            self._strategy.run(self.train_step, args=next(batches))
 
-    def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> None:
-        variables = self.model.trainable_variables
+    def train_step(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> None:
+        """One step of one replica, on its share of the batch; see `pipeline.training_batches`."""
+        batch = self._mixed(images, targets, weights, shares)
+        sums = self._accumulated(batch)
+        context = tf.distribute.get_replica_context()
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        *gradients, loss, hits, weight = sums
+        gradients, norm = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        context.merge_call(self._apply, args=(gradients, finite))
+        counted = tf.where(finite, weight, 0.0)
+        self.loss.update_state(tf.where(finite, tf.math.divide_no_nan(loss, weight), 0.0), counted)
+        self.accuracy.update_state(tf.math.divide_no_nan(hits, weight), counted)
+
+    def _mixed(
+        self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images, targets = tf.cast(images, tf.float32), tf.cast(targets, tf.float32)
+        if self._config.augment.mixup_alpha:
+            return augment.mixup(images, targets, weights, shares)
+        return images, targets, weights
+
+    def _accumulated(self, batch: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+        """`_gradients` summed over the parts of the batch, one after the other."""
+        parts = self._config.accumulation_steps
+        if parts == 1:
+            return self._gradients(*batch)
+        split = [tf.reshape(x, (parts, -1, *x.shape[1:])) for x in batch]
+        total = self._gradients(*(x[0] for x in split))
+
+        def add(index: tf.Tensor, total: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            return index + 1, [a + b for a, b in zip(total, self._gradients(*(x[index] for x in split)), strict=True)]
+
+        return tf.while_loop(lambda index, total: index < parts, add, (tf.constant(1), total))[1]
+
+    def _gradients(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+        """Gradients of all trainable variables, then sums over the images: loss, right ones, weight."""
         with tf.GradientTape() as tape:
-            logits = self.model(images, training=True)
-            values = self._loss_of(labels, logits)
+            logits = self._forward(images)
+            values = self._loss_of(targets, logits) * weights
             loss = tf.reduce_sum(values) / self._config.batch_size
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        # Clipped by the norm over all replicas; `apply` sums over replicas, so each brings its share.
-        replicas = tf.distribute.get_replica_context()
-        gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients, _ = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
-        self.optimizer.apply([gradient / replicas.num_replicas_in_sync for gradient in gradients], variables)
-        self.loss.update_state(values)
-        self.accuracy.update_state(labels, logits)
+        gradients = tape.gradient(loss, [variable.value for variable in self.model.trainable_variables])
+        hits = _share_of_top_class(targets, logits) * weights
+        return [*gradients, *map(tf.reduce_sum, (values, hits, weights))]
+
+    def _forward(self, x: tf.Tensor) -> tf.Tensor:
+        if not self._config.rematerialise:
+            return self.model(x, training=True)
+        for layer in self.model.layers[1:]:  # behind the input
+            x = rematerialised(layer, x) if isinstance(layer, ResidualBlock) else layer(x, training=True)
+        return x
+
+    def _apply(self, strategy: tf.distribute.Strategy, gradients: list[Any], finite: Any) -> None:
+        """Applies gradients, unless they are not finite; called once for all replicas."""
+        ok = strategy.experimental_local_results(finite)[0]  # the same on all
+        variables = self.model.trainable_variables
+
+        def update() -> None:
+            strategy.extended.call_for_each_replica(self.optimizer.apply, args=(gradients, variables))
+
+        tf.cond(ok, update, lambda: None)
+        self.skipped.update(ok)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the moving averages in the place of the model's weights for a while, if the recipe has them."""
+        if not self._config.ema_decay:
+            yield
+            return
+        variables = self.model.trainable_variables
+        kept = [tf.identity(variable.value) for variable in variables]
+        self.optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, kept, strict=True):
+                variable.assign(value)
 
     def evaluate(self) -> dict[str, float]:
         """Evaluates on the whole held-out split, and hands over and resets the training metrics."""
         batches = iter(
             self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.evaluation_batches(self._source, self._config, context)
+                lambda context: pipeline.evaluation_batches(
+                    self._source, self._config, context, self.damaged_in_evaluation
+                )
             )
         )
-        self.eval_loss.reset_state()
-        self.confusion.reset_state()
-        self._evaluate_steps(batches, tf.constant(math.ceil(self._source.num_eval / self._config.batch_size)))
-        self.counts = keras.ops.convert_to_numpy(self.confusion.result())  # all workers have to ask for it
-        row = {
-            "train_loss": float(self.loss.result()),
-            "train_accuracy": float(self.accuracy.result()),
-            "eval_loss": float(self.eval_loss.result()),
-            "eval_accuracy": float(self.counts.trace() / self.counts.sum()),
-        }
+        for metric in (self.eval_loss, self.eval_accuracy, self._confusion):
+            if metric is not None:
+                metric.reset_state()
+        with self.averaged_weights():
+            self._evaluate_steps(batches, tf.constant(math.ceil(self._source.eval.count / self._config.batch_size)))
+        metrics = (self.loss, self.accuracy, self.eval_loss, self.eval_accuracy)
+        row = {metric.name: float(metric.result()) for metric in metrics}
         self.loss.reset_state()
         self.accuracy.reset_state()
         return row
+
+    def confusion(self) -> Any:
+        """Counts of the last evaluation by true and predicted class; `None` for multi-label or too many classes.
+
+        All workers have to ask for it.
+        """
+        return None if self._confusion is None else keras.ops.convert_to_numpy(self._confusion.result())
 
     @tf.function
     def _evaluate_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
         for _ in tf.range(count):
             self._strategy.run(self._evaluate_step, args=next(batches))
 
-    def _evaluate_step(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
-        logits = self.model(images, training=False)
-        values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        self.eval_loss.update_state(values, sample_weight=weights)
-        self.confusion.update_state(labels, logits, sample_weight=weights)
+    def _evaluate_step(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> None:
+        logits = self.model(tf.cast(images, tf.float32), training=False)
+        self.eval_loss.update_state(self._eval_loss_of(tf.cast(targets, tf.float32), logits), weights)
+        self.eval_accuracy.update_state(_share_of_top_class(tf.cast(targets, tf.float32), logits), weights)
+        if self._confusion is not None:
+            self._confusion.update_state(tf.argmax(targets, axis=-1), logits, weights)
+
+
+def _share_of_top_class(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The target of the class with the highest logit: 1 if it is right, `[batch]`; precision@1 of several labels."""
+    return tf.reduce_sum(targets * tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1]), axis=-1)
+
+
+class SkippedSteps:
+    """Counts steps whose loss or gradient was not finite; variables, so that it happens on the device."""
+
+    def __init__(self) -> None:
+        self._step, self._total, self._in_a_row, self._longest, self._last = self.variables = [
+            tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+            for _ in range(5)
+        ]
+
+    def update(self, finite: tf.Tensor) -> None:
+        """Counts a step."""
+        skipped = tf.cast(~finite, tf.int64)
+        in_a_row = (self._in_a_row + 1) * skipped
+        self._last.assign(tf.where(finite, self._last, self._step))
+        self._step.assign(self._step + 1)
+        self._total.assign(self._total + skipped)
+        self._in_a_row.assign(in_a_row)
+        self._longest.assign(tf.maximum(self._longest, in_a_row))
+
+    @property
+    def total(self) -> int:
+        """Steps skipped in the whole run."""
+        return int(self._total.numpy())
+
+    @property
+    def longest(self) -> int:
+        """Most steps skipped in a row."""
+        return int(self._longest.numpy())
+
+    @property
+    def last(self) -> int:
+        """The last step skipped, counted from 0."""
+        return int(self._last.numpy())

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
+from absl import logging
+from etils import epath
 
-if TYPE_CHECKING:  # export and serving need neither
-    import keras
+from experiments.stops import RunStopped
+
+if TYPE_CHECKING:  # export and serving do without
     import ml_collections
 
 CONFIG = "config.json"
@@ -19,11 +19,12 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 CLASSES = "classes.txt"
+DAMAGED = "damaged.txt"  # images that could not be decoded
 REPORT = "report.md"
 _KEPT_CHECKPOINTS = 3
 
 
-def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Refuses a folder that holds another run's checkpoints or metrics.
 
     Args:
@@ -35,7 +36,7 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is a file; give a folder.")
-    if not (tf.train.latest_checkpoint(str(workdir / CHECKPOINTS)) or (workdir / METRICS).exists()):
+    if not (any((workdir / CHECKPOINTS).glob("ckpt-*.index")) or (workdir / METRICS).exists()):
         return  # a run that failed before its first checkpoint has no claim
     if not (workdir / CONFIG).is_file():
         raise ValueError(f"{workdir} holds checkpoints or metrics but no {CONFIG}: choose another --workdir.")
@@ -47,17 +48,17 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def claim(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Writes the config of the run into its folder, which is made if it is missing."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: epath.Path, text: str) -> None:
     """Writes a file that readers see whole or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished = path.parent / f".unfinished-{path.name}"
     unfinished.write_text(text)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _different_fields(mine: Any, theirs: Any, prefix: str = "config") -> list[str]:
@@ -78,34 +79,75 @@ class Checkpoints:
         writes: Whether this process is the one whose checkpoints count. The others of a cluster have to
             take part in saving, and save to a folder of their own that is emptied again.
         worker: Number of this process.
-        **variables: Keras variables of the run, in groups and in their order, which one recipe always
-            repeats. Random number generators are among them; tracking the model would not find these.
+        groups: Variables of the run by name, in an order that one recipe always repeats. Random number
+            generators are among them; tracking the model would not find these.
     """
 
-    def __init__(self, workdir: Path, writes: bool, worker: int, **variables: Sequence[keras.Variable]) -> None:
-        groups = {name: [variable.value for variable in group] for name, group in variables.items()}
+    def __init__(self, workdir: epath.Path, writes: bool, worker: int, groups: dict[str, list[tf.Variable]]) -> None:
         self._checkpoint = tf.train.Checkpoint(**groups)
-        self._read_folder = str(workdir / CHECKPOINTS)
-        folder = self._read_folder if writes else str(workdir / f"{CHECKPOINTS}-worker{worker}")
-        self._manager = tf.train.CheckpointManager(self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS)
+        self._read_folder = workdir / CHECKPOINTS
+        folder = self._read_folder if writes else workdir / f"{CHECKPOINTS}-worker{worker}"
+        if writes:
+            _remove_unfinished(folder)
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=_KEPT_CHECKPOINTS)
         self._writes = writes
+        self._saved = 0
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps."""
-        self._manager.save(checkpoint_number=step)
+        """Saves the state after `step` steps.
+
+        Raises:
+            RunStopped: If the file system refuses, such as a full disk; what was saved before is as it was.
+        """
+        try:
+            self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            _remove_unfinished(epath.Path(self._manager.directory))
+            raise RunStopped(
+                f"The checkpoint of step {step} could not be written to {self._manager.directory} "
+                f"({str(error).splitlines()[0]}). The last good one is of step {self._saved}; make room and repeat "
+                "the command to go on from there."
+            ) from error
+        self._saved = step
         if not self._writes:
             tf.io.gfile.rmtree(self._manager.directory)
 
     def restore_latest(self) -> int:
-        """Restores the newest checkpoint and returns its step, or returns 0 if there is none."""
-        path = tf.train.latest_checkpoint(self._read_folder)
-        if path is None:
-            return 0
-        self._checkpoint.restore(path).assert_existing_objects_matched()
-        return int(path.rpartition("-")[2])
+        """Restores the newest checkpoint that can be read and returns its step, or returns 0 if there is none.
+
+        Raises:
+            ValueError: If there are checkpoints and none can be read.
+        """
+        steps = sorted(
+            (int(path.stem.rpartition("-")[2]) for path in self._read_folder.glob("ckpt-*.index")), reverse=True
+        )
+        for step in steps:
+            path = str(self._read_folder / f"ckpt-{step}")
+            try:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+            except (tf.errors.OpError, ValueError, AssertionError) as error:
+                logging.error("%s is damaged and is passed over: %s", path, str(error).splitlines()[0])
+                continue
+            self._saved = step
+            return step
+        if steps:
+            raise ValueError(
+                f"None of the {len(steps)} checkpoints in {self._read_folder} can be read; restore them from a copy, "
+                "or choose another --workdir to begin anew."
+            )
+        return 0
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+def _remove_unfinished(folder: epath.Path) -> None:
+    """Removes what a killed process left of a checkpoint: parts without an index, which is written last."""
+    for path in folder.glob("ckpt-*"):
+        step = path.name.partition(".")[0]
+        if not (folder / f"{step}.index").exists():
+            path.rmtree() if path.is_dir() else path.unlink()
+            logging.warning("Removed %s, a part of an unfinished checkpoint.", path)
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`, oldest first; none if there is no such file.
 
     A last line without an end was cut off when the run was killed, and is left out.
@@ -115,14 +157,14 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def drop_metrics_after(workdir: Path, step: int) -> None:
+def drop_metrics_after(workdir: epath.Path, step: int) -> None:
     """Removes rows that a resumed run will write again."""
     if (workdir / METRICS).exists():
         rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         write_whole(workdir / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def append_metrics(workdir: Path, row: dict[str, Any]) -> None:
+def append_metrics(workdir: epath.Path, row: dict[str, Any]) -> None:
     """Adds a row to `metrics.jsonl`."""
     with (workdir / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")

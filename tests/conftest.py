@@ -23,7 +23,11 @@ def run():
     """Prepares and trains, as `python -m experiments.train` does."""
     from experiments import loop
 
-    return lambda config, folder, strategy: loop.train(config, folder, strategy, loop.prepare(config, folder, strategy))
+    def train(config, folder, strategy):
+        source = loop.prepare(config, folder, strategy)
+        loop.train(config, folder, strategy, source, *loop.build(config, folder, strategy, source))
+
+    return train
 
 
 @pytest.fixture(autouse=True)

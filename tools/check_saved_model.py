@@ -52,14 +52,14 @@ def classify(version: Path, config: ml_collections.ConfigDict) -> tuple[np.ndarr
     """
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
     name = next(iter(serve.structured_input_signature[1]))
-    images, labels, probabilities = [], [], []
-    for image, label, weight in pipeline.evaluation_batches(sources.prepare(config.dataset), config):
-        count = int(tf.reduce_sum(weight))  # the last batch is filled up
-        scores = next(iter(serve(**{name: image[:count]}).values()))
-        images.append(image[:count].numpy())
-        labels.append(label[:count].numpy())
+    images, targets, probabilities = [], [], []
+    for image, target, weight in pipeline.evaluation_batches(sources.prepare(config.dataset), config):
+        image = tf.boolean_mask(image, weight > 0)  # the last batch is filled up
+        scores = next(iter(serve(**{name: tf.cast(image, tf.float32)}).values()))
+        images.append(image.numpy())
+        targets.append(tf.boolean_mask(target, weight > 0).numpy())
         probabilities.append(scores.numpy())
-    return np.concatenate(images), np.concatenate(labels), np.concatenate(probabilities)
+    return np.concatenate(images), np.concatenate(targets), np.concatenate(probabilities)
 
 
 def add_to_report(folder: Path, version: Path, accuracy: float, mistakes: int, count: int) -> None:
@@ -93,16 +93,16 @@ def check(folder: Path, saved_model: Path) -> str:
             raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
     version = newest_version(saved_model)
     config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
-    images, labels, probabilities = classify(version, config)
+    images, targets, probabilities = classify(version, config)
 
-    right = probabilities.argmax(axis=-1) == labels
+    right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
     accuracy = float(right.mean())
     trained = workdir.read_metrics(folder)[-1]["eval_accuracy"]
     if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
         raise ValueError(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
     first = np.argsort(right, kind="stable")[: report.CONTACT_SHEET]
     names = (folder / workdir.CLASSES).read_text().splitlines()
-    report.plot_predictions(images[first], labels[first], probabilities[first], names, folder / "served.png")
+    report.plot_predictions(images[first], targets[first], probabilities[first], names, folder / "served.png")
     add_to_report(folder, version, accuracy, int((~right).sum()), len(right))
     return f"{version}: {right.sum()} of {len(right)} held-out images right, {accuracy:.2%}"
 

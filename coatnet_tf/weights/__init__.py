@@ -1,5 +1,5 @@
-"""Loading weights: every tensor by its name and shape, or a refusal."""
+"""Weights: files that Keras wrote."""
 
-from coatnet_tf.weights.keras_file import load_weights
+from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table
 
-__all__ = ["load_weights"]
+__all__ = ["Loaded", "load_weights", "resize_table"]

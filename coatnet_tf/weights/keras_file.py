@@ -7,6 +7,7 @@ names and shapes are compared first, so that a model is either loaded whole or l
 from __future__ import annotations
 
 import collections
+import dataclasses
 import io
 import os
 import zipfile
@@ -15,19 +16,49 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 # State of random number generators is no weight; models with and without dropout differ in it.
 _SEED_GENERATOR = "seed_generator"
+_HEAD = "predictions#"
 _NAMED_AT_MOST = 5
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` did beside copying.
+
+    Args:
+        resized: Bias tables that were resized, with both shapes.
+        reset: Weights of the head that kept their new initial values.
+    """
+
+    resized: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [
+            f"{what}: {_enumerate(which)}"
+            for what, which in (("bias tables resized", self.resized), ("begun anew", self.reset))
+            if which
+        ]
+        return "; ".join(parts) or "all as they were"
+
+
+def load_weights(
+    model: keras.Model, path: str | os.PathLike[str], resize: bool = False, reset_head: bool = False
+) -> Loaded:
     """Loads every weight of a model from a file that Keras wrote, or refuses and changes nothing.
 
     Args:
         model: A built model.
         path: `.weights.h5` (from `Model.save_weights`) or `.keras` (from `Model.save`) of the same
             architecture. Layers are matched by name.
+        resize: Whether to resize relative position bias tables, for another input size than the file's.
+        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes.
+
+    Returns:
+        A `Loaded`, which names what was resized and reset; it prints as one line.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -41,15 +72,62 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     >>> trained = coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=10)
     >>> path = os.path.join(tempfile.mkdtemp(), "trained.weights.h5")
     >>> trained.save_weights(path)
-    >>> coatnet_tf.load_weights(coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=10), path)
+    >>> larger = coatnet_tf.CoAtNet(config, input_shape=(48, 48, 3), classes=10)
+    >>> print(coatnet_tf.load_weights(larger, path, resize=True))
+    bias tables resized: s2_block01/s2_block01_attention/relative_bias/table from (1, 7, 7) to (1, 11, 11)
     """
     path = os.fspath(path)
     with _open(path) as file:
         stored = dict(_stored_weights(file))
         wanted = dict(_model_weights(model))
-        _refuse_misfits(path, wanted, stored)
+        reset, resized = [], []
+        if reset_head:
+            reset = [variable.path for name, variable in wanted.items() if name.startswith(_HEAD)]
+            stored, wanted = ({n: x for n, x in which.items() if not n.startswith(_HEAD)} for which in (stored, wanted))
+        values: dict[str, Any] = {}
         for name, variable in wanted.items():
-            variable.assign(stored[name][()])
+            if resize and name in stored and _is_other_table(variable, stored[name]):
+                values[name] = resize_table(stored[name][()], tuple(variable.shape[1:]))
+                resized.append(f"{variable.path} from {tuple(stored[name].shape)} to {tuple(variable.shape)}")
+        _refuse_misfits(path, wanted, {**stored, **values})
+        for name, variable in wanted.items():
+            variable.assign(values[name] if name in values else stored[name][()])
+    return Loaded(tuple(resized), tuple(reset))
+
+
+def resize_table(table: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resizes relative position bias tables bilinearly, axis by axis.
+
+    Distances keep their place relative to the largest one: both ends of an axis stand half a step inside the
+    range, as `tf.image.resize` and the released code have it, so that the centre stays the centre.
+
+    Args:
+        table: `[heads, 2H-1, 2W-1]`.
+        shape: `(2H'-1, 2W'-1)`.
+
+    Returns:
+        `[heads, 2H'-1, 2W'-1]` of the same dtype; the same values at equal size.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.weights import resize_table
+    >>> resize_table(np.array([[[0.0, 1.0, 2.0]]]), (1, 5))[0, 0].tolist()
+    [0.0, 0.4, 1.0, 1.6, 2.0]
+    """
+    rows, columns = (_interpolation(old, new) for old, new in zip(table.shape[1:], shape, strict=True))
+    return (rows @ table.astype("float64") @ columns.T).astype(table.dtype)
+
+
+def _interpolation(old: int, new: int) -> np.ndarray:
+    """`[new, old]` weights of linear interpolation, in float64."""
+    positions = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0.0, 1.0 - np.abs(positions[:, None] - np.arange(old)))
+
+
+def _is_other_table(variable: Any, stored: Any) -> bool:
+    """Whether it is a bias table of as many heads and another size."""
+    is_table = variable.path.endswith("relative_bias/table") and len(stored.shape) == 3
+    return is_table and stored.shape[0] == variable.shape[0] and tuple(stored.shape) != tuple(variable.shape)
 
 
 def _open(path: str) -> h5py.File:
@@ -112,7 +190,8 @@ def _refuse_misfits(path: str, wanted: dict[str, Any], stored: dict[str, Any]) -
     if problems:
         raise ValueError(
             f"The weights in {path!r} do not fit the model: {'; '.join(problems)}. Nothing was loaded; build the "
-            "model with the configuration, classes and input shape that the file was saved with."
+            "model with the configuration, classes and input shape that the file was saved with, or load them with "
+            "resize=True (another input shape) or reset_head=True (other classes)."
         )
 
 

@@ -1,20 +1,29 @@
 """Input pipeline: examples of a `Source` to batches of images in [0, 255].
 
-Order and augmentation are functions of the seed and the position in the run, so a run that resumes sees
-the batches it would have seen.
+Order and augmentation are functions of the seed and the position in the run, so a run that resumes, or one
+on more workers, sees the batches it would have seen. Mixup happens in the training step: batches travel as bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import ml_collections
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from absl import logging
 
-from experiments import augment
+from experiments import augment, randaugment
+from experiments.data import images
+from experiments.data.damage import DamagedImages
+from experiments.data.order import Order
 from experiments.data.sources import Source
 
-SHUFFLE_BUFFER = 65_536  # examples; smaller sets are shuffled whole
+_CHUNK = 32  # images decoded by one thread at a time, at most
+
+
+def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
+    """The order of a run's examples; those that Mixup pairs stay together."""
+    return Order(source.train, config.batch_size, 2 if config.augment.mixup_alpha else 1, config.seed)
 
 
 def training_batches(
@@ -22,6 +31,7 @@ def training_batches(
     config: ml_collections.ConfigDict,
     first_step: int = 0,
     context: tf.distribute.InputContext | None = None,
+    damaged: DamagedImages | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of augmented training images.
 
@@ -30,99 +40,169 @@ def training_batches(
         config: `seed`, `batch_size` (all replicas together), `image_size` and `augment`.
         first_step: Step of the run to begin at.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
+        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0.
 
     Returns:
-        Dataset of `(image, label)`: float32 `[batch, size, size, channels]` in [0, 255], and one-hot
-        float32 `[batch, classes]`. Each epoch is a new order of the split, its last partial batch left out.
+        Dataset of `(image, target, weight, share)`: uint8 `[batch, size, size, channels]`, uint8
+        `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch]`,
+        the image's share in its mixture with its neighbour (see `augment.mixup`).
     """
     context = context or tf.distribute.InputContext()
-    per_epoch = source.num_train // config.batch_size * config.batch_size
-    first = first_step * config.batch_size
+    settings = config.augment
+    order = training_order(source, config)
 
-    def prepare(position: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        seed = tf.stack([tf.cast(config.seed, tf.int64), position])
-        image = _augment(_decode_and_resize(example["image"], source, config.image_size), seed, config.augment)
-        return image, tf.one_hot(_checked_label(example["label"], source), source.num_classes)
+    def load(position: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(config.seed, tf.int64), position])
+        crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+        window = images.inception(crop_seed) if settings.crop == "inception" else images.whole
+        image = images.load(encoded, source.channels, config.image_size, window)
+        if settings.flip:
+            image = augment.random_flip(image, flip_seed)
+        if settings.translate:
+            image = augment.random_translate(image, move_seed, settings.translate)
+        if settings.randaugment_layers:
+            image = randaugment.randaugment(
+                image,
+                rand_seed,
+                settings.randaugment_layers,
+                settings.randaugment_magnitude,
+                settings.randaugment_pixel_scale,
+            )
+        return image
 
-    dataset = _read(source, source.train_split)
-    dataset = dataset.shuffle(min(source.num_train, SHUFFLE_BUFFER), seed=config.seed).take(per_epoch).repeat()
-    dataset = dataset.skip(first).enumerate(start=first)
-    dataset = dataset.shard(context.num_input_pipelines, context.input_pipeline_id)
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(context.get_per_replica_batch_size(config.batch_size), drop_remainder=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    def share(position: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
+        return augment.mixup_share(seed, settings.mixup_alpha)
+
+    def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
+        size = tf.shape(weight)[0]
+        shares = tf.map_fn(share, chunk["position"], tf.float32) if settings.mixup_alpha else tf.ones((size,))
+        return image, _targets(chunk["label"], source), weight, shares
+
+    examples = order.examples(first_step, context.num_input_pipelines, context.input_pipeline_id)
+    batch_size = context.get_per_replica_batch_size(config.batch_size)
+    return _batches(examples, batch_size, order.group, prepare)
 
 
 def evaluation_batches(
     source: Source,
     config: ml_collections.ConfigDict,
     context: tf.distribute.InputContext | None = None,
+    damaged: DamagedImages | None = None,
 ) -> tf.data.Dataset:
     """All evaluation images once, in order, the last batch filled up with images of weight 0.
 
     Args:
         source: The dataset.
-        config: `batch_size` (all replicas together) and `image_size`.
+        config: `batch_size` (all replicas together), `image_size` and `eval_crop`.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
+        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0.
 
     Returns:
-        Dataset of `(image, label, weight)`: float32 `[batch, size, size, channels]` in [0, 255], int64
-        `[batch]`, and float32 `[batch]`, 1 for an example and 0 for filling.
+        Dataset of `(image, target, weight)`: uint8 `[batch, size, size, channels]`, uint8
+        `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
     """
     context = context or tf.distribute.InputContext()
+    window = images.center(config.image_size) if config.eval_crop == "center" else images.whole
 
-    def prepare(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image = _decode_and_resize(example["image"], source, config.image_size)
-        return image, _checked_label(example["label"], source), tf.ones(())
+    def load(position: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        return images.load(encoded, source.channels, config.image_size, window)
 
-    dataset = _read(source, source.eval_split).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
+        return image, _targets(chunk["label"], source), weight
+
+    examples = source.eval.read(0, source.eval.count)
+    label = examples.element_spec["label"]
     filling = tf.data.Dataset.from_tensors(
-        (tf.zeros((config.image_size, config.image_size, source.channels)), tf.zeros((), tf.int64), tf.zeros(()))
+        {"image": tf.constant(""), "label": tf.zeros(label.shape, label.dtype), "name": tf.constant("")}
     )
-    dataset = dataset.concatenate(filling.repeat(-source.num_eval % config.batch_size))
-    dataset = dataset.shard(context.num_input_pipelines, context.input_pipeline_id)
-    dataset = dataset.batch(context.get_per_replica_batch_size(config.batch_size), drop_remainder=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    examples = examples.concatenate(filling.repeat(-source.eval.count % config.batch_size))
+    examples = examples.map(lambda example: {**example, "position": tf.zeros((), tf.int64)})
+    examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
+    batch_size = context.get_per_replica_batch_size(config.batch_size)
+    return _batches(examples.batch(1), batch_size, 1, prepare)
 
 
-def report_resizing(source: Source, image_size: int) -> None:
-    """Logs what the pipeline does to images of another size than the model's."""
-    shape = source.builder.info.features["image"].shape
-    if shape[:2] != (image_size, image_size):
-        stored = "images" if None in shape[:2] else f"images of {shape[0]} x {shape[1]}"
-        logging.info("All %s are resized to %d x %d (bilinear).", stored, image_size, image_size)
+def example_names(source: Source, config: ml_collections.ConfigDict, step: int) -> list[str]:
+    """Names of the examples of one training step's batch, all workers together."""
+    examples = training_order(source, config).examples(step).unbatch().take(config.batch_size)
+    return [name.decode() for name in examples.map(lambda example: example["name"]).as_numpy_iterator()]
 
 
-def _read(source: Source, split: str) -> tf.data.Dataset:
-    """Examples in a fixed order, their images still encoded: cheap to keep, shuffle and skip."""
-    dataset = source.builder.as_dataset(
-        split=split, shuffle_files=False, decoders={"image": tfds.decode.SkipDecoding()}
+def describe(source: Source, config: ml_collections.ConfigDict) -> str:
+    """One sentence on how images come to the model's size."""
+    size = config.image_size
+    train = "a random part (inception crop)" if config.augment.crop == "inception" else "the whole"
+    held_out = "the central square" if config.eval_crop == "center" else "the whole"
+    return (
+        f"Of each training image {train} and of each evaluation image {held_out} is resized to {size} x {size} "
+        "(bilinear, antialiased) unless it has that size."
     )
-    return dataset.map(lambda example: {"image": example["image"], "label": example["label"]})
 
 
-def _decode_and_resize(encoded: tf.Tensor, source: Source, size: int) -> tf.Tensor:
-    image = source.builder.info.features["image"].decode_example(encoded)
-    if image.shape[:2] != (size, size):
-        image = tf.image.resize(image, (size, size), antialias=True)
-    return tf.ensure_shape(tf.cast(image, tf.float32), (size, size, source.channels))
+def _batches(
+    groups: tf.data.Dataset, batch_size: int, group: int, prepare: Callable[..., tuple[tf.Tensor, ...]]
+) -> tf.data.Dataset:
+    """Chunks of the examples prepared side by side, then put together to batches."""
+    chunk = max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= _CHUNK and n % group == 0)
+    chunks = groups.rebatch(chunk, drop_remainder=True)
+    chunks = chunks.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if chunk != batch_size:
+        chunks = chunks.rebatch(batch_size, drop_remainder=True)
+    return chunks.prefetch(tf.data.AUTOTUNE)
 
 
-def _augment(image: tf.Tensor, seed: tf.Tensor, settings: ml_collections.ConfigDict) -> tf.Tensor:
-    flip_seed, translate_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    if settings.flip:
-        image = augment.random_flip(image, flip_seed)
-    if settings.translate:
-        image = augment.random_translate(image, translate_seed, settings.translate)
-    return image
+def _load_chunk(
+    chunk: dict[str, tf.Tensor],
+    load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    source: Source,
+    size: int,
+    damaged: DamagedImages | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and weights; what cannot be decoded becomes a black image of weight 0.
+
+    The images pass through a dataset of their own, because only a dataset can go on after an error.
+    """
+    count = chunk["image"].shape[0]
+    shape = (size, size, source.channels)
+    loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), chunk["position"], chunk["image"]))
+    loaded = loaded.map(lambda index, position, encoded: (index, load(position, encoded))).ignore_errors()
+    # One more, so that there is a batch even if none can be decoded.
+    extra = tf.data.Dataset.from_tensors((tf.constant(count), tf.zeros(shape, tf.uint8)))
+    index, image = loaded.concatenate(extra).batch(count + 1).get_single_element()
+
+    def fill() -> tuple[tf.Tensor, tf.Tensor]:
+        weight = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.float32), (count + 1,))[:count]
+        lost = tf.boolean_mask(chunk["name"], (weight == 0) & (chunk["name"] != ""))  # filling has no name
+        with tf.control_dependencies([_report(lost, damaged)]):
+            return tf.scatter_nd(index[:, None], image, (count + 1, *shape))[:count], weight
+
+    image, weight = tf.cond(tf.equal(tf.size(index), count + 1), lambda: (image[:count], tf.ones((count,))), fill)
+    return tf.ensure_shape(image, (count, *shape)), tf.ensure_shape(weight, (count,))
 
 
-def _checked_label(label: tf.Tensor, source: Source) -> tf.Tensor:
-    message = f"A label of dataset {source.builder.name!r} is outside 0 to {source.num_classes - 1}."
+def _report(names: tf.Tensor, damaged: DamagedImages | None) -> Any:
+    if damaged is None:
+        return tf.no_op()
+
+    def add(names: Any) -> None:
+        for name in names:
+            damaged.add(name.decode())
+
+    return tf.numpy_function(add, [names], [])
+
+
+def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:
+    """uint8 `[count, classes]` with 1 for each class of the example."""
+    if source.multi_label:
+        return labels
+    message = f"A label of dataset {source.name!r} is outside 0 to {source.num_classes - 1}."
     with tf.control_dependencies(
         [
-            tf.debugging.assert_non_negative(label, message),
-            tf.debugging.assert_less(label, tf.cast(source.num_classes, label.dtype), message),
+            tf.debugging.assert_non_negative(labels, message),
+            tf.debugging.assert_less(labels, tf.constant(source.num_classes, tf.int64), message),
         ]
     ):
-        return tf.identity(label)
+        return tf.one_hot(labels, source.num_classes, dtype=tf.uint8)

@@ -1,20 +1,24 @@
-"""From a dataset's name to a prepared TFDS builder whose fitness for the run has been checked."""
+"""From a dataset's name to its splits, prepared and checked for the run."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.data import digits, fashion_mnist
+from experiments.data import digits, fashion_mnist, folder, image_archives
+from experiments.data.readers import Reader, RecordFiles
 
 # Builders of this project, by name; any other name is looked up in TFDS.
 OWN_BUILDERS = {
     "digits": digits.Digits,
     "fashion_mnist_idx": fashion_mnist.FashionMnistIdx,
+    "image_archives": image_archives.ImageArchives,
 }
 
 
@@ -23,40 +27,35 @@ class Source:
     """A prepared dataset for image classification.
 
     Args:
-        builder: The prepared builder; its examples have an `image` and a `label`.
-        train_split: Split to train on, a name or slice such as `"train[:90%]"`.
-        eval_split: Held-out split to evaluate on.
+        name: Its name, for reports.
+        train: The training split.
+        eval: The held-out split.
         class_names: Names of the classes, in the order of the labels.
+        channels: Channels that images are decoded to, 1 or 3.
+        multi_label: Whether an image can have several classes.
     """
 
-    builder: tfds.core.DatasetBuilder
-    train_split: str
-    eval_split: str
+    name: str
+    train: Reader
+    eval: Reader
     class_names: tuple[str, ...]
+    channels: int
+    multi_label: bool = False
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def channels(self) -> int:
-        return self.builder.info.features["image"].shape[-1]
 
-    @property
-    def num_train(self) -> int:
-        return self.builder.info.splits[self.train_split].num_examples
-
-    @property
-    def num_eval(self) -> int:
-        return self.builder.info.splits[self.eval_split].num_examples
-
-
-def prepare(dataset: ml_collections.ConfigDict) -> Source:
+def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], None]], None] | None = None) -> Source:
     """Finds and prepares the dataset of a recipe.
 
     Args:
-        dataset: `name`, `train_split`, `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its
-            own default if empty) and `manual_dir` (folder of files that TFDS does not download).
+        dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, or `folder:PATH`), `train_split`,
+            `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty) and
+            `manual_dir` (folder of files that TFDS does not download).
+        in_turn: Calls the function it is given when this process may prepare; see
+            `strategies.chief_first`. At once by default.
 
     Returns:
         A `Source`.
@@ -65,19 +64,29 @@ def prepare(dataset: ml_collections.ConfigDict) -> Source:
         ValueError: If the dataset or a split is unknown, or it is none for image classification.
         FileNotFoundError: If files of the dataset are missing.
     """
-    builder = _find_builder(dataset.name, dataset.data_dir or None)
-    manual_dir = dataset.manual_dir or None
-    try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
-    except AssertionError as error:  # how TFDS says that manual_dir lacks something
-        raise FileNotFoundError(
-            f"Dataset {dataset.name!r} could not be prepared; its files go to --config.dataset.manual_dir: {error}"
-        ) from error
-    _check_features(dataset.name, builder)
+    name = dataset.name.removeprefix("tfds:")
+    if not name:
+        raise ValueError(
+            "config.dataset.name is empty; name a dataset with --data=tfds:NAME or --data=folder:PATH, as this recipe "
+            "has none of its own."
+        )
+    if name.startswith("folder:"):
+        class_names, train, held_out = folder.read(
+            name.removeprefix("folder:"), dataset.train_split, dataset.eval_split
+        )
+        return Source(name, train, held_out, class_names, channels=3)
+    builder = _find_builder(name, dataset.data_dir or None)
+    (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, builder, dataset.manual_dir or None))
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise ValueError(
+            f"Dataset {name!r} is prepared as {builder.info.file_format.value}; this program reads tfrecord. Prepare "
+            "it again in another config.dataset.data_dir."
+        )
+    class_names, channels, multi_label = _check_features(name, builder)
     for split in (dataset.train_split, dataset.eval_split):
-        _check_split(dataset.name, builder, split)
-    names = tuple(builder.info.features["label"].names)
-    return Source(builder, dataset.train_split, dataset.eval_split, names)
+        _check_split(name, builder, split)
+    train, held_out = (RecordFiles(builder, split) for split in (dataset.train_split, dataset.eval_split))
+    return Source(name, train, held_out, class_names, channels, multi_label)
 
 
 def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -89,22 +98,39 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         known = tfds.list_builders()
         near = difflib.get_close_matches(name, known, n=5)
         raise ValueError(
-            f"There is no dataset {name!r}; the known ones are {', '.join(OWN_BUILDERS)} and the {len(known)} names "
-            f"that tfds.list_builders() gives{', such as ' + ', '.join(near) if near else ''}."
+            f"There is no dataset {name!r}; the known ones are {', '.join(OWN_BUILDERS)}, folder:PATH and the "
+            f"{len(known)} names that tfds.list_builders() gives{', such as ' + ', '.join(near) if near else ''}."
         ) from None
 
 
-def _check_features(name: str, builder: tfds.core.DatasetBuilder) -> None:
+def _prepare(name: str, builder: tfds.core.DatasetBuilder, manual_dir: str | None) -> None:
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+    except AssertionError as error:  # how TFDS says that manual_dir lacks something
+        raise FileNotFoundError(
+            f"Dataset {name!r} could not be prepared; its files go to --config.dataset.manual_dir: {error}"
+        ) from error
+
+
+def _check_features(name: str, builder: tfds.core.DatasetBuilder) -> tuple[tuple[str, ...], int, bool]:
+    """Names of the classes, channels, and whether an image can have several classes."""
     features: Any = builder.info.features
     fields = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image, label = fields.get("image"), fields.get("label")
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    multi_label = isinstance(label, tfds.features.Sequence)
+    of_class = label.feature if isinstance(label, tfds.features.Sequence) else label
+    if not isinstance(image, tfds.features.Image) or not isinstance(of_class, tfds.features.ClassLabel):
         raise ValueError(
             f"Dataset {name!r} is none for image classification: its examples need an `image` (tfds.features.Image) "
-            f"and a `label` (tfds.features.ClassLabel); they have {features}."
+            f"and a `label` (tfds.features.ClassLabel, or a Sequence of it); they have {features}."
         )
-    if image.shape[-1] is None:
-        raise ValueError(f"Dataset {name!r} does not state the number of channels of its images.")
+    channels = image.shape[-1] or 3
+    if channels not in (1, 3, 4) or image.np_dtype != np.uint8:
+        raise ValueError(
+            f"Images of dataset {name!r} have {channels} channels of {np.dtype(image.np_dtype)}; grey, RGB or RGBA "
+            "images of uint8 are expected."
+        )
+    return tuple(of_class.names), min(channels, 3), multi_label
 
 
 def _check_split(name: str, builder: tfds.core.DatasetBuilder, split: str) -> None:

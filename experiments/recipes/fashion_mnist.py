@@ -10,42 +10,32 @@ The layout and the rates were chosen by runs that held out the last 5,000 traini
 import ml_collections
 
 from experiments.data.fashion_mnist import DEFAULT_FOLDER
+from experiments.recipes import base
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.epochs = 13
-    config.batch_size = 64
+    config = base.get_config()
+    config.epochs = 15
+    config.batch_size = 128
     config.image_size = 28
-    config.dtype = "float32"
-    config.label_smoothing = 0.0
-    config.steps_per_call = 100
+    config.label_smoothing = 0.1
 
-    config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "fashion_mnist_idx"
-    config.dataset.train_split = "train"
     config.dataset.eval_split = "test"
-    config.dataset.data_dir = ""
     config.dataset.manual_dir = DEFAULT_FOLDER
 
-    config.augment = ml_collections.ConfigDict()
     config.augment.flip = True
-    config.augment.translate = 0
+    config.augment.translate = 1
 
-    config.model = ml_collections.ConfigDict()
     config.model.name = "coatnet-fashion"
     config.model.depths = (3, 1, 1, 1, 1)
     config.model.widths = (32, 48, 64, 96, 96)
     config.model.strides = (2, 2, 1, 1, 1)
     config.model.layout = "C-C-T-T"
+    config.model.drop_path_rate = 0.0
     config.model.kernel_initializer = "lecun_normal"
 
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.min_learning_rate = 1e-5
-    config.optimizer.warmup_steps = 500
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 1.0
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 300
     return config

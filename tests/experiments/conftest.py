@@ -41,6 +41,21 @@ def config(data_dir):
 
 
 @pytest.fixture
+def every_part(config):
+    """The same with every part of the paper's recipes in use."""
+    config.batch_size = 16
+    config.ema_decay = 0.9
+    config.accumulation_steps = 2
+    config.checkpoint_steps = 4
+    config.augment.crop = "inception"
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 5.0
+    config.augment.randaugment_pixel_scale = 8 / 224
+    config.augment.mixup_alpha = 0.8
+    return config
+
+
+@pytest.fixture
 def assert_same_models():
     """Compares the models that two runs left, to what rounding in another order of sums allows."""
 

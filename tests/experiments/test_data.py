@@ -1,5 +1,6 @@
 """Datasets and the input pipeline."""
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -36,11 +37,11 @@ def test_digits_are_scikit_learns(config):
 
     config.dataset.train_split, config.dataset.eval_split = "train", "test"
     source = sources.prepare(config.dataset)
-    assert (source.num_train, source.num_eval, source.num_classes, source.channels) == (1438, 359, 10, 1)
+    assert (source.train.count, source.eval.count, source.num_classes, source.channels) == (1438, 359, 10, 1)
     found = [
         (image.tobytes(), int(label))
         for split in ("train", "test")
-        for image, label in source.builder.as_dataset(split=split, as_supervised=True).as_numpy_iterator()
+        for image, label in source.train.builder.as_dataset(split=split, as_supervised=True).as_numpy_iterator()
     ]
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")
@@ -54,19 +55,16 @@ def test_training_batches_hold_each_example_once_an_epoch(config):
     source = sources.prepare(config.dataset)
     everything = sorted(
         image.tobytes()
-        for image in collect(
-            pipeline.evaluation_batches(
-                sources.Source(source.builder, "", config.dataset.train_split, source.class_names), config
-            )
-        )[0]
+        for image in collect(pipeline.evaluation_batches(dataclasses.replace(source, eval=source.train), config))[0]
     )
     epochs = pipeline.training_batches(source, config).take(10)
-    images, labels = collect(epochs)
-    assert images.shape == (320, 8, 8, 1) and images.dtype == np.float32
+    images, targets, weights, _ = collect(epochs)
+    assert images.shape == (320, 8, 8, 1) and images.dtype == np.uint8
     assert sorted(image.tobytes() for image in images[:160]) == everything
     assert sorted(image.tobytes() for image in images[160:]) == everything
     assert (images[:160] != images[160:]).any()
-    np.testing.assert_array_equal(labels.sum(axis=1), 1)
+    np.testing.assert_array_equal(targets.sum(axis=1), 1)
+    np.testing.assert_array_equal(weights, 1)
 
 
 @pytest.mark.parametrize("first_step", [3, 5, 8])
@@ -78,25 +76,29 @@ def test_training_batches_go_on_where_they_stopped(config, first_step):
         np.testing.assert_array_equal(mine, theirs[first_step * config.batch_size :])
 
 
-def test_workers_share_each_batch(config):
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.8])
+def test_workers_share_each_batch(config, mixup_alpha):
+    config.augment.mixup_alpha = mixup_alpha
+    group = 2 if mixup_alpha else 1
     source = sources.prepare(config.dataset)
-    whole, _ = collect(pipeline.training_batches(source, config).take(5))
+    whole = collect(pipeline.training_batches(source, config).take(5))
     shares = [
-        collect(pipeline.training_batches(source, config, 0, tf.distribute.InputContext(2, worker, 2)).take(5))[0]
+        collect(pipeline.training_batches(source, config, 0, tf.distribute.InputContext(2, worker, 2)).take(5))
         for worker in (0, 1)
     ]
-    for step in range(5):
-        batch = whole[step * 32 : (step + 1) * 32]
+    for part in range(4):
+        groups = whole[part].reshape(5, 32 // group, group, *whole[part].shape[1:])
         for worker in (0, 1):
-            np.testing.assert_array_equal(shares[worker][step * 16 : (step + 1) * 16], batch[worker::2])
+            mine = shares[worker][part].reshape(5, 16 // group, group, *whole[part].shape[1:])
+            np.testing.assert_array_equal(mine, groups[:, worker::2])
 
 
 def test_evaluation_counts_every_example_once(config):
     source = sources.prepare(config.dataset)
-    images, labels, weights = collect(pipeline.evaluation_batches(source, config))
+    images, targets, weights = collect(pipeline.evaluation_batches(source, config))
     assert len(images) == 64 and weights.tolist() == [1] * 50 + [0] * 14
-    expected = [int(label) for _, label in source.builder.as_dataset(split="test[:50]", as_supervised=True)]
-    assert labels[:50].tolist() == expected
+    expected = [int(label) for _, label in source.eval.builder.as_dataset(split="test[:50]", as_supervised=True)]
+    assert targets[:50].argmax(axis=1).tolist() == expected
 
 
 def test_images_are_resized_to_the_models_size(config):
@@ -110,11 +112,11 @@ def test_fashion_mnist_from_idx_files(config, idx_folder, tmp_path):
     config.dataset.update(name="fashion_mnist_idx", manual_dir=str(idx_folder), data_dir=str(tmp_path / "prepared"))
     config.dataset.update(train_split="train", eval_split="test")
     source = sources.prepare(config.dataset)
-    assert (source.num_train, source.num_eval, source.class_names[9]) == (20, 10, "Ankle boot")
+    assert (source.train.count, source.eval.count, source.class_names[9]) == (20, 10, "Ankle boot")
     config.batch_size, config.image_size = 5, 28
-    images, labels, _ = collect(pipeline.evaluation_batches(source, config))
+    images, targets, _ = collect(pipeline.evaluation_batches(source, config))
     expected, _ = fashion_mnist.read_split(idx_folder, "test")
-    order = np.argsort(labels)
+    order = np.argsort(targets.argmax(axis=1))
     np.testing.assert_array_equal(images[order], expected)
 
 
@@ -165,7 +167,7 @@ def test_damaged_files_are_refused(config, idx_folder, tmp_path, damage, error, 
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"name": "digit"}, "no dataset 'digit'; the known ones are digits, fashion_mnist_idx and the .* names"),
+        ({"name": "digit"}, "no dataset 'digit'; the known ones are digits, fashion_mnist_idx, .* and the .* names"),
         ({"name": "cifar_10"}, "such as .*cifar10"),
         ({"train_split": "training"}, "no split 'training'; it has train, test, and slices"),
         ({"eval_split": "test[:0]"}, "holds no examples"),
@@ -179,7 +181,7 @@ def test_unknown_names_are_refused(config, field, message):
 
 def test_labels_outside_the_range_are_refused(config):
     source = sources.prepare(config.dataset)
-    nine_classes = sources.Source(source.builder, "train", "test", source.class_names[:9])
+    nine_classes = dataclasses.replace(source, class_names=source.class_names[:9])
     for batches in (pipeline.training_batches(nine_classes, config), pipeline.evaluation_batches(nine_classes, config)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="A label of dataset .*digits.* is outside 0 to 8"):
             collect(batches.take(5))

@@ -1,0 +1,52 @@
+"""Counting of images that cannot be decoded."""
+
+from __future__ import annotations
+
+import threading
+
+from absl import logging
+
+from experiments.stops import RunStopped
+
+
+class DamagedImages:
+    """Names of the images that could not be decoded, each once.
+
+    Args:
+        num_images: Number of images in the split.
+        max_share: Share of them that may be damaged.
+    """
+
+    def __init__(self, num_images: int, max_share: float) -> None:
+        self._num_images = num_images
+        self._max_share = max_share
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, name: str) -> None:
+        """Counts and reports an image, unless it has been before; called by the pipeline's threads."""
+        with self._lock:
+            if name not in self._names:
+                self._names.add(name)
+                logging.warning("%s cannot be decoded and is left out.", name)
+
+    @property
+    def names(self) -> list[str]:
+        """The names so far, sorted."""
+        with self._lock:
+            return sorted(self._names)
+
+    def check(self) -> None:
+        """Stops a run whose data is worse than the recipe allows.
+
+        Raises:
+            RunStopped: If the share is above the allowed one.
+        """
+        names = self.names
+        if len(names) > self._max_share * self._num_images:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise RunStopped(
+                f"{len(names)} of {self._num_images} images cannot be decoded, more than "
+                f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend or remove them, or raise "
+                "that share."
+            )

@@ -1,0 +1,142 @@
+"""Where the examples of a split lie, and how any run of them is read, still encoded, in a given order of files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+_FILES_AT_ONCE = 16
+_WINDOW_BYTES = 2**30
+
+# `image` (the file's bytes), `label` (int64; of a multi-label dataset uint8 [classes]), `name` (for reports).
+Example = dict[str, tf.Tensor]
+
+
+class Reader(Protocol):
+    """A split whose examples can be read from anywhere."""
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+
+    @property
+    def num_files(self) -> int:
+        """Number of files that can be read side by side."""
+
+    @property
+    def window(self) -> int | None:
+        """Number of examples to hold in memory and shuffle as a whole; `None` if `read` gives a random order."""
+
+    def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
+        """Examples `first` to `last`, exclusive, as `Example`.
+
+        Args:
+            first: int64 scalar.
+            last: int64 scalar.
+            seed: int64 `[2]` that the order of files follows; `None` for the order in which they are stored.
+        """
+
+
+def permutation(count: Any, seed: Any) -> tf.Tensor:
+    """A permutation of `count` numbers that is a function of the seed, int64 `[2]`."""
+    return tf.argsort(tf.random.stateless_uniform((count,), seed, 0, 2**62, dtype=tf.int64), stable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFiles:
+    """A split of a TFDS dataset in TFRecord files.
+
+    Args:
+        builder: A prepared builder.
+        split: Name or slice of a split.
+    """
+
+    builder: tfds.core.DatasetBuilder
+    split: str
+
+    @property
+    def _files(self) -> Sequence[Any]:
+        return self.builder.info.splits[self.split].file_instructions
+
+    @property
+    def count(self) -> int:
+        return self.builder.info.splits[self.split].num_examples
+
+    @property
+    def num_files(self) -> int:
+        return len(self._files)
+
+    @property
+    def window(self) -> int:
+        splits = self.builder.info.splits
+        mean_bytes = sum(splits[name].num_bytes for name in splits) / sum(splits[name].num_examples for name in splits)
+        return min(self.count, max(1, int(_WINDOW_BYTES / max(1.0, mean_bytes))))
+
+    def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
+        files = self._files
+        names = tf.constant([str(file.filename) for file in files])
+        skipped, taken = (tf.constant([getattr(f, field) for f in files], tf.int64) for field in ("skip", "take"))
+        if seed is not None:
+            order = permutation(len(files), seed)
+            names, skipped, taken = (tf.gather(values, order) for values in (names, skipped, taken))
+        ends = tf.cumsum(taken)
+        starts = ends - taken
+        lower, upper = tf.maximum(starts, first), tf.minimum(ends, last)
+        wanted = lower < upper
+        parts = [tf.boolean_mask(x, wanted) for x in (names, skipped + lower - starts, upper - lower)]
+        return tf.data.Dataset.from_tensor_slices(tuple(parts)).interleave(
+            self._read_file, cycle_length=_FILES_AT_ONCE, num_parallel_calls=_FILES_AT_ONCE, deterministic=True
+        )
+
+    def _read_file(self, file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+        records = tf.data.TFRecordDataset(file, buffer_size=2**20).enumerate().skip(skip).take(take)
+        features = self.builder.info.features
+
+        def parse(index: tf.Tensor, record: tf.Tensor) -> Example:
+            example = features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
+            label = example["label"]
+            if isinstance(features["label"], tfds.features.Sequence):
+                label = tf.reduce_max(tf.one_hot(label, features["label"].feature.num_classes, dtype=tf.uint8), axis=0)
+            name = tf.strings.join([file, ", record ", tf.strings.as_string(index)])
+            return {"image": example["image"], "label": label, "name": name}
+
+        return records.map(parse)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Image files with one label each.
+
+    Args:
+        paths: Paths of the files.
+        labels: Their labels.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_files(self) -> int:
+        return len(self.paths)
+
+    @property
+    def window(self) -> None:
+        return None
+
+    def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
+        examples = {"name": tf.constant(self.paths), "label": tf.constant(self.labels, tf.int64)}
+        order = tf.range(self.count) if seed is None else permutation(self.count, seed)
+        wanted = {field: tf.gather(values, order[first:last]) for field, values in examples.items()}
+        return tf.data.Dataset.from_tensor_slices(wanted).map(
+            lambda example: {"image": tf.io.read_file(example["name"]), **example},
+            num_parallel_calls=_FILES_AT_ONCE,
+            deterministic=True,
+        )

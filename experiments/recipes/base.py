@@ -1,0 +1,67 @@
+"""Every field that a recipe has, with the values that most share; a recipe states what it changes."""
+
+import ml_collections
+
+import coatnet_tf
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The fields; those left at `None` or empty are for the recipe to fill."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.epochs = ml_collections.config_dict.placeholder(int)
+    config.batch_size = ml_collections.config_dict.placeholder(int)  # of all replicas together
+    config.image_size = ml_collections.config_dict.placeholder(int)
+    config.eval_crop = "none"  # "center": the central square; "none": the whole image
+    config.dtype = "float32"  # or "mixed_bfloat16"
+    config.loss = "softmax"  # or "sigmoid"
+    config.label_smoothing = 0.0
+    config.ema_decay = 0.0  # of the averaged weights that are evaluated and kept; 0: none
+    config.accumulation_steps = 1  # parts of a batch taken one after the other, to save memory
+    config.rematerialise = False  # recompute the activations of the blocks, to save memory
+    config.steps_per_call = 100  # steps between two looks at the progress
+    config.checkpoint_steps = 0  # steps between two checkpoints, beside those of the epochs; 0: none
+    config.max_skipped_steps = 20  # in a row whose loss or gradient is not finite
+    config.init_from = ""  # weights to begin with: a run's folder, or a file
+    config.reset_head = False  # with init_from: begin with a new classifier
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = ""  # of TFDS or of this project, or folder:PATH
+    config.dataset.train_split = "train"
+    config.dataset.eval_split = "validation"
+    config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty
+    config.dataset.manual_dir = ""  # files that TFDS does not download
+    config.dataset.max_damaged_share = 0.001  # of the images
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.crop = "none"  # "inception": a random part; "none": the whole image
+    config.augment.flip = False
+    config.augment.translate = 0  # pixels
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = 0.0
+    config.augment.randaugment_pixel_scale = 1.0  # of translations and cutouts; size / 224 for small images
+    config.augment.mixup_alpha = 0.0
+
+    config.model = ml_collections.ConfigDict()
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = ml_collections.config_dict.placeholder(float)  # peak
+    config.optimizer.min_learning_rate = 1e-5
+    config.optimizer.decay = "cosine"  # or "linear", "constant"
+    config.optimizer.warmup_steps = 0
+    config.optimizer.warmup_epochs = 0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 1.0
+    return config
+
+
+def family_model(name: str) -> ml_collections.ConfigDict:
+    """A model of the paper's family, `coatnet0` to `coatnet7`, with the fields that recipes change."""
+    model = ml_collections.ConfigDict()
+    model.name = name.replace("coatnet", "coatnet-")
+    model.drop_path_rate = 0.0
+    model.downsampling = "expand_conv"
+    model.relative_attention = True
+    model.head_size = coatnet_tf.FAMILY[model.name].head_size
+    model.conv_norm = "batch_norm"
+    return model

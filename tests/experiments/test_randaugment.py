@@ -1,0 +1,125 @@
+"""RandAugment: tensorflow-addons' geometry, the paper's ranges, and seeds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments import augment, randaugment
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "addons_image_ops.npz")
+OPERATIONS = {
+    "rotate_degrees": randaugment.rotate,
+    "translate_xy_pixels": lambda image, pixels: randaugment.translate(image, pixels, 2 * pixels),
+    "shear_x": randaugment.shear_x,
+    "sharpness": randaugment.sharpness,
+    "equalize": lambda image, _: randaugment.equalize(image),
+}
+
+
+@pytest.mark.parametrize("case", sorted(set(GOLDEN) - {"image"}))
+def test_operations_are_tensorflow_addons(case):
+    name, _, argument = case.partition("/")
+    result = OPERATIONS[name](tf.constant(GOLDEN["image"]), float(argument or 0))
+    difference = np.abs(result.numpy().astype(int) - GOLDEN[case])
+    assert difference.max() <= (1 if name == "sharpness" else 0), (difference.max(), (difference > 0).mean())
+
+
+def test_shear_y_is_shear_x_of_the_transposed_image():
+    image = tf.constant(GOLDEN["image"])
+    expected = tf.transpose(randaugment.shear_x(tf.transpose(image, (1, 0, 2)), 0.2), (1, 0, 2))
+    np.testing.assert_array_equal(randaugment.shear_y(image, 0.2), expected)
+
+
+def of_name(name, image, magnitude, seed=(0, 0), **arguments):
+    index = list(randaugment.OPERATIONS).index(name)
+    return randaugment.apply(image, tf.constant(index), magnitude, tf.constant(seed, tf.int64), **arguments).numpy()
+
+
+@pytest.fixture
+def ramp():
+    """16 x 16 x 3 with every value of 0..255 in each channel."""
+    return tf.constant(np.repeat(np.arange(256, dtype="uint8").reshape(16, 16, 1), 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude", "expected"),
+    [
+        ("Invert", 10, lambda x: 255 - x),
+        ("Posterize", 10, lambda x: x // 16 * 16),
+        ("Posterize", 15, lambda x: x // 4 * 4),
+        ("Posterize", 30, lambda x: x),
+        ("Solarize", 5, lambda x: np.where(x < 128, x, 255 - x)),
+        ("Solarize", 15, lambda x: x),
+        ("SolarizeAdd", 5, lambda x: np.where(x < 128, x + 55, x)),
+        ("SolarizeAdd", 15, lambda x: np.where(x < 128, np.minimum(x + 165, 255), x)),
+        ("Brightness", 5, lambda x: x),
+        ("Brightness", 15, lambda x: np.minimum(np.floor((x * np.float32(2.8)).astype("float32")), 255)),
+        ("Color", 15, lambda x: x),
+        ("AutoContrast", 15, lambda x: x),
+        ("Equalize", 15, lambda x: x),
+    ],
+)
+def test_arguments_follow_the_magnitude(ramp, name, magnitude, expected):
+    np.testing.assert_array_equal(of_name(name, ramp, magnitude), expected(ramp.numpy().astype(int)))
+
+
+def test_autocontrast_stretches():
+    image = tf.constant(np.array([[[50], [150], [100]]], "uint8"))
+    assert of_name("AutoContrast", image, 5).ravel().tolist() == [0, 255, 127]
+
+
+def test_contrast_blends_with_the_mean():
+    image = tf.constant(np.array([[[100], [200]]], "uint8"))
+    assert of_name("Contrast", image, 0).ravel().tolist() == [145, 155]  # factor 0.1 about 150
+
+
+def test_magnitude_fifteen_rotates_by_45_degrees(ramp):
+    turned = {of_name("Rotate", ramp, 15, (0, seed)).tobytes() for seed in range(20)}
+    assert turned == {randaugment.rotate(ramp, angle).numpy().tobytes() for angle in (45.0, -45.0)}
+
+
+def test_translation_and_cutout_scale_with_small_images(ramp):
+    moved = {of_name("TranslateX", ramp, 10, (0, s), pixel_scale=0.04).tobytes() for s in range(20)}
+    assert moved == {randaugment.translate(ramp, x, 0.0).numpy().tobytes() for x in (4.0, -4.0)}
+    covered = [(of_name("Cutout", ramp + 1, 10, (0, s), pixel_scale=0.05)[..., 0] == 128) for s in range(30)]
+    assert max(c.sum() for c in covered) in (16, 17)  # 4 x 4, and the one pixel that had the value
+    assert len({c.tobytes() for c in covered}) > 20
+
+
+def test_randaugment_is_a_function_of_its_seed_and_picks_every_operation():
+    image = tf.constant(GOLDEN["image"])
+
+    @tf.function
+    def once(seed):
+        return randaugment.randaugment(image, tf.stack([0, seed]), layers=1, magnitude=9)
+
+    results = [once(tf.constant(seed)).numpy().tobytes() for seed in range(150)]
+    assert results[:10] == [once(tf.constant(seed)).numpy().tobytes() for seed in range(10)]
+    single = {name: {of_name(name, image, 9, (0, s)).tobytes() for s in range(8)} for name in randaugment.OPERATIONS}
+    for name in set(single) - {"Cutout"}:
+        assert single[name] & set(results), name
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_operation_takes_grey_and_colour(channels):
+    image = tf.constant(GOLDEN["image"][..., :channels])
+    for name in randaugment.OPERATIONS:
+        result = of_name(name, image, 15)
+        assert result.shape == image.shape and result.dtype == np.uint8, name
+
+
+def test_mixup_mixes_pairs():
+    images = tf.reshape(tf.range(4.0), (4, 1, 1, 1))
+    shares = tf.constant([0.75, 0.75, 1.0, 1.0])
+    mixed, targets, weights = augment.mixup(images, tf.eye(4), tf.constant([1.0, 1.0, 1.0, 0.0]), shares)
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], [0.25, 0.75, 2, 3])
+    np.testing.assert_allclose(targets[:2], [[0.75, 0.25, 0, 0], [0.25, 0.75, 0, 0]])
+    np.testing.assert_allclose(weights, [1, 1, 0, 0])
+
+
+def test_mixup_shares_are_of_the_beta_distribution():
+    shares = np.array([augment.mixup_share(tf.constant([1, seed]), 0.8) for seed in range(500)])
+    assert abs(shares.mean() - 0.5) < 0.05
+    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.15)
