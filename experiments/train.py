@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.reset_head:
         config.reset_head = True
     try:
-        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
+        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
         source = loop.prepare(config, folder, strategy)
         start = loop.build(config, folder, strategy, source)
     except (ValueError, FileNotFoundError) as error:
@@ -63,5 +63,6 @@ if __name__ == "__main__":
     flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
     flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
+    flags.DEFINE_integer("logical_cpus", 1, "Devices that the CPU is parted into, for --strategy=mirrored.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

@@ -125,7 +125,7 @@ class Checkpoints:
             path = str(self._read_folder / f"ckpt-{step}")
             try:
                 self._checkpoint.restore(path).assert_existing_objects_matched()
-            except (tf.errors.OpError, ValueError, AssertionError) as error:
+            except (tf.errors.OpError, ValueError, IndexError, AssertionError) as error:  # as TensorFlow reports it
                 logging.error("%s is damaged and is passed over: %s", path, str(error).splitlines()[0])
                 continue
             self._saved = step
@@ -143,7 +143,7 @@ def _remove_unfinished(folder: epath.Path) -> None:
     for path in folder.glob("ckpt-*"):
         step = path.name.partition(".")[0]
         if not (folder / f"{step}.index").exists():
-            path.rmtree() if path.is_dir() else path.unlink()
+            tf.io.gfile.rmtree(str(path)) if path.is_dir() else path.unlink()
             logging.warning("Removed %s, a part of an unfinished checkpoint.", path)
 
 

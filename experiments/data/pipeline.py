@@ -77,7 +77,7 @@ def training_batches(
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
         size = tf.shape(weight)[0]
-        shares = tf.map_fn(share, chunk["position"], tf.float32) if settings.mixup_alpha else tf.ones((size,))
+        shares = tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32) if settings.mixup_alpha else tf.ones((size,))
         return image, _targets(chunk["label"], source), weight, shares
 
     examples = order.examples(first_step, context.num_input_pipelines, context.input_pipeline_id)

@@ -1,0 +1,70 @@
+"""Trains in processes that are killed at random moments, then in one that may finish.
+
+    python tests/experiments/killed_runs.py CONFIG.json FOLDER KILLS SEED
+
+Every third process is killed while it writes a checkpoint, the others up to 1.5 s after their first steps. The processes
+are forked from this one, which has imported TensorFlow but used nothing of it.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import ml_collections
+
+from experiments import loop, strategies
+
+SIGN = "training"  # a file that says that steps have been taken
+
+
+def train(config: ml_collections.ConfigDict, folder: Path) -> None:
+    show = loop.Progress.show
+
+    def show_and_sign(*arguments: object) -> None:
+        show(*arguments)
+        (folder.parent / SIGN).touch()
+
+    loop.Progress.show = show_and_sign
+    strategy = strategies.make_strategy("one_device")
+    source = loop.prepare(config, folder, strategy)
+    loop.train(config, folder, strategy, source, *loop.build(config, folder, strategy, source))
+
+
+def is_saving(folder: Path) -> bool:
+    parts = [path.name for path in folder.glob("checkpoints/ckpt-*")]
+    return any(f"{part.partition('.')[0]}.index" not in parts for part in parts)
+
+
+def main(config_path: str, folder: Path, kills: int, seed: int) -> None:
+    config = ml_collections.ConfigDict(json.loads(Path(config_path).read_text()))
+    generator = random.Random(seed)
+    while True:
+        (folder.parent / SIGN).unlink(missing_ok=True)
+        child = os.fork()
+        if not child:
+            train(config, folder)
+            os._exit(0)
+        finished = (0, 0)
+        while kills and not finished[0] and not (folder.parent / SIGN).exists():
+            time.sleep(0.01)
+            finished = os.waitpid(child, os.WNOHANG)
+        until = time.monotonic() + generator.uniform(0, 1.5)
+        while kills and not finished[0]:
+            finished = os.waitpid(child, os.WNOHANG)
+            if is_saving(folder) if kills % 3 == 0 else time.monotonic() > until:
+                break
+        if kills and not finished[0]:
+            os.kill(child, signal.SIGKILL)
+            print("killed", sorted(path.name for path in folder.glob("checkpoints/*")), flush=True)
+            kills -= 1
+        _, status = finished if finished[0] else os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status) or (3 if kills else 0))  # 3: finished before it could be killed
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

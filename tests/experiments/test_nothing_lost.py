@@ -1,0 +1,160 @@
+"""Runs that are killed, preempted, or meet damaged checkpoints, full disks and damaged images."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments import loop, workdir
+from experiments.stops import PREEMPTED_STATUS, RunStopped
+from experiments.strategies import make_strategy
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@pytest.fixture
+def strategy():
+    return make_strategy("one_device")
+
+
+def without_speed(folder):
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in workdir.read_metrics(folder)]
+
+
+def newest_state(folder):
+    """Every variable of the newest checkpoint: weights, averages, moments, random numbers, metrics."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder / workdir.CHECKPOINTS)))
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECKPOINT")]
+    return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+
+
+def assert_same_run(folder, reference):
+    mine, theirs = newest_state(folder), newest_state(reference)
+    assert mine.keys() == theirs.keys() and len(mine) > 100
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    assert without_speed(folder) == without_speed(reference)
+
+
+@pytest.fixture
+def long_run(every_part):
+    """A run of some seconds with a checkpoint every other step."""
+    every_part.epochs = 6
+    every_part.steps_per_call = 1
+    every_part.checkpoint_steps = 2
+    every_part.augment.randaugment_layers = 0
+    return every_part
+
+
+def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(long_run.to_json())
+    script = [sys.executable, str(HERE / "killed_runs.py"), str(path)]
+    seed = str(int(time.time()))
+    for folder, kills in ((tmp_path / "whole" / "run", "0"), (tmp_path / "killed" / "run", "10")):
+        folder.parent.mkdir()
+        process = subprocess.run([*script, str(folder), kills, seed], env=ENVIRONMENT, capture_output=True, text=True)
+        assert process.returncode == 0, f"seed {seed}\n{process.stdout}\n{process.stderr[-3000:]}"
+    assert process.stdout.count("killed") == 10
+    assert_same_run(tmp_path / "killed" / "run", tmp_path / "whole" / "run")
+
+
+def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, monkeypatch):
+    long_run.epochs = 2
+    run(long_run, tmp_path / "whole", strategy)
+    show = loop.Progress.show
+
+    def show_and_terminate(progress, steps, loss):
+        show(progress, steps, loss)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Progress, "show", show_and_terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(loop.Preempted, match="Stopped by SIGTERM after step 1 of 20; the state is saved"):
+        run(long_run, tmp_path / "stopped", strategy)
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(loop.Progress, "show", show)
+    run(long_run, tmp_path / "stopped", strategy)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
+    flags = ["--config.epochs=1000", "--config.steps_per_call=1", f"--config.dataset.data_dir={data_dir}"]
+    command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
+    command += [f"--workdir={tmp_path / 'run'}", "--config.model.depths=(1, 1, 1, 1, 1)", *flags]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=errors)
+    while "images/s" not in (text := (tmp_path / "errors").read_text()) or not re.search("loss [0-9]", text):
+        assert process.poll() is None, text
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == PREEMPTED_STATUS
+    assert "Stopped by SIGTERM after step" in (tmp_path / "errors").read_text()
+    assert list((tmp_path / "run" / workdir.CHECKPOINTS).glob("ckpt-*.index"))
+
+
+@pytest.mark.parametrize("damage", ["data", "index", "cut", "half-written"])
+def test_damaged_checkpoint_is_passed_over(run, config, strategy, tmp_path, damage, caplog):
+    run(config, tmp_path / "run", strategy)
+    folder = tmp_path / "run" / workdir.CHECKPOINTS
+    data, index = folder / "ckpt-10.data-00000-of-00001", folder / "ckpt-10.index"
+    if damage == "data":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "index":
+        index.write_bytes(b"no index")
+    elif damage == "cut":
+        data.write_bytes(data.read_bytes()[:1000])
+    else:
+        index.unlink()
+    before = without_speed(tmp_path / "run")
+    model = (tmp_path / "run" / workdir.MODEL).read_bytes()
+    source = loop.prepare(config, tmp_path / "run", strategy)
+    trainer, checkpoints, step = loop.build(config, tmp_path / "run", strategy, source)
+    assert step == 5
+    if damage != "half-written":
+        assert "ckpt-10 is damaged and is passed over" in caplog.text
+    loop.train(config, tmp_path / "run", strategy, source, trainer, checkpoints, step)
+    assert without_speed(tmp_path / "run") == before
+    assert len(model) == (tmp_path / "run" / workdir.MODEL).stat().st_size
+
+
+def test_only_damaged_checkpoints_are_refused(run, config, strategy, tmp_path):
+    run(config, tmp_path, strategy)
+    for path in (tmp_path / workdir.CHECKPOINTS).glob("*.index"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="None of the 2 checkpoints in .* can be read"):
+        run(config, tmp_path, strategy)
+
+
+def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, strategy, tmp_path, monkeypatch):
+    config.epochs = 3
+    run(config, tmp_path / "whole", strategy)
+    save = workdir.Checkpoints.save
+
+    def save_on_full_disk(checkpoints, step):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if step == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # as a file that cannot grow
+        try:
+            save(checkpoints, step)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(workdir.Checkpoints, "save", save_on_full_disk)
+    with pytest.raises(RunStopped, match="checkpoint of step 10 could not be written .* last good one is of step 5"):
+        run(config, tmp_path / "stopped", strategy)
+    assert not list((tmp_path / "stopped" / workdir.CHECKPOINTS).glob("ckpt-10*"))
+    monkeypatch.setattr(workdir.Checkpoints, "save", save)
+    run(config, tmp_path / "stopped", strategy)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")

@@ -1,0 +1,174 @@
+"""The training step: equal on any number of devices, whatever its parts; compiled; safe from what is not finite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments import loop
+from experiments.data import pipeline, sources
+from experiments.strategies import make_strategy
+from experiments.trainer import Trainer
+
+# See tests/experiments/conftest.py.
+WITHOUT_EFFECT = ("key/bias", "pre_norm/beta")
+
+
+def make_trainer(config, strategy="one_device"):
+    source = sources.prepare(config.dataset)
+    strategy = make_strategy(strategy)
+    return Trainer(config, source, strategy, loop.make_schedule(config, source))
+
+
+def train(config, steps, strategy="one_device"):
+    trainer = make_trainer(config, strategy)
+    trainer.train_steps(trainer.training_iterator(0), tf.constant(steps))
+    return trainer
+
+
+def assert_same_states(mine, theirs, atol=1e-5):
+    """Weights, averages and moments."""
+    for group in ("model", "optimizer"):
+        pairs = zip(getattr(mine, group).variables, getattr(theirs, group).variables, strict=True)
+        for variable, expected in pairs:
+            if "seed_generator" not in variable.path:
+                tolerance = 1e-2 if variable.path.endswith(WITHOUT_EFFECT) else atol
+                np.testing.assert_allclose(variable, expected, atol=tolerance, err_msg=f"{group} {variable.path}")
+
+
+def test_two_replicas_with_every_part_train_as_one_device(every_part):
+    """20 steps over two epochs: augmentation, Mixup, averages, accumulation, global BatchNorm and one clipping norm."""
+    every_part.accumulation_steps = 1  # its parts, and so BatchNorm's statistics, differ with the number of replicas
+    every_part.model.drop_path_rate = 0.0  # branches are dropped by each replica, not by position in the batch
+    every_part.optimizer.clip_norm = 0.1
+    one, two = train(every_part, 20), train(every_part, 20, "mirrored")
+    assert_same_states(two, one)
+    assert float(two.loss.result()) == pytest.approx(float(one.loss.result()), rel=1e-5)
+
+
+def test_gradients_are_summed_over_replicas_once(config):
+    """AdamW hardly feels a factor on all gradients; its moments do."""
+    config.model.drop_path_rate = 0.0
+    one, two = train(config, 1), train(config, 1, "mirrored")
+    moments = [v for v in one.optimizer.variables if v.path.endswith("kernel_momentum")]
+    assert moments and any(np.abs(v).max() > 1e-3 for v in moments)
+    assert_same_states(two, one)
+
+
+def test_accumulated_parts_are_the_whole_batch(config):
+    config.model.drop_path_rate = 0.0
+    config.model.conv_norm = "layer_norm"  # BatchNorm sees the parts
+    whole = train(config, 3)
+    config.accumulation_steps = 4
+    assert_same_states(train(config, 3), whole)
+
+
+def test_rematerialisation_changes_nothing(config):
+    """Neither the branches that are dropped nor BatchNorm's averages."""
+    config.model.drop_path_rate = 0.5
+    kept = train(config, 3)
+    config.rematerialise = True
+    assert_same_states(train(config, 3), kept, atol=1e-6)
+
+
+def test_evaluation_is_on_averaged_weights(config):
+    config.ema_decay = 0.5
+    config.model.conv_norm = "layer_norm"
+    trainer = make_trainer(config)
+    batches = trainer.training_iterator(0)
+    history = []
+    for _ in range(4):
+        trainer.train_steps(batches, tf.constant(1))
+        history.append([v.numpy() for v in trainer.model.trainable_variables])
+    averages = history[0]
+    for weights in history[1:]:
+        averages = [0.5 * average + 0.5 * weight for average, weight in zip(averages, weights, strict=True)]
+    with trainer.averaged_weights():
+        for variable, average in zip(trainer.model.trainable_variables, averages, strict=True):
+            np.testing.assert_allclose(variable, average, atol=1e-6)
+        averaged_model = trainer.model.get_weights()
+    for variable, weight in zip(trainer.model.trainable_variables, history[-1], strict=True):
+        np.testing.assert_array_equal(variable, weight)
+    row = trainer.evaluate()
+    config.ema_decay = 0.0
+    plain = make_trainer(config)
+    plain.model.set_weights(averaged_model)
+    assert row["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_steps_that_are_not_finite_are_not_applied(config, strategy):
+    trainer = make_trainer(config, strategy)
+    batches = trainer.training_iterator(0)
+    trainer.train_steps(batches, tf.constant(2))
+    before = [v.numpy() for v in [*trainer.model.trainable_variables, *trainer.optimizer.variables]]
+    loss_of = trainer._loss_of
+    trainer._loss_of = lambda targets, logits: loss_of(targets, logits) * float("nan")
+    damaged = tf.function(lambda batch: trainer._strategy.run(trainer.train_step, args=batch))
+    for _ in range(3):
+        damaged(next(batches))
+    after = [v.numpy() for v in [*trainer.model.trainable_variables, *trainer.optimizer.variables]]
+    for mine, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
+    assert np.isfinite(float(trainer.loss.result()))
+    trainer._loss_of = loss_of
+    trainer.train_steps(batches, tf.constant(1))
+    assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
+    assert any((v.numpy() != b).any() for v, b in zip(trainer.model.trainable_variables, before, strict=False))
+
+
+def test_run_without_finite_steps_stops_with_the_batch(run, config, tmp_path):
+    config.optimizer.learning_rate = 1e30
+    config.optimizer.warmup_steps = 0
+    config.max_skipped_steps = 3
+    with pytest.raises(loop.RunStopped, match=r"steps in a row had a loss .* step \d+, on .*digits.*, record \d+") as e:
+        run(config, tmp_path, make_strategy("one_device"))
+    assert "(32 images)" in str(e.value)
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_names_are_those_of_the_batch(config):
+    source = sources.prepare(config.dataset)
+    names = pipeline.example_names(source, config, step=7)
+    images, _, _, _ = next(iter(pipeline.training_batches(source, plain(config), first_step=7)))
+    stored = {
+        example["name"].numpy().decode(): tf.io.decode_png(example["image"]).numpy()
+        for example in source.train.read(0, source.train.count)
+    }
+    assert len(set(names)) == 32
+    np.testing.assert_array_equal(images, [stored[name] for name in names])
+
+
+def plain(config):
+    config.augment.flip, config.augment.translate = False, 0
+    return config
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_every_operation_of_the_step_compiles_for_xla(every_part, dtype):
+    """With static shapes, as a TPU needs."""
+    every_part.dtype = dtype
+    every_part.optimizer.warmup_steps = 0
+    every_part.rematerialise = True
+    every_part.model.bias_reindexing = "einsum"
+    try:
+        keras.config.set_dtype_policy(dtype)
+        trainer = make_trainer(every_part)
+        batch = next(trainer.training_iterator(0))
+        assert all(tensor.shape.is_fully_defined() for tensor in batch)
+        before = trainer.model.trainable_variables[0].numpy()
+        tf.function(trainer.train_step, jit_compile=True)(*batch)
+        assert (trainer.model.trainable_variables[0].numpy() != before).any()
+        assert trainer.skipped.total == 0
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_sigmoid_counts_precision_at_one(config):
+    config.loss = "sigmoid"
+    config.label_smoothing = 0.0001
+    trainer = train(config, 5)
+    row = trainer.evaluate()
+    counts = trainer.confusion()
+    assert row["eval_accuracy"] == pytest.approx(counts.trace() / counts.sum())
