@@ -125,6 +125,11 @@ class Trainer:
             )
         )
 
+    def _counted_here(self, damaged: DamagedImages) -> DamagedImages | None:
+        """The count, unless input is prepared on the hosts of a TPU pod, where no Python of this process runs."""
+        is_pod = isinstance(self._strategy, tf.distribute.TPUStrategy) and self._strategy.extended.num_hosts > 1
+        return None if is_pod else damaged
+
     @tf.function
     def train_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
         """Takes `count` training steps without returning to Python."""
@@ -214,7 +219,7 @@ class Trainer:
         batches = iter(
             self._strategy.distribute_datasets_from_function(
                 lambda context: pipeline.evaluation_batches(
-                    self._source, self._config, context, self.damaged_in_evaluation
+                    self._source, self._config, context, self._counted_here(self.damaged_in_evaluation)
                 )
             )
         )

@@ -6,6 +6,7 @@ on more workers, sees the batches it would have seen. Mixup happens in the train
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,8 @@ def training_batches(
         config: `seed`, `batch_size` (all replicas together), `image_size` and `augment`.
         first_step: Step of the run to begin at.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
-        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0.
+        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
+            without it they are printed.
 
     Returns:
         Dataset of `(image, target, weight, share)`: uint8 `[batch, size, size, channels]`, uint8
@@ -77,7 +79,11 @@ def training_batches(
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
         size = tf.shape(weight)[0]
-        shares = tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32) if settings.mixup_alpha else tf.ones((size,))
+        shares = (
+            tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
+            if settings.mixup_alpha
+            else tf.ones((size,))
+        )
         return image, _targets(chunk["label"], source), weight, shares
 
     examples = order.examples(first_step, context.num_input_pipelines, context.input_pipeline_id)
@@ -176,22 +182,25 @@ def _load_chunk(
     def fill() -> tuple[tf.Tensor, tf.Tensor]:
         weight = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.float32), (count + 1,))[:count]
         lost = tf.boolean_mask(chunk["name"], (weight == 0) & (chunk["name"] != ""))  # filling has no name
-        with tf.control_dependencies([_report(lost, damaged)]):
+        report = tf.cond(tf.size(lost) > 0, lambda: _report(lost, damaged), lambda: False)
+        with tf.control_dependencies([report]):
             return tf.scatter_nd(index[:, None], image, (count + 1, *shape))[:count], weight
 
     image, weight = tf.cond(tf.equal(tf.size(index), count + 1), lambda: (image[:count], tf.ones((count,))), fill)
     return tf.ensure_shape(image, (count, *shape)), tf.ensure_shape(weight, (count,))
 
 
-def _report(names: tf.Tensor, damaged: DamagedImages | None) -> Any:
-    if damaged is None:
-        return tf.no_op()
-
-    def add(names: Any) -> None:
+def _report(names: tf.Tensor, damaged: DamagedImages | None) -> tf.Tensor:
+    def add(names: Any) -> bool:
         for name in names:
             damaged.add(name.decode())
+        return True
 
-    return tf.numpy_function(add, [names], [])
+    if damaged is not None:
+        return tf.numpy_function(add, [names], tf.bool)
+    # On another machine, where no Python of this one runs.
+    with tf.control_dependencies([tf.print(names, "cannot be decoded and is left out.", output_stream=sys.stderr)]):
+        return tf.constant(True)
 
 
 def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:

@@ -2,8 +2,8 @@
 
     python tests/experiments/killed_runs.py CONFIG.json FOLDER KILLS SEED
 
-Every third process is killed while it writes a checkpoint, the others up to 1.5 s after their first steps. The processes
-are forked from this one, which has imported TensorFlow but used nothing of it.
+Every third process is killed while it writes a checkpoint, the others up to 1.5 s after their first steps.
+They are forked from this one, which has imported TensorFlow but used nothing of it.
 """
 
 import json

@@ -43,7 +43,9 @@ def test_grey_becomes_colour_and_colour_grey(picture, kind):
     decoded = load(encode(grey, kind))
     assert (decoded[..., :1] == decoded).all()
     assert np.abs(decoded[..., 0].astype(int) - np.array(grey)).max() <= 4
-    assert np.abs(load(encode(Image.fromarray(picture), kind), channels=1)[..., 0].astype(int) - np.array(grey)).max() <= 6
+    assert (
+        np.abs(load(encode(Image.fromarray(picture), kind), channels=1)[..., 0].astype(int) - np.array(grey)).max() <= 6
+    )
 
 
 def test_transparent_png_lies_on_white(picture):
@@ -102,7 +104,13 @@ def test_exif_orientation_is_applied(picture, orientation, jfif, size):
 
 
 def test_big_endian_exif_is_read(picture):
-    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big") + (6).to_bytes(2, "big") + bytes(2)
+    entry = (
+        (0x0112).to_bytes(2, "big")
+        + (3).to_bytes(2, "big")
+        + (1).to_bytes(4, "big")
+        + (6).to_bytes(2, "big")
+        + bytes(2)
+    )
     tiff = b"MM\x00*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + bytes(4)
     segment = b"Exif\0\0" + tiff
     content = encode(Image.fromarray(picture), "JPEG").numpy()
@@ -110,7 +118,9 @@ def test_big_endian_exif_is_read(picture):
     assert int(images.exif_orientation(tf.constant(content))) == 6
 
 
-@pytest.mark.parametrize("tail", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+@pytest.mark.parametrize(
+    "tail", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
 def test_broken_exif_is_no_orientation(picture, tail):
     content = encode(Image.fromarray(picture), "JPEG").numpy()
     content = content[:2] + b"\xff\xe1" + (len(tail) + 2).to_bytes(2, "big") + tail + content[2:]

@@ -1,12 +1,18 @@
-"""Two processes on loopback train as one device does; only the chief writes."""
+"""Two processes on loopback train as one device does; only the chief writes; the loss of one ends the other."""
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+
+import numpy as np
+import tensorflow as tf
 
 from experiments import workdir
+from experiments.stops import PREEMPTED_STATUS
 
 
 def free_ports(count):
@@ -19,7 +25,18 @@ def free_ports(count):
     return ports
 
 
-def start(folder, data_dir, strategy, tf_config=None):
+EVERY_PART = {
+    "batch_size": 16,
+    "ema_decay": 0.9,
+    "augment.crop": "inception",
+    "augment.randaugment_layers": 1,
+    "augment.randaugment_magnitude": 5.0,
+    "augment.randaugment_pixel_scale": 8 / 224,
+    "augment.mixup_alpha": 0.8,
+}
+
+
+def start(folder, data_dir, strategy, tf_config=None, **changes):
     """A training process of two short epochs on a tiny model."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("TF_CONFIG", None)
@@ -36,31 +53,74 @@ def start(folder, data_dir, strategy, tf_config=None):
         "model.widths": "(8, 16, 32)",
         "model.strides": "(1, 2, 2)",
         "model.layout": "C-T",
+        **EVERY_PART,
+        **changes,
     }
     command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
     command += [f"--workdir={folder}", f"--strategy={strategy}"]
     command += [f"--config.{name}={value}" for name, value in flags.items()]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    errors = folder.parent / f"errors-{folder.name}-{(tf_config or {}).get('task', {}).get('index', 0)}"
+    with errors.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stderr=file, stdout=subprocess.DEVNULL)
+    process.errors = errors
+    return process
 
 
-def finish(process):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+def start_two(folder, data_dir, **changes):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    return [
+        start(folder, data_dir, "multi_worker", {"cluster": cluster, "task": {"type": "worker", "index": i}}, **changes)
+        for i in (0, 1)
+    ]
+
+
+def finish(*processes, status=0):
+    for process in processes:
+        assert process.wait(timeout=300) == status, process.errors.read_text()[-3000:]
+
+
+def wait_for(folder, pattern, processes):
+    while not list(folder.glob(pattern)):
+        for process in processes:
+            assert process.poll() is None, process.errors.read_text()[-3000:]
+        time.sleep(0.05)
 
 
 def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
-    data_dir = tmp_path / "tfds"
-    finish(start(tmp_path / "one", data_dir, "one_device"))
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    workers = [
-        start(
-            tmp_path / "two", data_dir, "multi_worker", {"cluster": cluster, "task": {"type": "worker", "index": index}}
-        )
-        for index in (0, 1)
-    ]
-    for worker in workers:
-        finish(worker)
+    """The dataset too is prepared by one of them, while the other waits."""
+    finish(*start_two(tmp_path / "two", tmp_path / "tfds"))
+    finish(start(tmp_path / "one", tmp_path / "tfds", "one_device"))
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
     assert len(workdir.read_metrics(tmp_path / "two")) == 2
     assert_same_models(tmp_path / "two", tmp_path / "one")
+
+
+def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
+    """SIGTERM on one of them: both save and stop. SIGKILL of one: the other stops. Started again, they go on."""
+    lasting = {"epochs": 12, "steps_per_call": 1}
+    data_dir = tmp_path / "tfds"
+    finish(*start_two(tmp_path / "whole", data_dir, **lasting))
+    folder = tmp_path / "stopped"
+    workers = start_two(folder, data_dir, **lasting)
+    wait_for(folder, "checkpoints/ckpt-*.index", workers)
+    workers[1].send_signal(signal.SIGTERM)
+    finish(*workers, status=PREEMPTED_STATUS)
+
+    before = set(folder.glob("checkpoints/ckpt-*.index"))
+    workers = start_two(folder, data_dir, **lasting)
+    while set(folder.glob("checkpoints/ckpt-*.index")) <= before:
+        time.sleep(0.05)
+        assert workers[0].poll() is None, workers[0].errors.read_text()[-3000:]
+    workers[1].kill()
+    finish(workers[0], status=1)
+    assert "Another process of the cluster is gone" in workers[0].errors.read_text()
+
+    finish(*start_two(folder, data_dir, **lasting))
+    mine, theirs = (
+        tf.train.load_checkpoint(tf.train.latest_checkpoint(str(path / workdir.CHECKPOINTS)))
+        for path in (folder, tmp_path / "whole")
+    )
+    names = [n for n in mine.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT") and "save_counter" not in n]
+    for name in names:
+        np.testing.assert_array_equal(mine.get_tensor(name), theirs.get_tensor(name), err_msg=name)

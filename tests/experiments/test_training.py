@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from experiments import loop, workdir
 from experiments.data import pipeline, sources
-from experiments.strategies import is_chief, make_strategy
+from experiments.strategies import make_strategy
 from experiments.trainer import Trainer, make_model_config
 
 
@@ -216,19 +216,6 @@ def test_batches_that_replicas_cannot_share_are_refused(config):
     config.batch_size = 33
     with pytest.raises(ValueError, match="positive multiple of their number, 2"):
         loop.check_batch_size(config, make_strategy("mirrored"))
-
-
-def test_strategies(monkeypatch):
-    assert is_chief(make_strategy("one_device"))
-    with pytest.raises(ValueError, match="no strategy 'tpus'; the known ones are one_device, mirrored, multi_worker,"):
-        make_strategy("tpus")
-    with pytest.raises(ValueError, match="--strategy=tpu needs --tpu=NAME"):
-        make_strategy("tpu")
-    with pytest.raises(ValueError, match="is only for --strategy=tpu"):
-        make_strategy("mirrored", tpu="mine")
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
-        make_strategy("multi_worker")
 
 
 def test_config_is_kept_as_json(config, tmp_path):

@@ -1,0 +1,196 @@
+"""Evaluates the model of a finished run on its held-out split, or on other data of the same classes.
+
+    python -m experiments.evaluate --workdir=runs/fashion_mnist
+    python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
+
+Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1, top-5, loss, calibration error and a table by
+class, `evaluation.json` with the same numbers, and `confusion.png`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import ml_collections
+import numpy as np
+import tqdm
+from absl import app, flags
+from etils import epath
+
+import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
+from experiments import report, workdir
+from experiments.data import pipeline, sources
+from experiments.data.damage import DamagedImages
+from experiments.stops import RunStopped
+
+CALIBRATION_BINS = 15
+
+
+def evaluate(folder: epath.Path, output: epath.Path, data: str = "", split: str = "") -> dict[str, Any]:
+    """Evaluates the model of a finished run.
+
+    Args:
+        folder: Folder of the run.
+        output: Folder for the report; made if it is missing.
+        data: Dataset in place of the run's, `tfds:NAME` or `folder:PATH`.
+        split: Split in place of the run's held-out one.
+
+    Returns:
+        `images`, `top1`, `top5`, `loss` (cross-entropy), `calibration_error`, and by class `images`, `recall`,
+        `precision`.
+
+    Raises:
+        FileNotFoundError: If the run is not finished, or data is missing.
+        ValueError: If the data has other classes or channels than the model.
+        RunStopped: If more images cannot be decoded than the recipe allows.
+    """
+    for name in (workdir.CONFIG, workdir.MODEL, workdir.CLASSES):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
+    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
+    config.dataset.name = data or config.dataset.name
+    config.dataset.eval_split = split or config.dataset.eval_split
+    source = sources.prepare(config.dataset)
+    class_names = tuple((folder / workdir.CLASSES).read_text().splitlines())
+    if source.class_names != class_names:
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
+            f"{len(class_names)} ({', '.join(class_names[:3])}, ...); they must be the same, in the same order."
+        )
+    if source.multi_label:
+        raise ValueError(f"Images of {source.name} can have several classes; top-1 and the like suppose one.")
+    model = keras.models.load_model(folder / workdir.MODEL, compile=False)
+    if model.input_shape[-1] != source.channels:
+        raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
+
+    damaged = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
+    probabilities, labels = _predict(model, source, config, damaged)
+    measured = measure(probabilities, labels, class_names)
+    measured["damaged_images"] = damaged.names
+    _write(output, measured, probabilities, labels, class_names, f"{config.model.name} on {source.name}")
+    return measured
+
+
+def _predict(
+    model: keras.Model, source: sources.Source, config: ml_collections.ConfigDict, damaged: DamagedImages
+) -> tuple[np.ndarray, np.ndarray]:
+    probabilities, labels = [], []
+    with tqdm.tqdm(total=source.eval.count, unit=" images", unit_scale=True) as progress:
+        for images, targets, weights in pipeline.evaluation_batches(source, config, damaged=damaged):
+            kept = weights.numpy() > 0  # neither filling nor damaged
+            probabilities.append(model.predict_on_batch(images.numpy().astype("float32"))[kept])
+            labels.append(targets.numpy().argmax(axis=-1)[kept])
+            progress.update(int(kept.sum()))
+            damaged.check()
+    return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Measures predictions.
+
+    Args:
+        probabilities: `[images, classes]`.
+        labels: int `[images]`.
+        class_names: Names of the classes.
+
+    Returns:
+        See `evaluate`.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.evaluate import measure
+    >>> measured = measure(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 1]), ("cat", "dog"))
+    >>> measured["top1"], round(measured["calibration_error"], 3)
+    (0.5, 0.4)
+    """
+    order = np.argsort(-probabilities, axis=-1, kind="stable")
+    predicted = order[:, 0]
+    right = predicted == labels
+    chance = probabilities[np.arange(len(labels)), labels]
+    by_class = {}
+    for index, name in enumerate(class_names):
+        of_class, as_class = labels == index, predicted == index
+        by_class[name] = {
+            "images": int(of_class.sum()),
+            "recall": float(right[of_class].mean()) if of_class.any() else None,
+            "precision": float(right[as_class].mean()) if as_class.any() else None,
+        }
+    return {
+        "images": len(labels),
+        "top1": float(right.mean()),
+        "top5": float((order[:, :5] == labels[:, None]).any(axis=-1).mean()),
+        "loss": float(-np.log(np.maximum(chance, np.finfo("float32").tiny)).mean()),
+        "calibration_error": calibration_error(probabilities.max(axis=-1), right),
+        "by_class": by_class,
+    }
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error (Guo et al., arXiv:1706.04599) over 15 bins of equal width.
+
+    Args:
+        confidence: Highest probability of each image, `[images]`.
+        right: Whether its class is the image's, `[images]`.
+
+    Returns:
+        Mean distance of confidence and accuracy of the bins, weighted by their images; 0 to 1.
+    """
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = [abs(np.sum(confidence[bins == b] - right[bins == b])) for b in range(CALIBRATION_BINS)]
+    return float(np.sum(gaps) / len(right))
+
+
+def _write(
+    output: epath.Path,
+    measured: dict[str, Any],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    title: str,
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
+    confusion = np.zeros((len(class_names),) * 2)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=-1)), 1)
+    report.plot_confusion(confusion, class_names, output / "confusion.png")
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share:.2%}"
+
+    lines = [f"# {title}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
+    lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
+    lines += [f"| Top-1 | {measured['top1']:.2%} |", f"| Top-5 | {measured['top5']:.2%} |"]
+    lines += [f"| Loss | {measured['loss']:.4f} |"]
+    lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
+    lines += ["![Counts by true and predicted class](confusion.png)", ""]
+    lines += ["| class | images | recall | precision |", "| --- | --- | --- | --- |"]
+    for name, of_class in measured["by_class"].items():
+        lines.append(
+            f"| {name} | {of_class['images']:,} | {percent(of_class['recall'])} | {percent(of_class['precision'])} |"
+        )
+    workdir.write_whole(output / "evaluation.md", "\n".join(lines) + "\n")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder = epath.Path(flags.FLAGS.workdir)
+    output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else folder / "evaluation"
+    try:
+        measured = evaluate(folder, output, flags.FLAGS.data, flags.FLAGS.split)
+    except (ValueError, FileNotFoundError, RunStopped) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    print(
+        f"{measured['images']} images: top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%}, loss "
+        f"{measured['loss']:.4f}, calibration error {measured['calibration_error']:.4f}; see {output}/evaluation.md"
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
+    flags.DEFINE_string("output", "", "Folder for the report; WORKDIR/evaluation by default.")
+    flags.DEFINE_string("data", "", "Dataset in place of the run's: tfds:NAME or folder:PATH.")
+    flags.DEFINE_string("split", "", "Split in place of the run's held-out one.")
+    flags.mark_flag_as_required("workdir")
+    app.run(main)

@@ -1,0 +1,273 @@
+"""Folders of one's own images, damaged ones, archives, and ImageNet in miniature."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from experiments import evaluate, workdir
+from experiments.data import folder, pipeline, sources
+from experiments.data.damage import DamagedImages
+from experiments.stops import RunStopped
+from experiments.strategies import make_strategy
+
+
+def jpeg(seed, size=(20, 24), color=None):
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 80, (*size, 3))
+    if color is not None:
+        pixels[..., color] += 170
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype("uint8")).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_folder(path, counts, first=0):
+    """Class folders of reddish, greenish and bluish images."""
+    for color, (name, count) in enumerate(counts.items()):
+        (path / name).mkdir(parents=True)
+        for index in range(count):
+            (path / name / f"{index:03d}.jpg").write_bytes(jpeg(first + 1000 * color + index, color=color))
+    return path
+
+
+@pytest.fixture
+def colors(tmp_path):
+    return make_folder(tmp_path / "colors", {"red": 40, "green": 40, "blue": 40})
+
+
+@pytest.fixture
+def folder_config(config, colors):
+    config.dataset.name = f"folder:{colors}"
+    config.dataset.train_split, config.dataset.eval_split = "train", "validation"
+    config.image_size = 16
+    config.batch_size = 16
+    return config
+
+
+def test_folder_is_split_by_names(colors):
+    names, train, held_out = folder.read(str(colors), "train", "validation")
+    assert names == ("blue", "green", "red")
+    assert train.count + held_out.count == 120
+    assert 8 <= held_out.count <= 40
+    assert not set(train.paths) & set(held_out.paths)
+    (colors / "red" / "new.jpg").write_bytes(jpeg(7))
+    again = folder.read(str(colors), "train", "validation")
+    assert set(train.paths) <= set(again[1].paths) and set(held_out.paths) <= set(again[2].paths)
+    for path, label in zip(train.paths, train.labels, strict=True):
+        assert path.split("/")[-2] == names[label]
+
+
+def test_folder_with_splits_keeps_them(tmp_path):
+    make_folder(tmp_path / "data" / "train", {"a": 3, "b": 2})
+    make_folder(tmp_path / "data" / "val", {"b": 2}, first=50)
+    names, train, held_out = folder.read(str(tmp_path / "data"), "train", "validation")
+    assert (names, train.labels, held_out.labels) == (("a", "b"), (0, 0, 0, 1, 1), (1, 1))
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*missing"):
+        folder.read(str(tmp_path / "missing"), "train", "test")
+    make_folder(tmp_path / "data" / "train", {"a": 3})
+    with pytest.raises(ValueError, match="has a folder 'train' but none to hold out; add one named 'validation'"):
+        folder.read(str(tmp_path / "data"), "train", "test")
+    make_folder(tmp_path / "data" / "test", {"a": 1, "c": 1})
+    with pytest.raises(ValueError, match="test has classes that train has not: c"):
+        folder.read(str(tmp_path / "data"), "train", "test")
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    (tmp_path / "empty" / "a" / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match="holds no training images"):
+        folder.read(str(tmp_path / "empty"), "train", "test")
+    assert "1 of 1 entries are no images by name, such as 'notes.txt', and are left out" in caplog.text
+
+
+def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
+    folder_config.epochs = 4
+    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    rows = workdir.read_metrics(tmp_path / "run")
+    measured = evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
+    assert measured["top1"] == pytest.approx(rows[-1]["eval_accuracy"], abs=1e-6)
+    assert measured["loss"] == pytest.approx(rows[-1]["eval_loss"], rel=1e-3)
+    assert measured["top5"] == 1
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()) == measured
+    assert "| red |" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+    other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
+    with pytest.raises(
+        ValueError, match=r"has 2 classes \(green, red, ...\) and the model 3 \(blue, green, red, ...\)"
+    ):
+        evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}")
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json; let the run finish first"):
+        evaluate.evaluate(tmp_path, tmp_path / "evaluation")
+
+
+def test_measures_are_scikit_learns():
+    from sklearn import metrics
+
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(500, 8))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    labels = generator.integers(0, 8, 500)
+    measured = evaluate.measure(probabilities, labels, tuple("abcdefgh"))
+    assert measured["top1"] == pytest.approx(metrics.accuracy_score(labels, probabilities.argmax(axis=-1)))
+    assert measured["top5"] == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
+    assert measured["loss"] == pytest.approx(metrics.log_loss(labels, probabilities))
+    recall = metrics.recall_score(labels, probabilities.argmax(axis=-1), average=None)
+    np.testing.assert_allclose([c["recall"] for c in measured["by_class"].values()], recall)
+
+
+def test_calibration_error_of_known_bins():
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False])
+    assert evaluate.calibration_error(confidence, right) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
+
+
+def damage(colors):
+    names = ("red/003.jpg", "green/011.jpg")
+    (colors / names[0]).write_bytes((colors / names[0]).read_bytes()[:60])
+    (colors / names[1]).write_bytes(b"")
+    return [str(colors / name) for name in names]
+
+
+def test_damaged_images_are_counted_by_name_and_left_out(folder_config, colors):
+    names = damage(colors)
+    source = sources.prepare(folder_config.dataset)
+    everything = dict(zip(source.train.paths + source.eval.paths, [0.0] * 120, strict=True))
+    damaged = DamagedImages(120, max_share=0.1)
+    steps = pipeline.training_order(source, folder_config).steps_per_epoch
+    for step, batch in enumerate(pipeline.training_batches(source, folder_config, damaged=damaged).take(3 * steps)):
+        for name, weight in zip(pipeline.example_names(source, folder_config, step), batch[2].numpy(), strict=True):
+            everything[name] = weight
+            assert weight == (name not in names), name
+    for _ in pipeline.evaluation_batches(source, folder_config, damaged=damaged):
+        pass
+    assert damaged.names == sorted(names)
+    damaged.check()
+
+
+def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):
+    names = damage(colors)
+    with pytest.raises(RunStopped, match=r"of \d+ images cannot be decoded, more than .* 0.001 allows: .*(red|green)"):
+        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    folder_config.dataset.max_damaged_share = 0.1
+    run(folder_config, tmp_path / "again", make_strategy("one_device"))
+    assert (tmp_path / "again" / workdir.DAMAGED).read_text().splitlines() == sorted(names)
+    assert "| Images left out, as they cannot be decoded | 2 |" in (tmp_path / "again" / workdir.REPORT).read_text()
+
+
+def add(archive, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """One archive of class folders and one of a single class, with a damaged member, a duplicate and a shared image."""
+    path = tmp_path / "archives"
+    path.mkdir()
+    shared = jpeg(99)
+    with tarfile.open(path / "animals.tar", "w") as archive:
+        for index in range(6):
+            add(archive, f"cat/{index}.jpg", jpeg(index, color=0))
+            add(archive, f"dog/{index}.jpg", jpeg(100 + index, color=1))
+        add(archive, "cat/copy.jpg", jpeg(0, color=0))
+        add(archive, "dog/broken.jpg", jpeg(5)[:100])
+        add(archive, "dog/shared.jpg", shared)
+    with tarfile.open(path / "n01440764.tar.gz", "w:gz") as archive:
+        for index in range(5):
+            add(archive, f"n01440764_{index}.JPEG", jpeg(200 + index, color=2))
+        add(archive, "n01440764_shared.JPEG", shared)
+    return path
+
+
+def test_archives_are_prepared_and_trained_on(run, config, archives, tmp_path, caplog):
+    pytest.importorskip("apache_beam")
+    config.dataset.update(name="image_archives", manual_dir=str(archives), data_dir=str(tmp_path / "tfds"))
+    config.dataset.update(train_split="train[:80%]", eval_split="train[80%:]")
+    config.batch_size, config.loss = 4, "sigmoid"
+    source = sources.prepare(config.dataset)
+    assert source.class_names == ("cat", "dog", "n01440764") and source.multi_label and source.channels == 3
+    assert source.train.count + source.eval.count == 18
+    assert "animals.tar/dog/broken.jpg cannot be decoded and is left out" in caplog.text
+    labels = np.array([e["label"] for s in (source.train, source.eval) for e in s.read(0, s.count).as_numpy_iterator()])
+    assert labels.sum(axis=0).tolist() == [6, 7, 6]
+    assert (labels.sum(axis=1) == 2).sum() == 1  # the shared one
+    with pytest.raises(ValueError, match="several classes, which softmax cannot learn; set --config.loss=sigmoid"):
+        config.loss = "softmax"
+        run(config, tmp_path / "softmax", make_strategy("one_device"))
+    config.loss = "sigmoid"
+    run(config, tmp_path / "run", make_strategy("one_device"))
+    assert not (tmp_path / "run" / "confusion.png").exists()
+
+
+def test_imagenet_in_miniature(run, config, tmp_path):
+    """Archives in the original's layout, through TFDS's own builder."""
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    with tarfile.open(manual / "ILSVRC2012_img_train.tar", "w") as archive:
+        for color, synset in enumerate(("n01440764", "n02119789", "n15075141")):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as members:
+                for index in range(8):
+                    add(members, f"{synset}_{index}.JPEG", jpeg(100 * color + index, color=color))
+            add(archive, f"{synset}.tar", inner.getvalue())
+    with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as archive:
+        for index in range(1, 5):
+            add(archive, f"ILSVRC2012_val_{index:08d}.JPEG", jpeg(index))
+    config.dataset.update(name="imagenet2012", manual_dir=str(manual), data_dir=str(tmp_path / "tfds"))
+    config.dataset.update(train_split="train", eval_split="validation")
+    config.batch_size, config.eval_crop, config.augment.crop = 8, "center", "inception"
+    source = sources.prepare(config.dataset)
+    assert (source.train.count, source.eval.count, source.num_classes) == (24, 4, 1000)
+    run(config, tmp_path / "run", make_strategy("one_device"))
+    measured = evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
+    assert measured["images"] == 4
+    assert measured["top1"] == pytest.approx(workdir.read_metrics(tmp_path / "run")[-1]["eval_accuracy"], abs=1e-6)
+
+
+def test_order_of_many_files_is_the_same_for_any_number_of_workers(folder_config):
+    """Lanes: each worker reads its own files; the batch of all is the same set."""
+    source = sources.prepare(folder_config.dataset)
+    folder_config.augment.mixup_alpha = 0.8
+    order = pipeline.training_order(source, folder_config)
+    assert order.lanes == 8
+    whole = list(order.examples(0).unbatch().take(64).as_numpy_iterator())
+    assert len({e["name"] for e in whole}) == 64
+    assert [e["position"] for e in whole] == list(range(64))
+    for workers in (2, 3):
+        shares = [
+            list(order.examples(0, workers, worker).unbatch().take(64 // workers // 2 * 2).as_numpy_iterator())
+            for worker in range(workers)
+        ]
+        for worker, share in enumerate(shares):
+            for example in share:
+                assert example["position"] // 2 % workers == worker
+                assert example["position"] >= 64 or example["name"] == whole[example["position"]]["name"]
+
+
+def test_epochs_differ_and_begin_anywhere(folder_config):
+    source = sources.prepare(folder_config.dataset)
+    order = pipeline.training_order(source, folder_config)
+    per_epoch = order.steps_per_epoch
+    names = [e["name"] for e in order.examples(0).unbatch().take(32 * per_epoch).as_numpy_iterator()]
+    first, second = names[: 16 * per_epoch], names[16 * per_epoch :]
+    assert len(set(first)) == len(set(second)) == 16 * per_epoch
+    assert first != second
+    for step in (1, per_epoch - 1, per_epoch, per_epoch + 2):
+        rest = [e["name"] for e in order.examples(step).unbatch().take(20).as_numpy_iterator()]
+        assert (
+            rest == (names + rest)[16 * step : 16 * step + 20] or rest[: len(names) - 16 * step] == names[16 * step :]
+        )
+
+
+def test_tf_print_stands_in_where_no_python_runs(folder_config, colors, capfd):
+    damage(colors)
+    source = sources.prepare(folder_config.dataset)
+    for _ in pipeline.training_batches(source, folder_config).take(20):
+        pass
+    assert tf.executing_eagerly()
+    assert "cannot be decoded and is left out" in capfd.readouterr().err

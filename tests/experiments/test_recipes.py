@@ -1,0 +1,174 @@
+"""Every recipe and model against Table 10 of the paper, transcribed here once more."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import coatnet_tf
+from experiments import loop
+from experiments.data import sources
+from experiments.recipes import (
+    ablations,
+    imagenet1k_finetune,
+    imagenet1k_pretrain,
+    imagenet21k_finetune,
+    imagenet21k_pretrain,
+    jft_finetune,
+    jft_pretrain,
+)
+from experiments.strategies import make_strategy
+from experiments.trainer import Trainer, make_model_config
+
+# Epochs, batch, loss, smoothing, peak, minimum, warm-up steps and epochs, decay, weight decay, Mixup, EMA, crop
+TABLE = {
+    imagenet1k_pretrain: (300, 4096, "softmax", 0.1, 1e-3, 1e-5, 10_000, 0, "cosine", 0.05, 0.8, 0.0, "center"),
+    imagenet1k_finetune: (30, 512, "softmax", 0.1, 5e-5, 5e-5, 0, 0, "constant", 1e-8, 0.8, 0.9999, "none"),
+    imagenet21k_pretrain: (90, 4096, "sigmoid", 1e-4, 1e-3, 1e-5, 0, 5, "linear", 0.01, 0.0, 0.0, "center"),
+    imagenet21k_finetune: (30, 1024, "softmax", 0.1, 5e-5, 5e-5, 0, 0, "constant", 1e-8, 0.0, 0.9999, "none"),
+    jft_pretrain: (14, 4096, "sigmoid", 1e-4, None, 1e-5, 20_000, 0, "linear", 0.01, 0.0, 0.0, "center"),
+    jft_finetune: (30, 512, "softmax", 0.1, 5e-5, 5e-5, 0, 0, "constant", 1e-8, 0.0, 0.9999, "none"),
+}
+# Models: stochastic depth, RandAugment (layers, magnitude)
+MODELS = [
+    *((imagenet1k_pretrain, f"coatnet{i}", rate, (2, 15)) for i, rate in enumerate((0.2, 0.3, 0.5, 0.7))),
+    *((imagenet1k_finetune, f"coatnet{i}", rate, (2, 15)) for i, rate in enumerate((0.2, 0.3, 0.5))),
+    (imagenet1k_finetune, "coatnet3", 0.7, (2, 20)),
+    *(
+        (setting, f"coatnet{model}", rate, augmentation)
+        for setting in (imagenet21k_pretrain, imagenet21k_finetune)
+        for model, rate, augmentation in (
+            ("2", 0.3, None),
+            ("3", 0.5, None),
+            ("4", 0.7, None),
+            ("4_pt_ra", 0.7, (2, 5)),
+            ("4_pt_ra_e150", 0.7, (2, 5)),
+        )
+    ),
+    *((jft_pretrain, f"coatnet{i}", rate, (2, 5)) for i, rate in ((3, 0.0), (4, 0.1), (5, 0.0), (6, 0.0), (7, 0.0))),
+    *((jft_finetune, f"coatnet{i}", rate, (2, 5)) for i, rate in ((3, 0.1), (4, 0.3), (5, 0.2), (6, 0.2), (7, 0.2))),
+]
+IDS = [f"{setting.__name__.rpartition('.')[2]}-{model}" for setting, model, *_ in MODELS]
+
+
+@pytest.mark.parametrize(("setting", "model", "drop_path_rate", "augmentation"), MODELS, ids=IDS)
+def test_recipe_is_table_10(setting, model, drop_path_rate, augmentation):
+    config = setting.get_config(model)
+    epochs, batch, loss, smoothing, peak, minimum, steps, warm_epochs, decay, wd, mixup, ema, crop = TABLE[setting]
+    if model.endswith("e150") and setting is imagenet21k_pretrain:
+        epochs = 150
+    if setting is jft_pretrain:
+        peak = 1e-3 if model == "coatnet3" else 5e-4
+    assert (config.epochs, config.batch_size, config.loss, config.label_smoothing) == (epochs, batch, loss, smoothing)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.min_learning_rate) == (peak, minimum)
+    assert (optimizer.warmup_steps, optimizer.warmup_epochs, optimizer.decay) == (steps, warm_epochs, decay)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (wd, 1.0)
+    assert (config.augment.mixup_alpha, config.ema_decay, config.eval_crop) == (mixup, ema, crop)
+    found = (config.augment.randaugment_layers, config.augment.randaugment_magnitude)
+    assert found == (augmentation or (0, 0))
+    assert config.augment.randaugment_pixel_scale == 1
+    assert (config.augment.crop, config.augment.flip) == ("inception", True)
+    built = make_model_config(config.model)
+    assert built.drop_path_rate == drop_path_rate
+    dagger = setting in (jft_pretrain, jft_finetune) and model == "coatnet3"
+    expected = coatnet_tf.get_config(f"coatnet-{model[7]}", downsampling="depthwise_conv" if dagger else "expand_conv")
+    assert coatnet_tf.get_config(built, drop_path_rate=0.0) == expected
+    assert config.image_size == {"finetune": 384, "pretrain": 224}[setting.__name__.rpartition("_")[2]] or (
+        setting is jft_finetune and config.image_size == 512
+    )
+
+
+@pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.__name__.rpartition(".")[2])
+def test_learning_rate_curve(setting):
+    """At the size of the real dataset: 0, the peak after the warm-up, the minimum at the end."""
+    config = setting.get_config(next(model for s, model, *_ in MODELS if s is setting))
+    images = {imagenet1k_pretrain: 1_281_167, imagenet21k_pretrain: 13_000_000, jft_pretrain: 300_000_000}
+    per_epoch = images.get(setting, 1_281_167) // config.batch_size
+    total = config.epochs * per_epoch
+    schedule = loop.optimization.make_schedule(config.optimizer, total, per_epoch)
+    warmup = config.optimizer.warmup_steps or config.optimizer.warmup_epochs * per_epoch
+    curve = np.array([float(schedule(step)) for step in np.linspace(0, total, 50)])
+    assert float(schedule(warmup)) == pytest.approx(config.optimizer.learning_rate)
+    assert curve[-1] == pytest.approx(config.optimizer.min_learning_rate, rel=1e-4)
+    assert curve[0] == (0 if warmup else pytest.approx(config.optimizer.learning_rate))
+    after = curve[math.ceil(50 * warmup / total) :]
+    assert (np.diff(after) <= 1e-12).all()
+    if config.optimizer.decay == "linear":
+        halfway = warmup + (total - warmup) // 2
+        middle = (config.optimizer.learning_rate + config.optimizer.min_learning_rate) / 2
+        assert float(schedule(halfway)) == pytest.approx(middle, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"), [(imagenet1k_finetune, 512), (imagenet21k_finetune, 224), (jft_finetune, 384)]
+)
+def test_fine_tuning_size_is_an_argument(setting, size):
+    model = "coatnet3"
+    assert setting.get_config(f"{model},{size}").image_size == size
+    with pytest.raises(ValueError, match="is made for sizes .*; got '300'"):
+        setting.get_config(f"{model},300")
+
+
+@pytest.mark.parametrize("setting", [*TABLE, ablations], ids=lambda setting: setting.__name__.rpartition(".")[2])
+def test_unknown_models_are_refused(setting):
+    with pytest.raises(ValueError, match="has no model 'coatnet9'; it has coatnet|no ablation 'coatnet9'; name one of"):
+        setting.get_config("coatnet9")
+
+
+@pytest.mark.parametrize(("setting", "base"), [("imagenet1k", "coatnet-2"), ("imagenet21k", "coatnet-3")])
+@pytest.mark.parametrize(
+    ("change", "fields", "depths"),
+    [
+        ("no_relative_attention", {"relative_attention": False}, None),
+        ("head_size_64", {"head_size": 64}, None),
+        ("layer_norm", {"conv_norm": "layer_norm"}, None),
+        ("layout_v1", {}, (2, 2, 18, 2)),
+        ("layout_v2", {}, (2, 8, 12, 2)),
+    ],
+)
+def test_ablations_are_one_change(setting, base, change, fields, depths):
+    found = make_model_config(ablations.get_config(f"{setting},{change}").model)
+    expected = coatnet_tf.get_config(base, drop_path_rate=found.drop_path_rate, **fields)
+    assert found.drop_path_rate > 0
+    if depths:
+        assert [stage.depth for stage in found.stages] == list(depths)
+        assert [(s.block, s.width) for s in found.stages] == [(s.block, s.width) for s in expected.stages]
+        found = coatnet_tf.get_config(found, name=base, stages=expected.stages)
+    assert found == expected
+
+
+ALL = [*((setting, model) for setting, model, *_ in MODELS)]
+ALL += [(ablations, f"imagenet1k,{change}") for change in ("no_relative_attention", "head_size_64", "layer_norm")]
+
+
+@pytest.mark.parametrize(("setting", "model"), ALL, ids=[f"{s.__name__.rpartition('.')[2]}-{m}" for s, m in ALL])
+def test_two_real_steps(setting, model, data_dir):
+    """The recipe as it is, but for a smaller network, batch and dataset."""
+    config = setting.get_config(model)
+    config.batch_size = 4
+    config.image_size = 16
+    config.augment.randaugment_pixel_scale = 16 / 224
+    config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
+    config.optimizer.warmup_epochs = min(1, config.optimizer.warmup_epochs)
+    config.dataset.update(name="digits", data_dir=data_dir, train_split="train[:4]", eval_split="test[:4]")
+    with config.unlocked():
+        config.model.name = "small"
+        config.model.update(depths=(1, 1, 1), widths=(4, 8, 64), strides=(2, 1, 2), layout="CT")
+        config.model.head_size = min(64, config.model.head_size)
+    strategy = make_strategy("one_device")
+    try:
+        loop.check_values(config)
+        loop.check_batch_size(config, strategy)
+        source = sources.prepare(config.dataset)
+        keras.config.set_dtype_policy(config.dtype)
+        trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
+        before = trainer.model.get_weights()
+        trainer.train_steps(trainer.training_iterator(0), tf.constant(2))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert trainer.skipped.total == 0
+    assert np.isfinite(float(trainer.loss.result()))
+    assert any((mine != old).any() for mine, old in zip(trainer.model.get_weights(), before, strict=True))
