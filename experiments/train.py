@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_logger().addFilter(lambda record: "cross_device_ops" not in record.pathname)  # each all-reduce
     config, folder = flags.FLAGS.config, epath.Path(flags.FLAGS.workdir)
     if flags.FLAGS.data:
         config.dataset.name = flags.FLAGS.data

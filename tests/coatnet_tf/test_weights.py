@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import coatnet_tf
+from coatnet_tf.weights import resize_table
 
 SHAPE = (32, 32, 3)
 
@@ -63,3 +64,70 @@ def test_files_that_are_none(tiny, tmp_path):
         (tmp_path / name).write_text("no weights")
         with pytest.raises(ValueError, match="or is damaged"):
             coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, weights=tmp_path / name)
+
+
+def tables(model):
+    return {v.path: np.array(v) for v in model.weights if v.path.endswith("relative_bias/table")}
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (64, 96), (96, 64), (16, 16)])
+def test_tables_are_resized_to_another_input_size(tiny, tmp_path, shape):
+    path = str(tmp_path / "trained.weights.h5")
+    trained = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=10)
+    trained.save_weights(path)
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(*shape, 3), classes=10)
+    loaded = coatnet_tf.load_weights(model, path, resize=True)
+    before, after = tables(trained), tables(model)
+    assert len(before) == 3 and not loaded.reset
+    for name, table in after.items():
+        np.testing.assert_allclose(table, interpolated(before[name], table.shape[1:]), atol=1e-6)
+        assert any(line.startswith(name) for line in loaded.resized) == (before[name].shape != table.shape)
+    if shape == (32, 48):
+        assert str(loaded) == "all as they were"
+    for mine, theirs in zip(model.weights, trained.weights, strict=True):
+        if not mine.path.endswith("relative_bias/table"):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def interpolated(table, shape):
+    """Bilinear interpolation in float64 with half-pixel centres, point by point."""
+    result = np.zeros((table.shape[0], *shape))
+    for i, j in np.ndindex(*shape):
+        y, x = (
+            min(max((place + 0.5) * old / new - 0.5, 0), old - 1)
+            for place, old, new in zip((i, j), table.shape[1:], shape, strict=True)
+        )
+        y0, x0 = int(y), int(x)
+        y1, x1 = min(y0 + 1, table.shape[1] - 1), min(x0 + 1, table.shape[2] - 1)
+        t = table.astype("float64")
+        upper = t[:, y0, x0] * (1 - (x - x0)) + t[:, y0, x1] * (x - x0)
+        lower = t[:, y1, x0] * (1 - (x - x0)) + t[:, y1, x1] * (x - x0)
+        result[:, i, j] = upper * (1 - (y - y0)) + lower * (y - y0)
+    return result
+
+
+def test_resized_table_keeps_dtype_and_values_at_equal_size():
+    table = np.random.default_rng(0).normal(size=(4, 13, 27)).astype("float32")
+    np.testing.assert_array_equal(resize_table(table, (13, 27)), table)
+    assert resize_table(table, (20, 20)).dtype == np.float32
+
+
+def test_other_sizes_and_classes_are_refused_unless_asked_for(tiny, tmp_path):
+    path = str(tmp_path / "trained.keras")
+    trained = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), classes=10)
+    trained.save(path)
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(64, 48, 3), classes=7)
+    before = model.get_weights()
+    for arguments, message in (
+        ({}, "resize=True .another input shape. or reset_head=True .other classes."),
+        ({"resize": True}, r"of another shape: predictions/kernel is \(48, 7\) in the model and \(48, 10\) in the file"),
+        ({"reset_head": True}, "of another shape: s3_block01.*table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            coatnet_tf.load_weights(model, path, **arguments)
+        for mine, expected in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(mine, expected)
+    loaded = coatnet_tf.load_weights(model, path, resize=True, reset_head=True)
+    assert loaded.reset == ("predictions/kernel", "predictions/bias")
+    np.testing.assert_array_equal(model.get_layer("predictions").kernel, before[-2])
+    np.testing.assert_array_equal(model.get_layer("head_hidden").kernel, trained.get_layer("head_hidden").kernel)

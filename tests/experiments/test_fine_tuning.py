@@ -1,0 +1,85 @@
+"""Beginning with other weights: another resolution, other classes, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+
+from coatnet_tf.weights import resize_table
+from experiments import loop, workdir
+from experiments.strategies import make_strategy
+
+
+@pytest.fixture
+def pretrained(run, config, tmp_path):
+    config.epochs = 1
+    run(config, tmp_path / "pretrained", make_strategy("one_device"))
+    return tmp_path / "pretrained"
+
+
+def build(config, folder):
+    strategy = make_strategy("one_device")
+    source = loop.prepare(config, folder, strategy)
+    return loop.build(config, folder, strategy, source)[0]
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_weights_are_loaded_across_resolutions(run, config, pretrained, tmp_path, is_file, caplog):
+    caplog.set_level("INFO")
+    config.init_from = str(pretrained / workdir.MODEL if is_file else pretrained)
+    config.image_size = 16
+    trainer = build(config, tmp_path / "tuned")
+    assert "bias tables resized: s2_block01/s2_block01_attention/relative_bias/table from (1, 3, 3) to (1, 7, 7)" in caplog.text
+    stored = {v.path: np.array(v) for v in keras.models.load_model(pretrained / workdir.MODEL).weights}
+    for variable in trainer.model.weights:
+        expected = stored[variable.path]
+        if variable.path.endswith("table"):
+            expected = resize_table(expected, (7, 7))
+        np.testing.assert_array_equal(variable, expected, err_msg=variable.path)
+    config.optimizer.update(learning_rate=5e-5, min_learning_rate=5e-5, decay="constant", warmup_steps=0)
+    config.ema_decay = 0.9
+    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    assert len(workdir.read_metrics(tmp_path / "tuned")) == 1
+
+
+def test_resumed_fine_tuning_does_not_begin_again(run, config, pretrained, tmp_path):
+    config.init_from = str(pretrained)
+    config.epochs = 2
+    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    (pretrained / workdir.MODEL).write_bytes((tmp_path / "tuned" / workdir.MODEL).read_bytes())
+    for path in (tmp_path / "tuned" / workdir.CHECKPOINTS).glob("ckpt-10*"):
+        path.unlink()
+    before = workdir.read_metrics(tmp_path / "tuned")
+    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    after = workdir.read_metrics(tmp_path / "tuned")
+    assert [row["train_loss"] for row in after] == [row["train_loss"] for row in before]
+
+
+def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(12):
+            keras.utils.save_img(tmp_path / "images" / name / f"{index}.png", np.full((8, 8, 3), 20 * index))
+    config.dataset.name = f"folder:{tmp_path / 'images'}"
+    config.batch_size = 8
+    config.init_from = str(pretrained)
+    with pytest.raises(ValueError, match=r"stem_conv01/kernel is \(3, 3, 3, 8\) in the model and \(3, 3, 1, 8\)"):
+        build(config, tmp_path / "tuned")  # grey digits, coloured folder
+    config.dataset.name = "digits"
+    model = keras.models.load_model(pretrained / workdir.MODEL)
+    trained = model.get_layer("predictions").kernel
+    config.reset_head = True
+    trainer = build(config, tmp_path / "tuned")
+    assert (np.array(trainer.model.get_layer("predictions").kernel) != trained).any()
+    assert "begun anew: predictions/kernel, predictions/bias" in caplog.text
+
+
+def test_missing_weights_are_refused_before_any_work(config, tmp_path):
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="neither a weights file .* nor the folder of a finished run"):
+        build(config, tmp_path / "run")
+    (tmp_path / "unfinished").mkdir()
+    config.init_from = str(tmp_path / "unfinished")
+    with pytest.raises(FileNotFoundError, match="neither a weights file .* nor the folder of a finished run"):
+        build(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
