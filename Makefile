@@ -22,7 +22,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/mypy
 
 test-tensorflow: $(VENV)/installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 # The library on Keras' JAX backend: the authors' vectors, and the outputs that TensorFlow gives.
 test-jax: $(VENV)/installed

@@ -2,6 +2,7 @@
 
     python -m experiments.evaluate --workdir=runs/fashion_mnist
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
+    python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
 Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1, top-5, loss, calibration error and a table by
 class, `evaluation.json` with the same numbers, and `confusion.png`.
@@ -15,24 +16,26 @@ from typing import Any
 import keras
 import ml_collections
 import numpy as np
+import tensorflow as tf
 import tqdm
 from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import report, workdir
-from experiments.data import pipeline, sources
+from experiments.data import folder, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
 
 CALIBRATION_BINS = 15
+MAX_BATCH_SIZE = 64  # one device has to hold it
 
 
-def evaluate(folder: epath.Path, output: epath.Path, data: str = "", split: str = "") -> dict[str, Any]:
+def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "") -> dict[str, Any]:
     """Evaluates the model of a finished run.
 
     Args:
-        folder: Folder of the run.
+        run: Folder of the run.
         output: Folder for the report; made if it is missing.
         data: Dataset in place of the run's, `tfds:NAME` or `folder:PATH`.
         split: Split in place of the run's held-out one.
@@ -47,13 +50,16 @@ def evaluate(folder: epath.Path, output: epath.Path, data: str = "", split: str 
         RunStopped: If more images cannot be decoded than the recipe allows.
     """
     for name in (workdir.CONFIG, workdir.MODEL, workdir.CLASSES):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
-    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
+        if not (run / name).exists():
+            raise FileNotFoundError(f"{run} holds no {name}; let the run finish first.")
+    config = ml_collections.ConfigDict(json.loads((run / workdir.CONFIG).read_text()))
     config.dataset.name = data or config.dataset.name
     config.dataset.eval_split = split or config.dataset.eval_split
+    if split and config.dataset.name.startswith("folder:"):
+        folder_split(config.dataset.name.removeprefix("folder:"), split)
+    config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
-    class_names = tuple((folder / workdir.CLASSES).read_text().splitlines())
+    class_names = tuple((run / workdir.CLASSES).read_text().splitlines())
     if source.class_names != class_names:
         raise ValueError(
             f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
@@ -61,7 +67,7 @@ def evaluate(folder: epath.Path, output: epath.Path, data: str = "", split: str 
         )
     if source.multi_label:
         raise ValueError(f"Images of {source.name} can have several classes; top-1 and the like suppose one.")
-    model = keras.models.load_model(folder / workdir.MODEL, compile=False)
+    model = keras.models.load_model(run / workdir.MODEL, compile=False)
     if model.input_shape[-1] != source.channels:
         raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
 
@@ -69,8 +75,24 @@ def evaluate(folder: epath.Path, output: epath.Path, data: str = "", split: str 
     probabilities, labels = _predict(model, source, config, damaged)
     measured = measure(probabilities, labels, class_names)
     measured["damaged_images"] = damaged.names
-    _write(output, measured, probabilities, labels, class_names, f"{config.model.name} on {source.name}")
+    _write(
+        output,
+        measured,
+        probabilities,
+        labels,
+        class_names,
+        f"{config.model.name} on {source.name}, {config.dataset.eval_split}",
+    )
     return measured
+
+
+def folder_split(path: str, split: str) -> None:
+    """Refuses a split that a folder does not have; training would take the usual names in its place."""
+    if split != folder.ALL and not tf.io.gfile.isdir(f"{path}/{split}"):
+        raise ValueError(
+            f"{path} has no folder {split!r}; name one that holds class-named folders, or --split={folder.ALL} for all "
+            "images of the class-named folders in it."
+        )
 
 
 def _predict(
@@ -83,7 +105,8 @@ def _predict(
             probabilities.append(model.predict_on_batch(images.numpy().astype("float32"))[kept])
             labels.append(targets.numpy().argmax(axis=-1)[kept])
             progress.update(int(kept.sum()))
-            damaged.check()
+            if problem := damaged.problem():
+                raise RunStopped(problem)
     return np.concatenate(probabilities), np.concatenate(labels)
 
 
@@ -175,10 +198,10 @@ def _write(
 
 def main(argv: list[str]) -> None:
     del argv
-    folder = epath.Path(flags.FLAGS.workdir)
-    output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else folder / "evaluation"
+    run = epath.Path(flags.FLAGS.workdir)
+    output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:
-        measured = evaluate(folder, output, flags.FLAGS.data, flags.FLAGS.split)
+        measured = evaluate(run, output, flags.FLAGS.data, flags.FLAGS.split)
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(

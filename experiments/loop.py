@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ import coatnet_tf
 from experiments import losses, optimization, report, workdir
 from experiments.data import pipeline, sources
 from experiments.stops import Preempted, Preemption, RunStopped
-from experiments.strategies import chief_first, is_chief, on_any_process
+from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
 from experiments.trainer import Trainer, make_model_config
 
 CHOICES = {
@@ -26,7 +27,7 @@ CHOICES = {
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
 }
-AT_LEAST_ONE = ("epochs", "steps_per_call", "accumulation_steps", "max_skipped_steps")
+AT_LEAST_ONE = ("epochs", "batch_size", "image_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
 AT_LEAST_ZERO = (
     "checkpoint_steps",
     "augment.randaugment_layers",
@@ -56,7 +57,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     check_batch_size(config, strategy)
     coatnet_tf.check_input_shape(make_model_config(config.model), (config.image_size, config.image_size, 1))
     workdir.check(folder, config)
-    if config.init_from:
+    if config.init_from and not workdir.has_checkpoints(folder):
         _initial_weights(config.init_from)
     source = sources.prepare(config.dataset, lambda do: chief_first(strategy, do))
     if source.multi_label and config.loss == "softmax":
@@ -69,6 +70,12 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
             f"config.batch_size {config.batch_size} is larger than the training split of {source.train.count} images."
         )
     make_schedule(config, source)
+    steps = config.epochs * pipeline.training_order(source, config).steps_per_epoch
+    if config.ema_decay**steps > 0.5:
+        raise ValueError(
+            f"config.ema_decay {config.ema_decay} is too slow for a run of {steps} steps: the averaged weights, which "
+            f"are evaluated and kept, would be mostly the first. Take at most {0.5 ** (1 / steps):.4f}, or 0 for none."
+        )
     return source
 
 
@@ -164,12 +171,19 @@ def build(
     worker = 0 if writes else strategy.cluster_resolver.task_id
     checkpoints = workdir.Checkpoints(folder, writes, worker, trainer.state())
     step = checkpoints.restore_latest()
+    if not same_on_all(strategy, step):
+        raise ValueError(
+            f"The processes of the cluster find different checkpoints in {folder} (this one: step {step}); --workdir "
+            "must be a folder that all of them share."
+        )
     if step:
+        workdir.check_data(folder, source)
         logging.info("Resuming %s at step %d.", folder, step)
     elif config.init_from:
-        loaded = coatnet_tf.load_weights(
-            trainer.model, _initial_weights(config.init_from), resize=True, reset_head=config.reset_head
-        )
+        with tempfile.TemporaryDirectory() as local:  # it can be on object storage
+            found = _initial_weights(config.init_from)
+            path = found.copy(epath.Path(local) / found.name)
+            loaded = coatnet_tf.load_weights(trainer.model, path, resize=True, reset_head=config.reset_head)
         logging.info("Weights of %s: %s", config.init_from, loaded)
     trainer.part_random_streams()
     return trainer, checkpoints, step
@@ -205,7 +219,7 @@ def train(
     total_steps = config.epochs * steps_per_epoch
     writes = is_chief(strategy)
     if writes:
-        workdir.claim(folder, config)
+        workdir.claim(folder, config, source)
         workdir.drop_metrics_after(folder, step)
     logging.info(pipeline.describe(source, config))
 
@@ -225,7 +239,7 @@ def train(
                 trainer.train_steps(batches, tf.constant(count))
                 step += count
                 progress.show(count, trainer.loss)
-                check_health(config, source, trainer)
+                _stop_together(strategy, find_problem(config, source, trainer))
                 stopping = on_any_process(strategy, preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
@@ -239,6 +253,7 @@ def train(
                 history.add(row)  # before the checkpoint: a row after the newest one is dropped and written again
                 progress.announce(row)
                 started, first = time.monotonic(), step
+                stopping = stopping or on_any_process(strategy, preemption.noticed)
             checkpoints.save(step)
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
@@ -255,22 +270,26 @@ def _next_stop(step: int, steps_per_epoch: int, checkpoint_steps: int) -> int:
     return min(epoch_end, (step // checkpoint_steps + 1) * checkpoint_steps) if checkpoint_steps else epoch_end
 
 
-def check_health(config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer) -> None:
-    """Stops a run whose images cannot be decoded, or whose steps have no finite gradient.
+def _stop_together(strategy: tf.distribute.Strategy, problem: str) -> None:
+    """Stops all processes of a cluster if one of them has a problem."""
+    if on_any_process(strategy, bool(problem)):
+        raise RunStopped(problem or "Another process of the cluster has stopped; its log says why.")
 
-    Raises:
-        RunStopped: With the names of the images.
-    """
-    for damaged in (trainer.damaged, trainer.damaged_in_evaluation):
-        damaged.check()
+
+def find_problem(config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer) -> str:
+    """Why a run cannot go on, with names of images: too many are damaged, or no gradient is finite; else empty."""
+    problem = trainer.damaged.problem() or trainer.damaged_in_evaluation.problem()
+    if problem:
+        return problem
     if trainer.skipped.longest >= config.max_skipped_steps:
         step = trainer.skipped.last
         names = pipeline.example_names(source, config, step)
-        raise RunStopped(
+        return (
             f"{trainer.skipped.longest} steps in a row had a loss or gradient that is not finite and were not applied; "
-            f"the last: step {step}, on {', '.join(names[:5])}, ... ({len(names)} images). Look at these images, or "
-            "lower config.optimizer.learning_rate; the newest checkpoint is from before."
+            f"the last: step {step}, on {', '.join(names[:5])}, ... ({len(names)} images). Look at these images; "
+            "if the learning rate is too high, begin anew in another --workdir. The newest checkpoint is from before."
         )
+    return ""
 
 
 class History:
@@ -350,8 +369,8 @@ def _write_results(
     if damaged:
         (folder / workdir.DAMAGED).write_text("\n".join(damaged) + "\n")
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
-    shown = int(min(report.CONTACT_SHEET, tf.reduce_sum(weights)))
-    probabilities = keras.ops.convert_to_numpy(model(images[:shown], training=False))
+    images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
+    probabilities = keras.ops.convert_to_numpy(model(images, training=False))
     cost = coatnet_tf.profile(model)
     report.write(
         folder,
@@ -359,7 +378,7 @@ def _write_results(
         rows=workdir.read_metrics(folder),
         confusion=confusion,
         class_names=source.class_names,
-        examples=(images[:shown].numpy(), targets[:shown].numpy(), probabilities),
+        examples=(images.numpy(), targets.numpy(), probabilities),
         facts={
             "Parameters": f"{cost.params:,}",
             "Multiply-accumulates an image": f"{cost.macs:,}",

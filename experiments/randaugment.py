@@ -165,7 +165,7 @@ def color(image: tf.Tensor, factor: float) -> tf.Tensor:
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
-    """Blends with the mean grey of the image."""
+    """Blends with the mean grey of the image, as Pillow does."""
     grey = image if image.shape[-1] == 1 else tf.image.rgb_to_grayscale(image)
     mean = tf.round(tf.reduce_mean(tf.cast(grey, tf.float32)))
     return blend(mean, image, factor)

@@ -97,9 +97,14 @@ def chief_first(strategy: tf.distribute.Strategy, do: Callable[[], None]) -> Non
         strategy: The distribution strategy.
         do: The function.
     """
+    error: Exception | None = None
     if is_chief(strategy):
-        do()
-    on_any_process(strategy, False)
+        try:
+            do()
+        except Exception as raised:
+            error = raised
+    if on_any_process(strategy, error is not None):
+        raise error or ValueError("The chief of the cluster has stopped; its log says why.")
     if not is_chief(strategy):
         do()
 
@@ -118,6 +123,23 @@ def on_any_process(strategy: tf.distribute.Strategy, condition: bool) -> bool:
         return condition
     total = strategy.run(_sum_over_replicas, args=(tf.constant(float(condition)),))
     return float(strategy.experimental_local_results(total)[0]) > 0
+
+
+def same_on_all(strategy: tf.distribute.Strategy, value: int) -> bool:
+    """Whether all processes of the cluster have the same value; all have to ask.
+
+    Args:
+        strategy: The distribution strategy.
+        value: That of this process.
+
+    Returns:
+        The same on all.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    total = strategy.run(_sum_over_replicas, args=(tf.constant(value, tf.int64),))
+    mean = int(strategy.experimental_local_results(total)[0]) / strategy.num_replicas_in_sync
+    return not on_any_process(strategy, mean != value)
 
 
 @tf.function

@@ -3,7 +3,8 @@
     python -m experiments.train --config=experiments/recipes/digits.py --workdir=runs/digits
 
 Any field of the recipe can be overridden: `--config.epochs=3`, `--config.optimizer.learning_rate=5e-4`.
-Exit status: 0 when the run is complete, 75 when SIGTERM stopped it and the same command goes on, 1 otherwise.
+Exit status: 0 when the run is complete, 75 when SIGTERM or the loss of another process stopped it and the same command
+goes on, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -11,17 +12,14 @@ from __future__ import annotations
 import os
 import sys
 
-import tensorflow as tf
+import ml_collections
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from experiments import loop
-from experiments.stops import PREEMPTED_STATUS, Preempted, RunStopped
+from experiments.stops import LOST_WORKER, PREEMPTED_STATUS, Preempted, RunStopped
 from experiments.strategies import STRATEGIES, make_strategy
-
-# How the others of a cluster learn that one is gone.
-LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def main(argv: list[str]) -> None:
@@ -37,13 +35,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.reset_head:
         config.reset_head = True
     try:
-        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
-        source = loop.prepare(config, folder, strategy)
-        start = loop.build(config, folder, strategy, source)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
-    try:
-        loop.train(config, folder, strategy, source, *start)
+        run(config, folder)
     except Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(PREEMPTED_STATUS)
@@ -53,7 +45,23 @@ def main(argv: list[str]) -> None:
         logging.error("Another process of the cluster is gone: %s", str(error).splitlines()[0])
         logging.error("Start all of them again with the same command, to go on from the newest checkpoint.")
         logging.flush()
-        os._exit(1)  # an ordinary exit would wait for the lost one
+        os._exit(PREEMPTED_STATUS)  # an ordinary exit would wait for the lost one
+
+
+def run(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
+    """Checks, builds and trains, in this order.
+
+    Args:
+        config: The recipe.
+        folder: Folder of the run.
+    """
+    try:
+        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
+        source = loop.prepare(config, folder, strategy)
+        start = loop.build(config, folder, strategy, source)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    loop.train(config, folder, strategy, source, *start)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ class Trainer:
         """Batches of the run from a step on, one share for each replica."""
         return iter(
             self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.training_batches(self._source, self._config, first_step, context, self.damaged)
+                lambda context: pipeline.training_batches(
+                    self._source, self._config, first_step, context, self._counted_here(self.damaged)
+                )
             )
         )
 
@@ -139,6 +141,8 @@ class Trainer:
     def train_step(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> None:
         """One step of one replica, on its share of the batch; see `pipeline.training_batches`."""
         batch = self._mixed(images, targets, weights, shares)
+        statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
+        before = [tf.identity(variable.value) for variable in statistics]
         sums = self._accumulated(batch)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
@@ -146,6 +150,8 @@ class Trainer:
         gradients, norm = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         context.merge_call(self._apply, args=(gradients, finite))
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(tf.where(finite, variable.value, value))
         counted = tf.where(finite, weight, 0.0)
         self.loss.update_state(tf.where(finite, tf.math.divide_no_nan(loss, weight), 0.0), counted)
         self.accuracy.update_state(tf.math.divide_no_nan(hits, weight), counted)
@@ -165,6 +171,10 @@ class Trainer:
             return self._gradients(*batch)
         split = [tf.reshape(x, (parts, -1, *x.shape[1:])) for x in batch]
         total = self._gradients(*(x[0] for x in split))
+        if self._strategy.num_replicas_in_sync > 1 and not isinstance(self._strategy, tf.distribute.TPUStrategy):
+            for index in range(1, parts):  # replicas that are threads cannot meet for BatchNorm inside a loop
+                total = [a + b for a, b in zip(total, self._gradients(*(x[index] for x in split)), strict=True)]
+            return total
 
         def add(index: tf.Tensor, total: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
             return index + 1, [a + b for a, b in zip(total, self._gradients(*(x[index] for x in split)), strict=True)]

@@ -9,19 +9,38 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from experiments.stops import RunStopped
+from experiments.stops import LOST_WORKER, RunStopped
 
 if TYPE_CHECKING:  # export and serving do without
     import ml_collections
+
+    from experiments.data.sources import Source
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 CLASSES = "classes.txt"
+DATA = "data.json"
 DAMAGED = "damaged.txt"  # images that could not be decoded
 REPORT = "report.md"
 _KEPT_CHECKPOINTS = 3
+
+
+# Fields that may differ when a run goes on: they change where data lies and how often the run looks up, not its result.
+FREE_FIELDS = (
+    "config.dataset.data_dir",
+    "config.dataset.manual_dir",
+    "config.dataset.max_damaged_share",
+    "config.steps_per_call",
+    "config.checkpoint_steps",
+    "config.max_skipped_steps",
+)
+
+
+def has_checkpoints(workdir: epath.Path) -> bool:
+    """Whether the folder holds a checkpoint to resume from."""
+    return any((workdir / CHECKPOINTS).glob("ckpt-*.index"))
 
 
 def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -36,7 +55,7 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is a file; give a folder.")
-    if not (any((workdir / CHECKPOINTS).glob("ckpt-*.index")) or (workdir / METRICS).exists()):
+    if not (has_checkpoints(workdir) or (workdir / METRICS).exists()):
         return  # a run that failed before its first checkpoint has no claim
     if not (workdir / CONFIG).is_file():
         raise ValueError(f"{workdir} holds checkpoints or metrics but no {CONFIG}: choose another --workdir.")
@@ -48,9 +67,33 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def claim(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config of the run into its folder, which is made if it is missing."""
+def _describe(source: Source) -> dict[str, Any]:
+    return {"train": source.train.count, "eval": source.eval.count, "classes": list(source.class_names)}
+
+
+def check_data(workdir: epath.Path, source: Source) -> None:
+    """Refuses to go on with other data than a run began with.
+
+    Args:
+        workdir: Folder of the run.
+        source: The dataset.
+
+    Raises:
+        ValueError: If the numbers of images or the classes have changed.
+    """
+    before, now = json.loads((workdir / DATA).read_text()), _describe(source)
+    if before != now:
+        raise ValueError(
+            f"{source.name} has changed since the run in {workdir} began: then {before['train']} training and "
+            f"{before['eval']} held-out images of {len(before['classes'])} classes, now {now['train']}, {now['eval']} "
+            f"and {len(now['classes'])}. Put it back, or begin anew in another --workdir."
+        )
+
+
+def claim(workdir: epath.Path, config: ml_collections.ConfigDict, source: Source) -> None:
+    """Writes the config of the run and what its data is into its folder, which is made if it is missing."""
     workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / DATA, json.dumps(_describe(source)) + "\n")
     write_whole(workdir / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
 
 
@@ -68,7 +111,7 @@ def _different_fields(mine: Any, theirs: Any, prefix: str = "config") -> list[st
             for key in mine.keys() | theirs.keys()
             for field in _different_fields(mine.get(key), theirs.get(key), f"{prefix}.{key}")
         ]
-    return [] if mine == theirs else [f"{prefix} ({theirs!r} there, {mine!r} here)"]
+    return [] if mine == theirs or prefix in FREE_FIELDS else [f"{prefix} ({theirs!r} there, {mine!r} here)"]
 
 
 class Checkpoints:
@@ -101,6 +144,8 @@ class Checkpoints:
         """
         try:
             self._manager.save(checkpoint_number=step)
+        except LOST_WORKER:
+            raise
         except (tf.errors.OpError, OSError) as error:
             _remove_unfinished(epath.Path(self._manager.directory))
             raise RunStopped(

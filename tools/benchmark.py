@@ -21,12 +21,13 @@ import tensorflow as tf
 import tqdm
 from absl import app, flags
 
-from experiments import loop, strategies
+from experiments import augment, loop, strategies
 from experiments.data import pipeline, sources
 from experiments.recipes import digits, fashion_mnist, imagenet1k_pretrain
 from experiments.trainer import Trainer
 
-ROUNDS = 7
+ROUNDS = 5
+_WARM_UP = 4  # batches
 
 
 def medians(measures: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -63,21 +64,22 @@ def synthetic_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)
         (path / f"{index:04d}.jpg").write_bytes(buffer.getvalue())
 
 
-def measure_input(images: int = 256) -> dict[str, float]:
+def measure_input(images: int = 640) -> dict[str, float]:
     """Images/s of decode + inception crop at 224 alone, and of the whole pipeline, Mixup included."""
     full = imagenet1k_pretrain.get_config("coatnet0")
     full.batch_size = 32
     with tempfile.TemporaryDirectory() as folder:
-        synthetic_jpegs(Path(folder), 2 * images)
+        synthetic_jpegs(Path(folder), 512)
         full.dataset.name = f"folder:{folder}"
         source = sources.prepare(full.dataset)
         plain = ml_collections.ConfigDict(full.to_dict())
         plain.augment.update(flip=False, randaugment_layers=0, mixup_alpha=0.0)
 
         def rate(config: ml_collections.ConfigDict) -> Callable[[], float]:
-            batches = iter(pipeline.training_batches(source, config))
-
             def measure() -> float:
+                batches = iter(pipeline.training_batches(source, config))  # its threads end with it
+                for _ in range(_WARM_UP):
+                    next(batches)
                 started = time.perf_counter()
                 for _ in range(images // config.batch_size):
                     batch = next(batches)
@@ -92,8 +94,6 @@ def measure_input(images: int = 256) -> dict[str, float]:
 
 @tf.function
 def _mix(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
-    from experiments import augment
-
     return augment.mixup(tf.cast(images, tf.float32), tf.cast(targets, tf.float32), weights, shares)
 
 
@@ -114,7 +114,9 @@ def measure_loop(steps: int = 40) -> dict[str, float]:
         for _ in tf.range(count):
             images = tf.cast(batch[0], tf.float32)
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(trainer._loss_of(tf.cast(batch[1], tf.float32), trainer.model(images, training=True)))
+                loss = tf.reduce_mean(
+                    trainer._loss_of(tf.cast(batch[1], tf.float32), trainer.model(images, training=True))
+                )
             gradients = tape.gradient(loss, [v.value for v in trainer.model.trainable_variables])
             gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
             trainer.optimizer.apply(gradients, trainer.model.trainable_variables)
@@ -130,7 +132,7 @@ def measure_loop(steps: int = 40) -> dict[str, float]:
     def whole() -> None:
         trainer.train_steps(batches, tf.constant(steps))
         progress.show(steps, trainer.loss)
-        loop.check_health(config, source, trainer)
+        loop.find_problem(config, source, trainer)
 
     return medians({"bare step, steps/s": rate(lambda: bare(tf.constant(steps))), "loop, steps/s": rate(whole)})
 

@@ -6,8 +6,6 @@ import threading
 
 from absl import logging
 
-from experiments.stops import RunStopped
-
 
 class DamagedImages:
     """Names of the images that could not be decoded, each once.
@@ -36,17 +34,14 @@ class DamagedImages:
         with self._lock:
             return sorted(self._names)
 
-    def check(self) -> None:
-        """Stops a run whose data is worse than the recipe allows.
-
-        Raises:
-            RunStopped: If the share is above the allowed one.
-        """
+    def problem(self) -> str:
+        """Why the run cannot go on, if the share is above the allowed one (and more than one image); else empty."""
         names = self.names
-        if len(names) > self._max_share * self._num_images:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise RunStopped(
-                f"{len(names)} of {self._num_images} images cannot be decoded, more than "
-                f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend or remove them, or raise "
-                "that share."
-            )
+        if len(names) <= max(1, self._max_share * self._num_images):
+            return ""
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return (
+            f"{len(names)} of {self._num_images} images cannot be decoded, more than "
+            f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend or remove them, or raise "
+            "that share."
+        )

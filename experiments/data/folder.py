@@ -19,6 +19,7 @@ from experiments.data.readers import ImageFiles
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
 HELD_OUT_SHARE = 5  # one image in so many
+ALL = "all"  # as the split to evaluate: every image of the class folders
 
 
 def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], ImageFiles, ImageFiles]:
@@ -30,7 +31,8 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
     Args:
         path: The folder; also on object storage.
         train_split: Name of the folder to train on; `train` where a recipe for another dataset says otherwise.
-        eval_split: Name of the folder to hold out; otherwise the first there is of `HELD_OUT_SPLITS`.
+        eval_split: Name of the folder to hold out; otherwise the first there is of `HELD_OUT_SPLITS`. `"all"`
+            holds out every image of the class folders, to evaluate on them.
 
     Returns:
         Names of the classes, sorted, and the two splits.
@@ -60,7 +62,7 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
         class_names = names
         files = {name: _files(f"{path}/{name}") for name in names}
         train = {name: [f for f in files[name] if not _is_held_out(name, f)] for name in names}
-        held_out = {name: [f for f in files[name] if _is_held_out(name, f)] for name in names}
+        held_out = {name: [f for f in files[name] if eval_split == ALL or _is_held_out(name, f)] for name in names}
     for split, of_class in (("training", train), ("held-out", held_out)):
         if not any(of_class.values()):
             raise FileNotFoundError(

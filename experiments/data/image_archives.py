@@ -68,7 +68,13 @@ class ImageArchives(tfds.core.GeneratorBasedBuilder):
 def class_names(archive: str) -> set[str]:
     """The classes of an archive, by the names of its members; without compression only their headers are read."""
     with tf.io.gfile.GFile(archive, "rb") as file, tarfile.open(fileobj=file, mode="r:*") as members:
-        return {_class_of(archive, member.name) for member in members if member.isfile()}
+        names = set()
+        for member in members:
+            if member.isfile():
+                names.add(_class_of(archive, member.name))
+                if "/" not in member.name.removeprefix("./"):  # an archive of one class
+                    break
+        return names
 
 
 def _class_of(archive: str, member: str) -> str:

@@ -39,11 +39,7 @@ class Order:
     def lanes(self) -> int:
         """Number of lanes: a power of two, at most one for each file."""
         lanes = 1
-        while (
-            2 * lanes <= min(_MAX_LANES, self.reader.num_files)
-            and self.batch_size % (2 * lanes * self.group) == 0
-            and 2 * lanes * self.group <= self.batch_size
-        ):
+        while 2 * lanes <= min(_MAX_LANES, self.reader.num_files) and self.batch_size % (2 * lanes * self.group) == 0:
             lanes *= 2
         return lanes
 

@@ -101,7 +101,10 @@ class RecordFiles:
             label = example["label"]
             if isinstance(features["label"], tfds.features.Sequence):
                 label = tf.reduce_max(tf.one_hot(label, features["label"].feature.num_classes, dtype=tf.uint8), axis=0)
-            name = tf.strings.join([file, ", record ", tf.strings.as_string(index)])
+            if "file_name" in example:
+                name = example["file_name"]
+            else:
+                name = tf.strings.join([file, ", record ", tf.strings.as_string(index)])
             return {"image": example["image"], "label": label, "name": name}
 
         return records.map(parse)

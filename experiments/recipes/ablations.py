@@ -3,18 +3,24 @@
     python -m experiments.train --config=experiments/recipes/ablations.py:imagenet1k,layout_v1 --workdir=DIR \
         --strategy=tpu --tpu=NAME
 
-Fine-tune with the recipe of the setting and the same change, e.g. `--config.model.relative_attention=False`.
+Settings: `imagenet1k`, `imagenet21k`, and to fine-tune them (with --init_from) `imagenet1k_finetune`,
+`imagenet21k_finetune`.
 The paper's top-1 (1K, at 224) and precision@1 (21K) with the change, 84.1 and 53.0 % without it:
 no_relative_attention 83.8, 52.8; layout_v1 83.4, 53.0; layout_v2 84.0; head_size_64 83.9; layer_norm 84.1 (1K).
 """
 
 import ml_collections
 
-from experiments.recipes import imagenet1k_pretrain, imagenet21k_pretrain
+from experiments.recipes import imagenet1k_finetune, imagenet1k_pretrain, imagenet21k_finetune, imagenet21k_pretrain
+
+_COATNET2 = (128, 128, 256, 512, 1024)
+_COATNET3 = (192, 192, 384, 768, 1536)
 
 _SETTINGS = {
-    "imagenet1k": (imagenet1k_pretrain, "coatnet2", (128, 128, 256, 512, 1024)),
-    "imagenet21k": (imagenet21k_pretrain, "coatnet3", (192, 192, 384, 768, 1536)),
+    "imagenet1k": (imagenet1k_pretrain, "coatnet2", _COATNET2),
+    "imagenet1k_finetune": (imagenet1k_finetune, "coatnet2", _COATNET2),
+    "imagenet21k": (imagenet21k_pretrain, "coatnet3", _COATNET3),
+    "imagenet21k_finetune": (imagenet21k_finetune, "coatnet3", _COATNET3),
 }
 _LAYOUTS = {"layout_v1": (2, 2, 2, 18, 2), "layout_v2": (2, 2, 8, 12, 2)}
 _CHANGES = {
@@ -25,7 +31,7 @@ _CHANGES = {
 
 
 def get_config(variant: str = "imagenet1k,no_relative_attention") -> ml_collections.ConfigDict:
-    """The recipe of a setting with a change: `imagenet1k` or `imagenet21k`, a comma, and a name above."""
+    """The recipe of a setting with a change: a setting, a comma, and a change, as named above."""
     setting, _, change = variant.partition(",")
     if setting not in _SETTINGS or change not in (*_LAYOUTS, *_CHANGES):
         raise ValueError(

@@ -3,7 +3,7 @@ r"""A CoAtNet of C-C-T-T layout on Fashion-MNIST, 28 x 28, sized for two CPU cor
     TF_XLA_FLAGS="--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit --tf_xla_ops_to_cluster=FUSIBLE" \
         python -m experiments.train --config=experiments/recipes/fashion_mnist.py --workdir=runs/fashion_mnist
 
-The flags let XLA fuse element-wise operations on CPUs. One run, seed 0: 92.66 % of the test images, in 23.5 minutes.
+The flags let XLA fuse element-wise operations on CPUs. One run, seed 0: 92.91 % of the test images, in 24 minutes.
 The layout and the rates were chosen by runs that held out the last 5,000 training images.
 """
 
@@ -16,7 +16,7 @@ from experiments.recipes import base
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     config = base.get_config()
-    config.epochs = 15
+    config.epochs = 10
     config.batch_size = 128
     config.image_size = 28
     config.label_smoothing = 0.1
@@ -26,11 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.manual_dir = DEFAULT_FOLDER
 
     config.augment.flip = True
-    config.augment.translate = 1
 
     config.model.name = "coatnet-fashion"
-    config.model.depths = (3, 1, 1, 1, 1)
-    config.model.widths = (32, 48, 64, 96, 96)
+    config.model.depths = (3, 2, 3, 1, 1)
+    config.model.widths = (32, 64, 64, 64, 64)
     config.model.strides = (2, 2, 1, 1, 1)
     config.model.layout = "C-C-T-T"
     config.model.drop_path_rate = 0.0

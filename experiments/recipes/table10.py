@@ -121,6 +121,7 @@ def recipe(setting: str, model: str, image_size: int = PRETRAIN_SIZE) -> ml_coll
     config.image_size = image_size
     config.dtype = "mixed_bfloat16"
     config.checkpoint_steps = 2000
+    config.steps_per_call = 20  # how soon SIGTERM is noticed
     config.augment.crop = "inception"
     config.augment.flip = True
     config.model = base.family_model(model.partition("_")[0])

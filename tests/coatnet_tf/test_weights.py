@@ -120,7 +120,10 @@ def test_other_sizes_and_classes_are_refused_unless_asked_for(tiny, tmp_path):
     before = model.get_weights()
     for arguments, message in (
         ({}, "resize=True .another input shape. or reset_head=True .other classes."),
-        ({"resize": True}, r"of another shape: predictions/kernel is \(48, 7\) in the model and \(48, 10\) in the file"),
+        (
+            {"resize": True},
+            r"of another shape: predictions/kernel is \(48, 7\) in the model and \(48, 10\) in the file",
+        ),
         ({"reset_head": True}, "of another shape: s3_block01.*table"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -113,7 +113,7 @@ def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
         time.sleep(0.05)
         assert workers[0].poll() is None, workers[0].errors.read_text()[-3000:]
     workers[1].kill()
-    finish(workers[0], status=1)
+    finish(workers[0], status=PREEMPTED_STATUS)
     assert "Another process of the cluster is gone" in workers[0].errors.read_text()
 
     finish(*start_two(folder, data_dir, **lasting))

@@ -95,6 +95,10 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     assert measured["top5"] == 1
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()) == measured
     assert "| red |" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+    with pytest.raises(ValueError, match="has no folder 'tset'; name one .* or --split=all"):
+        evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", split="tset")
+    everything = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", split="all")
+    assert everything["images"] == 120 and measured["images"] < 60
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
     with pytest.raises(
         ValueError, match=r"has 2 classes \(green, red, ...\) and the model 3 \(blue, green, red, ...\)"
@@ -102,6 +106,13 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}")
     with pytest.raises(FileNotFoundError, match=r"holds no config.json; let the run finish first"):
         evaluate.evaluate(tmp_path, tmp_path / "evaluation")
+
+
+def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path):
+    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    (colors / "red" / "new.jpg").write_bytes(jpeg(7))
+    with pytest.raises(ValueError, match="has changed since the run in .* began: then .* images of 3 classes"):
+        run(folder_config, tmp_path / "run", make_strategy("one_device"))
 
 
 def test_measures_are_scikit_learns():
@@ -145,7 +156,7 @@ def test_damaged_images_are_counted_by_name_and_left_out(folder_config, colors):
     for _ in pipeline.evaluation_batches(source, folder_config, damaged=damaged):
         pass
     assert damaged.names == sorted(names)
-    damaged.check()
+    assert not damaged.problem()
 
 
 def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):

@@ -137,8 +137,9 @@ def test_bfloat16_run_ends_in_a_float32_model(run, config, strategy, tmp_path):
 
 
 def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
-    workdir.claim(tmp_path, config)
+    workdir.claim(tmp_path, config, sources.prepare(config.dataset))
     (tmp_path / workdir.METRICS).write_text("")
+    config.steps_per_call = 7  # changes how often the run looks up, not its result
     workdir.check(tmp_path, config)
     config.optimizer.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"holds another run, whose config differs in config.optimizer.learning_rate"):
@@ -176,6 +177,8 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"augment.mixup_alpha": -1.0}, "config.augment.mixup_alpha must be at least 0; got -1.0"),
         ({"accumulation_steps": 3}, "share of 32 images cannot be parted into config.accumulation_steps 3"),
         ({"augment.mixup_alpha": 0.8, "batch_size": 15}, "Mixup pairs images, and a replica's share of 15 is odd"),
+        ({"ema_decay": 0.9999}, "ema_decay 0.9999 is too slow for a run of 10 steps: .* Take at most 0.9330, or 0"),
+        ({"image_size": None}, "config.image_size is not set; give it in the recipe or with --config.image_size="),
         ({"reset_head": True}, "--reset_head has a meaning only with --init_from"),
         ({"model.head_size": 24}, "head_size 24 must divide the width of every Transformer stage"),
     ],
@@ -184,7 +187,7 @@ def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, ch
     for field, value in change.items():
         node, _, leaf = field.rpartition(".")
         owner = config[node] if node else config
-        if value is None:
+        if leaf == "depths":
             for name in ("depths", "widths", "strides", "layout"):
                 del owner[name]
         else:
@@ -195,7 +198,7 @@ def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, ch
 
 
 def test_folder_of_a_run_that_never_began_can_be_taken(config, tmp_path):
-    workdir.claim(tmp_path, config)
+    workdir.claim(tmp_path, config, sources.prepare(config.dataset))
     config.batch_size = 16
     workdir.check(tmp_path, config)
     (tmp_path / "file").write_text("")
@@ -219,7 +222,7 @@ def test_batches_that_replicas_cannot_share_are_refused(config):
 
 
 def test_config_is_kept_as_json(config, tmp_path):
-    workdir.claim(tmp_path / "run", config)
+    workdir.claim(tmp_path / "run", config, sources.prepare(config.dataset))
     kept = ml_collections.ConfigDict(json.loads((tmp_path / "run" / workdir.CONFIG).read_text()))
     assert make_model_config(kept.model) == make_model_config(config.model)
     shutil.rmtree(tmp_path / "run")

@@ -8,7 +8,10 @@ from tools import benchmark, draw_randaugment
 def test_medians_leave_the_first_round_out():
     values = iter([100.0, 1.0, 5.0, 3.0])
     assert benchmark.medians({"one": lambda: next(values)}, rounds=3) == {"one": 3.0}
-    assert list(benchmark.report({"a": 4.0, "b": 2.0})) == ["a: 4.00 (1.000 of the first)", "b: 2.00 (0.500 of the first)"]
+    assert list(benchmark.report({"a": 4.0, "b": 2.0})) == [
+        "a: 4.00 (1.000 of the first)",
+        "b: 2.00 (0.500 of the first)",
+    ]
 
 
 def test_synthetic_jpegs_have_the_usual_size(tmp_path):
