@@ -11,7 +11,7 @@ import dataclasses
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -195,6 +195,6 @@ def _refuse_misfits(path: str, wanted: dict[str, Any], stored: dict[str, Any]) -
         )
 
 
-def _enumerate(which: list[str]) -> str:
+def _enumerate(which: Sequence[str]) -> str:
     named = ", ".join(which[:_NAMED_AT_MOST])
     return named if len(which) <= _NAMED_AT_MOST else f"{named} and {len(which) - _NAMED_AT_MOST} more"
