@@ -121,8 +121,7 @@ def on_any_process(strategy: tf.distribute.Strategy, condition: bool) -> bool:
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return condition
-    total = strategy.run(_sum_over_replicas, args=(tf.constant(float(condition)),))
-    return float(strategy.experimental_local_results(total)[0]) > 0
+    return float(_sum_over_replicas(strategy, tf.constant(float(condition)))) > 0
 
 
 def same_on_all(strategy: tf.distribute.Strategy, value: int) -> bool:
@@ -137,11 +136,10 @@ def same_on_all(strategy: tf.distribute.Strategy, value: int) -> bool:
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
-    total = strategy.run(_sum_over_replicas, args=(tf.constant(value, tf.int64),))
-    mean = int(strategy.experimental_local_results(total)[0]) / strategy.num_replicas_in_sync
+    mean = float(_sum_over_replicas(strategy, tf.constant(float(value), tf.float64))) / strategy.num_replicas_in_sync
     return not on_any_process(strategy, mean != value)
 
 
 @tf.function
-def _sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(value,)), axis=None)

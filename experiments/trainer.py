@@ -171,10 +171,6 @@ class Trainer:
             return self._gradients(*batch)
         split = [tf.reshape(x, (parts, -1, *x.shape[1:])) for x in batch]
         total = self._gradients(*(x[0] for x in split))
-        if self._strategy.num_replicas_in_sync > 1 and not isinstance(self._strategy, tf.distribute.TPUStrategy):
-            for index in range(1, parts):  # replicas that are threads cannot meet for BatchNorm inside a loop
-                total = [a + b for a, b in zip(total, self._gradients(*(x[index] for x in split)), strict=True)]
-            return total
 
         def add(index: tf.Tensor, total: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
             return index + 1, [a + b for a, b in zip(total, self._gradients(*(x[index] for x in split)), strict=True)]

@@ -75,8 +75,9 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             name.removeprefix("folder:"), dataset.train_split, dataset.eval_split
         )
         return Source(name, train, held_out, class_names, channels=3)
-    builder = _find_builder(name, dataset.data_dir or None)
-    (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, builder, dataset.manual_dir or None))
+    _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
+    (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
+    builder = _find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
             f"Dataset {name!r} is prepared as {builder.info.file_format.value}; this program reads tfrecord. Prepare "
@@ -103,9 +104,10 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         ) from None
 
 
-def _prepare(name: str, builder: tfds.core.DatasetBuilder, manual_dir: str | None) -> None:
+def _prepare(name: str, dataset: ml_collections.ConfigDict) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=dataset.manual_dir or None)
     try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+        _find_builder(name, dataset.data_dir or None).download_and_prepare(download_config=config)
     except AssertionError as error:  # how TFDS says that manual_dir lacks something
         raise FileNotFoundError(
             f"Dataset {name!r} could not be prepared; its files go to --config.dataset.manual_dir: {error}"

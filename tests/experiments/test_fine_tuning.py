@@ -37,7 +37,7 @@ def test_weights_are_loaded_across_resolutions(run, config, pretrained, tmp_path
             expected = resize_table(expected, (7, 7))
         np.testing.assert_array_equal(variable, expected, err_msg=variable.path)
     config.optimizer.update(learning_rate=5e-5, min_learning_rate=5e-5, decay="constant", warmup_steps=0)
-    config.ema_decay = 0.9
+    config.ema_decay = 0.5
     run(config, tmp_path / "tuned", make_strategy("one_device"))
     assert len(workdir.read_metrics(tmp_path / "tuned")) == 1
 

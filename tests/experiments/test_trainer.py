@@ -63,13 +63,15 @@ def test_accumulated_parts_are_the_whole_batch(config):
     assert_same_states(train(config, 3), whole)
 
 
-@pytest.mark.parametrize("field", [{"accumulation_steps": 2}, {"rematerialise": True}])
-def test_replicas_save_memory_too(config, field):
-    """With BatchNorm's statistics of both replicas in each part."""
-    config.update(field)
-    trainer = train(config, 2, "mirrored")
-    assert trainer.skipped.total == 0
-    assert np.isfinite(trainer.evaluate()["eval_loss"])
+@pytest.mark.parametrize("field", ["accumulation_steps", "rematerialise"])
+def test_replicas_save_memory_without_batch_norm(config, field):
+    config.model.drop_path_rate = 0.0
+    config[field] = 2 if field == "accumulation_steps" else True
+    with pytest.raises(ValueError, match="do not go together with BatchNorm over several replicas, except on TPU"):
+        loop.check_batch_size(config, make_strategy("mirrored"))
+    config.model.conv_norm = "layer_norm"
+    loop.check_batch_size(config, make_strategy("mirrored"))
+    assert_same_states(train(config, 2, "mirrored"), train(config, 2))
 
 
 def test_rematerialisation_changes_nothing(config):
@@ -118,15 +120,18 @@ class NotFinite:
         return self._model(images + tf.one_hot(0, images.shape[1])[:, None, None] / 0.0, training=training)
 
 
-@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
-def test_steps_that_are_not_finite_are_not_applied(config, strategy):
+@pytest.mark.parametrize(("strategy", "place"), [("one_device", "input"), ("one_device", "loss"), ("mirrored", "loss")])
+def test_steps_that_are_not_finite_are_not_applied(config, strategy, place):
     trainer = make_trainer(config, strategy)
     batches = trainer.training_iterator(0)
     trainer.train_steps(batches, tf.constant(2))
     variables = [*trainer.model.weights, *trainer.optimizer.variables]  # BatchNorm's averages too
     before = [v.numpy() for v in variables]
-    model = trainer.model
-    trainer.model = NotFinite(model)
+    model, loss_of = trainer.model, trainer._loss_of
+    if place == "input":
+        trainer.model = NotFinite(model)
+    else:
+        trainer._loss_of = lambda targets, logits: loss_of(targets, logits) * float("nan")
     damaged = tf.function(lambda batch: trainer._strategy.run(trainer.train_step, args=batch))
     for _ in range(3):
         damaged(next(batches))
@@ -135,7 +140,7 @@ def test_steps_that_are_not_finite_are_not_applied(config, strategy):
         np.testing.assert_array_equal(mine, expected)
     assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
     assert np.isfinite(float(trainer.loss.result()))
-    trainer.model = model
+    trainer.model, trainer._loss_of = model, loss_of
     trainer.train_steps(batches, tf.constant(1))
     assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
     assert any((v.numpy() != b).any() for v, b in zip(variables, before, strict=True))

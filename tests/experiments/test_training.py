@@ -152,7 +152,7 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "must be a positive multiple of their number, 1"),
+        ({"batch_size": 0}, "config.batch_size must be at least 1; got 0"),
         ({"batch_size": 1024}, "batch_size 1024 is larger than the training split of 160 images"),
         ({"image_size": 10}, "stage s2 cannot halve an input of height 10"),
         ({"epochs": 0}, "config.epochs must be at least 1"),

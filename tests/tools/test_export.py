@@ -103,7 +103,7 @@ def test_the_readmes_commands(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
-    assert "are resized to 16 x 16" in result.stderr
+    assert "is resized to 16 x 16" in result.stderr
 
     result = call("experiments.train", *train, "--config.seed=1")
     assert result.returncode == 1
@@ -121,5 +121,5 @@ def test_the_readmes_commands(tmp_path):
 
 def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
-    report.plot_predictions(images, np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]], ["a", "b"], tmp_path / "sheet.png")
+    report.plot_predictions(images, np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 1, 0]], ["a", "b"], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
