@@ -1,11 +1,17 @@
 """A recipe that trains in seconds."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
-from experiments import workdir
+from experiments import strategies, workdir
 from experiments.recipes import digits
+
+# One strategy of a kind for all tests of a process: TensorFlow numbers the collective operations of each new
+# MirroredStrategy from the beginning, and mistakes them for those of the one before.
+strategies.make_strategy = functools.cache(strategies.make_strategy)
 
 # The bias of the keys shifts all logits of a query alike, and a shift before the expansion is taken out by the norm
 # behind it. Their gradients are rounding noise, and AdamW makes steps of any noise.

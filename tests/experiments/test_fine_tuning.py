@@ -24,7 +24,7 @@ def build(config, folder):
 
 @pytest.mark.parametrize("is_file", [False, True])
 def test_weights_are_loaded_across_resolutions(run, config, pretrained, tmp_path, is_file, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     config.init_from = str(pretrained / workdir.MODEL if is_file else pretrained)
     config.image_size = 16
     trainer = build(config, tmp_path / "tuned")
@@ -56,7 +56,7 @@ def test_resumed_fine_tuning_does_not_begin_again(run, config, pretrained, tmp_p
 
 
 def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     for name in ("a", "b", "c"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(12):
