@@ -102,6 +102,7 @@ def measure_loop(steps: int = 40) -> dict[str, float]:
     config = fashion_mnist.get_config()
     config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
     config.steps_per_call = steps
+    config.optimizer.warmup_steps = 0
     strategy = strategies.make_strategy("one_device")
     source = loop.prepare(config, Path(tempfile.gettempdir()) / "no-run", strategy)
     trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
