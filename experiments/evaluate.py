@@ -16,7 +16,6 @@ from typing import Any
 import keras
 import ml_collections
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import app, flags
 from etils import epath
@@ -56,7 +55,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     config.dataset.name = data or config.dataset.name
     config.dataset.eval_split = split or config.dataset.eval_split
     if split and config.dataset.name.startswith("folder:"):
-        folder_split(config.dataset.name.removeprefix("folder:"), split)
+        folder.check_split(config.dataset.name.removeprefix("folder:"), split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
     class_names = tuple((run / workdir.CLASSES).read_text().splitlines())
@@ -84,15 +83,6 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         f"{config.model.name} on {source.name}, {config.dataset.eval_split}",
     )
     return measured
-
-
-def folder_split(path: str, split: str) -> None:
-    """Refuses a split that a folder does not have; training would take the usual names in its place."""
-    if split != folder.ALL and not tf.io.gfile.isdir(f"{path}/{split}"):
-        raise ValueError(
-            f"{path} has no folder {split!r}; name one that holds class-named folders, or --split={folder.ALL} for all "
-            "images of the class-named folders in it."
-        )
 
 
 def _predict(

@@ -10,8 +10,6 @@ from keras import ops
 
 # Biases, norms and relative-bias tables are not decayed.
 NOT_DECAYED = ("bias", "gamma", "beta", "table")
-
-
 DECAYS = ("cosine", "linear", "constant")
 
 

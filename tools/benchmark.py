@@ -19,9 +19,9 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 import tqdm
-from absl import app, flags
+from absl import app
 
-from experiments import augment, loop, strategies
+from experiments import augment, loop, losses, strategies
 from experiments.data import pipeline, sources
 from experiments.recipes import digits, fashion_mnist, imagenet1k_pretrain
 from experiments.trainer import Trainer
@@ -97,7 +97,7 @@ def _mix(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.T
     return augment.mixup(tf.cast(images, tf.float32), tf.cast(targets, tf.float32), weights, shares)
 
 
-def measure_loop(steps: int = 40) -> dict[str, float]:
+def measure_loop(steps: int = 20) -> dict[str, float]:
     """Steps/s of the loop, with its input, metrics and checks, and of the bare compiled step on one batch."""
     config = fashion_mnist.get_config()
     config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
@@ -108,6 +108,7 @@ def measure_loop(steps: int = 40) -> dict[str, float]:
     trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
     batches = trainer.training_iterator(0)
     batch = next(batches)
+    loss_of = losses.make_loss(config.loss, config.label_smoothing)
     progress = loop.Progress(config, 0, 10**6, False)
 
     @tf.function
@@ -115,9 +116,7 @@ def measure_loop(steps: int = 40) -> dict[str, float]:
         for _ in tf.range(count):
             images = tf.cast(batch[0], tf.float32)
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(
-                    trainer._loss_of(tf.cast(batch[1], tf.float32), trainer.model(images, training=True))
-                )
+                loss = tf.reduce_mean(loss_of(tf.cast(batch[1], tf.float32), trainer.model(images, training=True)))
             gradients = tape.gradient(loss, [v.value for v in trainer.model.trainable_variables])
             gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
             trainer.optimizer.apply(gradients, trainer.model.trainable_variables)
@@ -155,5 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.FLAGS.showprefixforinfo = False
     app.run(main)

@@ -72,6 +72,15 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
     return tuple(class_names), _split(class_names, train), _split(class_names, held_out)
 
 
+def check_split(path: str, split: str) -> None:
+    """Refuses a split to evaluate that a folder does not have; `read` would take the usual names in its place."""
+    if split != ALL and not tf.io.gfile.isdir(f"{path}/{split}"):
+        raise ValueError(
+            f"{path} has no folder {split!r}; name one that holds class-named folders, or --split={ALL} for all images "
+            "of the class-named folders in it."
+        )
+
+
 def _split(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles:
     labelled = [(path, label) for label, name in enumerate(class_names) for path in files.get(name, ())]
     return ImageFiles(tuple(path for path, _ in labelled), tuple(label for _, label in labelled))

@@ -162,7 +162,7 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     data = tf.pad(data, [[0, _EXIF_BYTES - tf.size(data)]])
 
     def number(position: tf.Tensor, size: int, little_endian: tf.Tensor) -> tf.Tensor:
-        digits = tf.gather(data, tf.clip_by_value(position[..., None] + tf.range(size), 0, _EXIF_BYTES - 1))
+        digits = tf.gather(data, _clip(position[..., None] + tf.range(size)))
         weights = 256 ** tf.range(size)
         return tf.reduce_sum(digits * tf.where(little_endian, weights, weights[::-1]), axis=-1)
 

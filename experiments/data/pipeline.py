@@ -78,11 +78,10 @@ def training_batches(
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
-        size = tf.shape(weight)[0]
         shares = (
             tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
             if settings.mixup_alpha
-            else tf.ones((size,))
+            else tf.ones_like(weight)
         )
         return image, _targets(chunk["label"], source), weight, shares
 
@@ -103,7 +102,8 @@ def evaluation_batches(
         source: The dataset.
         config: `batch_size` (all replicas together), `image_size` and `eval_crop`.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
-        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0.
+        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0; without it
+            their names are printed.
 
     Returns:
         Dataset of `(image, target, weight)`: uint8 `[batch, size, size, channels]`, uint8

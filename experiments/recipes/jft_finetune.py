@@ -16,5 +16,4 @@ def get_config(model: str = "coatnet3") -> ml_collections.ConfigDict:
     """The recipe of `coatnet3` (with down-sampling in the depthwise convolution) to `coatnet7`."""
     config = table10.parse("jft_finetune", model, sizes=(512, 384, 224))
     config.dataset.name = "imagenet2012"
-    config.rematerialise = model.partition(",")[0] in ("coatnet5", "coatnet6", "coatnet7")
     return config

@@ -15,6 +15,4 @@ from experiments.recipes import table10
 
 def get_config(model: str = "coatnet3") -> ml_collections.ConfigDict:
     """The recipe of `coatnet3` (with down-sampling in the depthwise convolution) to `coatnet7`."""
-    config = table10.parse("jft_pretrain", model, sizes=(224,))
-    config.rematerialise = model in ("coatnet5", "coatnet6", "coatnet7")
-    return config
+    return table10.parse("jft_pretrain", model, sizes=(224,))

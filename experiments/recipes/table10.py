@@ -70,6 +70,7 @@ _IMAGENET1K = {f"coatnet{i}": {"model": {"drop_path_rate": rate}} for i, rate in
 _IMAGENET21K = {f"coatnet{i}": {"model": {"drop_path_rate": rate}} for i, rate in ((2, 0.3), (3, 0.5), (4, 0.7))}
 _PT_RA = {"model": {"drop_path_rate": 0.7}, **_RANDAUGMENT_2_5}
 _DAGGER = {"downsampling": "depthwise_conv"}
+_LARGE = {"rematerialise": True}
 
 # What a model changes.
 MODELS = {
@@ -87,16 +88,16 @@ MODELS = {
     "jft_pretrain": {
         "coatnet3": {"model": {"drop_path_rate": 0.0, **_DAGGER}, "optimizer": {"learning_rate": 1e-3}},
         "coatnet4": {"model": {"drop_path_rate": 0.1}},
-        "coatnet5": {"model": {"drop_path_rate": 0.0}},
-        "coatnet6": {"model": {"drop_path_rate": 0.0}},
-        "coatnet7": {"model": {"drop_path_rate": 0.0}},
+        "coatnet5": {"model": {"drop_path_rate": 0.0}, **_LARGE},
+        "coatnet6": {"model": {"drop_path_rate": 0.0}, **_LARGE},
+        "coatnet7": {"model": {"drop_path_rate": 0.0}, **_LARGE},
     },
     "jft_finetune": {
         "coatnet3": {"model": {"drop_path_rate": 0.1, **_DAGGER}},
         "coatnet4": {"model": {"drop_path_rate": 0.3}},
-        "coatnet5": {"model": {"drop_path_rate": 0.2}},
-        "coatnet6": {"model": {"drop_path_rate": 0.2}},
-        "coatnet7": {"model": {"drop_path_rate": 0.2}},
+        "coatnet5": {"model": {"drop_path_rate": 0.2}, **_LARGE},
+        "coatnet6": {"model": {"drop_path_rate": 0.2}, **_LARGE},
+        "coatnet7": {"model": {"drop_path_rate": 0.2}, **_LARGE},
     },
 }
 
