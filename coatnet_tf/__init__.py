@@ -3,6 +3,7 @@
 from coatnet_tf import layers
 from coatnet_tf.config import FAMILY, CoAtNetConfig, StageConfig, get_config, make_config
 from coatnet_tf.cost import Cost, CostReport, profile
+from coatnet_tf.inference import fold_for_inference
 from coatnet_tf.models import (
     CoAtNet,
     CoAtNet0,
@@ -38,6 +39,7 @@ __all__ = [
     "StageConfig",
     "check_input_shape",
     "decode_predictions",
+    "fold_for_inference",
     "get_config",
     "layers",
     "load_weights",

@@ -1,0 +1,309 @@
+"""Folds a trained CoAtNet into the fastest model with the same outputs.
+
+A norm by fixed statistics is a scale and a shift, which the convolution before it, or the 1x1 convolution
+behind it, can carry. The network is walked from the image on, and each layer is called again on the folded
+output of the one before, as it is or as its cheaper equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from coatnet_tf.layers import MBConv, RelativeSelfAttention, SqueezeExcite, StochasticDepth, TransformerBlock, common
+from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention
+from coatnet_tf.layers.residual import ResidualBlock
+
+_BLOCKS = (MBConv, TransformerBlock, RelativeSelfAttention)
+
+
+def fold_for_inference(model: keras.Model) -> keras.Model:
+    """Builds the fastest model with the outputs that `model` has outside training.
+
+    - BatchNorm is gone: it becomes part of the convolution before it, and MBConv's first of the 1x1 convolution
+      behind it.
+    - LayerNorm's scale and shift become part of the projection behind it. Before the max pool of a down-sampling
+      block, and before an activation (`conv_norm="layer_norm"`), they stay: there it would not be exact.
+    - q's scale is in its kernel; q, k and v are one product; the relative bias is stored for every pair of
+      positions, which takes `heads * (H * W)**2 * 4` bytes a block.
+    - Rescaling becomes part of the first convolution, whose border is then padded with the colour that was
+      rescaled to 0.
+    - Dropout and stochastic depth are gone.
+
+    Other layers of a functional model around the blocks, such as one's own classifier, are copied.
+
+    Args:
+        model: A functional (or sequential) Keras model with blocks of CoAtNet in it. It is not changed.
+
+    Returns:
+        A functional model of the same name, inputs and outputs (to rounding), with weights of its own. It can be
+        saved, exported and quantised.
+
+    Raises:
+        ValueError: If the model is not functional, is folded already or has no block of CoAtNet, is compiled for
+            training or calls a layer in training mode, or is quantised.
+
+    Example:
+    >>> import numpy as np
+    >>> import coatnet_tf
+    >>> config = coatnet_tf.make_config("tiny", (2, 1, 1, 1, 1), (8, 16, 16, 32, 32))
+    >>> model = coatnet_tf.CoAtNet(config, input_shape=(64, 96, 3), classes=10)
+    >>> folded = coatnet_tf.fold_for_inference(model)
+    >>> images = np.random.uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+    >>> bool(np.allclose(folded(images), model(images), atol=1e-5))
+    True
+    """
+    _refuse(model)
+    return _Folding().fold(model)
+
+
+def _refuse(model: Any) -> None:
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(f"{model.name} is not built; call it on an image once, or give it a keras.Input.")
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise ValueError(f"fold_for_inference takes a functional keras.Model, as CoAtNet0() returns; got {model!r}.")
+    layers = list(model._flatten_layers(include_self=False))
+    if any(isinstance(layer, FoldedSelfAttention | ConstantPadding2D) for layer in layers):
+        raise ValueError(f"{model.name} is folded already; fold the model it came from, or use it as it is.")
+    if not any(isinstance(layer, _BLOCKS) for layer in layers):
+        raise ValueError(f"{model.name} has no block of CoAtNet to fold: it is folded already, or another network.")
+    if getattr(model, "optimizer", None) is not None:
+        raise ValueError(
+            f"{model.name} is compiled for training with {type(model.optimizer).__name__}, and a folded copy would "
+            "follow no further step. Once it is trained, save it and fold what keras.models.load_model(path, "
+            "compile=False) returns."
+        )
+    for layer in layers:
+        if getattr(layer, "quantization_mode", None):
+            raise ValueError(f"Layer {layer.name} is quantised; fold the model first, then quantise the folded one.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """How a tensor of the folded model came to be."""
+
+    layer: keras.layers.Layer
+    inputs: Any
+
+
+class _Folding:
+    """One walk through a model."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, _Made] = {}
+        self._copies: dict[int, keras.layers.Layer] = {}
+        self._kept: list[Any] = []  # tensors, so that no id is used twice
+        self._rules: tuple[tuple[type, Callable[..., Any]], ...] = (
+            (MBConv, self._mbconv),
+            (TransformerBlock, self._transformer),
+            (RelativeSelfAttention, self._attention),
+            (keras.layers.BatchNormalization, self._batch_norm),
+            (keras.layers.Conv2D, self._conv),
+            (keras.layers.Dense, self._dense),
+            (StochasticDepth, self._nothing),
+            (keras.layers.Dropout, self._nothing),
+            (keras.Model, self._nested),
+        )
+
+    def fold(self, model: keras.Model) -> keras.Model:
+        if isinstance(model, keras.Sequential):
+            model = keras.Model(model.inputs, model.outputs, name=model.name)
+        return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=self._call)
+
+    def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("training"):
+            raise ValueError(f"Layer {layer.name} is called with training=True, which has no equal for inference.")
+        kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
+        rule = next((rule for kind, rule in self._rules if isinstance(layer, kind)), None)
+        if rule is None or kwargs or len(args) != 1:
+            return self._copy(layer, *args, **kwargs)
+        return rule(layer, args[0])
+
+    def _apply(self, layer: keras.layers.Layer, x: Any, weights: list[Any] | None = None) -> Any:
+        """Calls a new layer, and sets its weights."""
+        y = layer(x)
+        if weights is not None:
+            layer.set_weights([np.asarray(weight, "float32") for weight in weights])
+        self._made[id(y)] = _Made(layer, x)
+        self._kept.append(y)
+        return y
+
+    def _copy(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer(*args, **kwargs)  # an operation without weights, as `keras.ops.add`
+        if id(layer) in self._copies:
+            return self._copies[id(layer)](*args, **kwargs)
+        copy = self._copies[id(layer)] = type(layer).from_config(layer.get_config())
+        y = copy(*args, **kwargs)
+        copy.set_weights(layer.get_weights())
+        self._made[id(y)] = _Made(copy, args[0] if args else None)
+        self._kept.append(y)
+        return y
+
+    def _nothing(self, layer: keras.layers.Layer, x: Any) -> Any:
+        del layer
+        return x
+
+    def _nested(self, model: keras.Model, x: Any) -> Any:
+        if id(model) not in self._copies:
+            self._copies[id(model)] = _Folding().fold(model)
+        return self._copies[id(model)](x)
+
+    def _batch_norm(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
+        made = self._made.get(id(x))
+        if made is None or not isinstance(made.layer, keras.layers.Conv2D) or not _is_linear(made.layer):
+            return self._copy(norm, x)
+        scale, shift = _affine(norm)
+        kernel = _numpy(made.layer.kernel) * scale
+        bias = (_numpy(made.layer.bias) if made.layer.use_bias else 0.0) * scale + shift
+        return self._apply(_like(made.layer, use_bias=True), made.inputs, [kernel, bias])
+
+    def _conv(self, conv: keras.layers.Conv2D, x: Any) -> Any:
+        made = self._made.get(id(x))
+        if made is None or not isinstance(made.layer, keras.layers.Rescaling) or not _is_plain(conv, made.layer):
+            return self._copy(conv, x)
+        scale, offset = made.layer.scale, made.layer.offset
+        sizes = zip(made.inputs.shape[1:3], conv.kernel_size, conv.strides, strict=True)
+        padding = ConstantPadding2D(
+            tuple(_same_padding(*size) for size in sizes),
+            -offset / scale,
+            dtype=conv.dtype_policy,
+            name=f"{conv.name}_padding",
+        )
+        kernel = _numpy(conv.kernel)
+        bias = (_numpy(conv.bias) if conv.use_bias else 0.0) + offset * kernel.sum(axis=(0, 1, 2))
+        folded = _like(conv, padding="valid", use_bias=True)
+        return self._apply(folded, self._apply(padding, made.inputs), [scale * kernel, bias])
+
+    def _dense(self, dense: keras.layers.Dense, x: Any) -> Any:
+        made = self._made.get(id(x))
+        if made is None or not isinstance(made.layer, keras.layers.LayerNormalization) or not _is_affine(made.layer):
+            return self._copy(dense, x)
+        scale, shift = _affine(made.layer)
+        x = self._apply(_without_affine(made.layer), made.inputs)
+        return self._apply(_like(dense, use_bias=True), x, _behind(scale, shift, dense))
+
+    def _shortcut(self, block: ResidualBlock, x: Any) -> Any:
+        if block.pool is not None:
+            x = self._copy(block.pool, x)
+        return x if block.proj is None else self._copy(block.proj, x)
+
+    def _mbconv(self, block: MBConv, inputs: Any) -> Any:
+        x = inputs
+        if block.norm == "layer_norm":
+            scale, shift = _affine(block.pre_norm)
+            x = self._apply(_without_affine(block.pre_norm), x)
+            x = self._apply(_like(block.expand_conv, use_bias=True), x, _behind(scale, shift, block.expand_conv))
+            x = self._gelu(block, "expand", self._copy(block.expand_norm, x))
+            x = self._copy(block.depthwise_conv, x)
+            x = self._gelu(block, "depthwise", self._copy(block.depthwise_norm, x))
+        else:
+            kernel, bias = _behind(*_affine(block.pre_norm), block.expand_conv)
+            scale, shift = _affine(block.expand_norm)
+            expand = _like(block.expand_conv, use_bias=True, activation=common.gelu)
+            x = self._apply(expand, x, [kernel * scale, bias * scale + shift])
+            scale, shift = _affine(block.depthwise_norm)
+            depthwise = _like(block.depthwise_conv, use_bias=True, activation=common.gelu)
+            x = self._apply(depthwise, x, [_numpy(block.depthwise_conv.kernel) * scale[:, None], shift])
+        x = self._apply(SqueezeExcite.from_config(block.se.get_config()), x, block.se.get_weights())
+        x = self._copy(block.shrink_conv, x)
+        return self._add(f"{block.name}_add", self._shortcut(block, inputs), x, block)
+
+    def _transformer(self, block: TransformerBlock, inputs: Any) -> Any:
+        norm = block.attention_norm
+        if block.pool is None:
+            x = self._attention(block.attention, self._apply(_without_affine(norm), inputs), *_affine(norm))
+        else:
+            x = self._attention(block.attention, self._copy(block.pool, self._copy(norm, inputs)))
+        x = self._add(f"{block.name}_attention_add", self._shortcut(block, inputs), x, block)
+
+        residual = self._apply(_without_affine(block.ffn_norm), x)
+        expand = _like(block.ffn.expand, use_bias=True, activation=common.gelu, name=f"{block.ffn.name}_expand")
+        residual = self._apply(expand, residual, _behind(*_affine(block.ffn_norm), block.ffn.expand))
+        shrink = _like(block.ffn.shrink, name=f"{block.ffn.name}_shrink")
+        residual = self._apply(shrink, residual, [_numpy(block.ffn.shrink.kernel), _numpy(block.ffn.shrink.bias)])
+        return self._add(f"{block.name}_ffn_add", x, residual, block)
+
+    def _attention(self, source: RelativeSelfAttention, x: Any, scale: Any = 1.0, shift: Any = 0.0) -> Any:
+        """Attention with scale and shift of the norm before it."""
+        scale, shift = (np.broadcast_to(value, x.shape[-1]) for value in (scale, shift))
+        query, key, value = (_behind(scale, shift, dense) for dense in (source.query, source.key, source.value))
+        query = [weight * source.head_size**-0.5 for weight in query]
+        has_bias = source.relative_bias is not None
+        folded = FoldedSelfAttention(
+            source.filters, source.head_size, has_bias, dtype=source.dtype_policy, name=source.name
+        )
+        y = self._apply(folded, x)
+        kernels, biases = zip(query, key, value, strict=True)
+        for variable, parts in ((folded.qkv.kernel, kernels), (folded.qkv.bias, biases)):
+            variable.assign(np.concatenate(parts, axis=-1))
+        folded.out.kernel.assign(source.out.kernel)
+        folded.out.bias.assign(source.out.bias)
+        if has_bias:
+            folded.bias.assign(source.relative_bias.bias())
+        return y
+
+    def _gelu(self, block: MBConv, name: str, x: Any) -> Any:
+        return self._apply(
+            keras.layers.Activation(common.gelu, dtype=block.dtype_policy, name=f"{block.name}_{name}_gelu"), x
+        )
+
+    def _add(self, name: str, x: Any, y: Any, block: ResidualBlock) -> Any:
+        return keras.layers.Add(dtype=block.dtype_policy, name=name)([x, y])
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(value, "float32")).astype("float64")
+
+
+def _affine(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of a norm by fixed statistics (BatchNorm), or behind its statistics (LayerNorm)."""
+    scale, shift = _numpy(norm.gamma), _numpy(norm.beta)
+    if isinstance(norm, keras.layers.BatchNormalization):
+        scale = scale / np.sqrt(_numpy(norm.moving_variance) + norm.epsilon)
+        shift = shift - scale * _numpy(norm.moving_mean)
+    return scale, shift
+
+
+def _behind(scale: np.ndarray, shift: np.ndarray, layer: keras.layers.Layer) -> list[np.ndarray]:
+    """Kernel and bias of a dense layer or 1x1 convolution with the scale and shift before it in them."""
+    kernel = _numpy(layer.kernel)
+    bias = _numpy(layer.bias) if layer.use_bias else 0.0
+    return [scale[:, None] * kernel, bias + shift @ kernel.reshape(kernel.shape[-2:])]
+
+
+def _like(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A new layer with other arguments, without weights yet."""
+    config = {**layer.get_config(), **changes}
+    config.pop("lora_rank", None)  # the kernel that is read has it in it
+    return type(layer).from_config(config)
+
+
+def _without_affine(norm: keras.layers.LayerNormalization) -> keras.layers.Layer:
+    return _like(norm, scale=False, center=False)
+
+
+def _is_affine(norm: keras.layers.LayerNormalization) -> bool:
+    return norm.scale and norm.center and list(norm.axis) == [-1]
+
+
+def _is_linear(conv: keras.layers.Conv2D) -> bool:
+    return conv.activation is keras.activations.linear and conv.data_format == "channels_last"
+
+
+def _is_plain(conv: keras.layers.Conv2D, rescaling: keras.layers.Rescaling) -> bool:
+    """Whether the rescaling is one for all channels, and the convolution pads with zeros."""
+    one = all(isinstance(value, int | float) for value in (rescaling.scale, rescaling.offset))
+    padded = conv.padding == "same" and conv.data_format == "channels_last"
+    return one and padded and conv.groups == 1 and conv.dilation_rate == (1, 1)
+
+
+def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """What "same" pads before and behind an axis."""
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2

@@ -1,0 +1,115 @@
+"""What only a folded model is made of: padding with a colour, and attention with its bias in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from coatnet_tf.layers import common
+
+Shape = tuple[Any, ...]  # None where a size is unknown
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class ConstantPadding2D(keras.layers.Layer):
+    """Pads images `[batch, H, W, C]` with a constant, as `keras.layers.ZeroPadding2D` does with 0.
+
+    Args:
+        padding: `((top, bottom), (left, right))`, in pixels.
+        value: The constant.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.layers import ConstantPadding2D
+    >>> np.asarray(ConstantPadding2D(((0, 1), (1, 0)), 9.0)(np.zeros((1, 1, 1, 1))))[0, ..., 0].tolist()
+    [[9.0, 0.0], [9.0, 9.0]]
+    """
+
+    def __init__(self, padding: tuple[tuple[int, int], tuple[int, int]], value: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.padding = tuple(tuple(pair) for pair in padding)
+        self.value = value
+
+    def build(self, input_shape: Shape) -> None:
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return ops.pad(inputs, ((0, 0), *self.padding, (0, 0)), constant_values=self.value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "padding": self.padding, "value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class FoldedSelfAttention(keras.layers.Layer):
+    """`RelativeSelfAttention` for inference: one product for q, k and v, and the bias as it is added.
+
+    q's scale is in its kernel, and the bias is stored for every pair of positions, `[heads, H*W, H*W]`
+    in float32, which takes `heads * (H * W)**2 * 4` bytes. Inputs are `[batch, H, W, C]` with H and W
+    known, outputs `[batch, H, W, filters]`. The softmax is taken in float32 under every dtype policy.
+
+    Args:
+        filters: Output width.
+        head_size: Channels of one head; divides `filters`.
+        relative: Whether there is a bias.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.layers import FoldedSelfAttention
+    >>> tuple(FoldedSelfAttention(64)(np.zeros((2, 7, 5, 48), "float32")).shape)
+    (2, 7, 5, 64)
+    """
+
+    def __init__(self, filters: int, head_size: int = 32, relative: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.head_size = head_size
+        self.relative = relative
+        self.num_heads = filters // head_size
+        self.qkv = common.dense(3 * filters, "qkv", dtype=self.dtype_policy)
+        self.out = common.dense(filters, "out", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Shape) -> None:
+        batch, height, width, channels = input_shape
+        positions = height * width
+        self.qkv.build((batch, positions, channels))
+        if self.relative:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.num_heads, positions, positions),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+            )
+        self.out.build((batch, positions, self.filters))
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        _, height, width, channels = inputs.shape
+        positions = height * width
+        x = self.qkv(ops.reshape(inputs, (-1, positions, channels)))
+        x = ops.reshape(x, (-1, positions, 3, self.num_heads, self.head_size))
+        query, key, value = ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), 3)
+
+        logits = ops.cast(ops.matmul(query, ops.swapaxes(key, -1, -2)), "float32")
+        scores = ops.softmax(ops.add(logits, self.bias) if self.relative else logits, axis=-1)
+
+        x = ops.matmul(ops.cast(scores, value.dtype), value)
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, positions, self.filters))
+        return ops.reshape(self.out(x), (-1, height, width, self.filters))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "head_size": self.head_size,
+            "relative": self.relative,
+        }

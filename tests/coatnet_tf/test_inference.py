@@ -1,0 +1,233 @@
+"""Folding: the same outputs from fewer operations, and what it refuses."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import coatnet_tf
+from coatnet_tf import layers
+
+
+def randomise(model):
+    """Weights as after training: norms that scale and shift, statistics that are not those of the start."""
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        shape = tuple(variable.shape)
+        if variable.path.endswith(("gamma", "moving_variance")):
+            variable.assign(generator.uniform(0.5, 1.5, shape))
+        elif variable.path.endswith(("kernel", "table")):
+            variable.assign(generator.normal(0, 1 / np.sqrt(np.prod(shape[:-1])), shape))
+        elif "seed" not in variable.path:
+            variable.assign(generator.normal(0, 0.3, shape))
+    return model
+
+
+def assert_same_outputs(folded, model, shape=(3, 32, 48, 3), tolerance=1e-4):
+    images = np.random.default_rng(1).uniform(0, 255, shape).astype("float32")
+    images[0] = 0  # far from the grey that the preprocessing maps to zero
+    expected, found = (keras.ops.convert_to_numpy(m(images)) for m in (model, folded))
+    assert found.shape == expected.shape
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def logits(config, **arguments):
+    return randomise(
+        coatnet_tf.CoAtNet(
+            config, **{"input_shape": (32, 48, 3), "classes": 5, "classifier_activation": None, **arguments}
+        )
+    )
+
+
+def kinds(model):
+    return [type(layer).__name__ for layer in model._flatten_layers(include_self=False)]
+
+
+@pytest.mark.parametrize("downsampling", ["expand_conv", "depthwise_conv"])
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm"])
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_same_outputs(tiny, downsampling, relative, norm, stem_stride):
+    config = dataclasses.replace(
+        tiny,
+        downsampling=downsampling,
+        relative_attention=relative,
+        conv_norm=norm,
+        stem_stride=stem_stride,
+        drop_path_rate=0.5,
+        dropout=0.5,
+        stages=(*tiny.stages[:-1], dataclasses.replace(tiny.stages[-1], stride=2 if stem_stride == 1 else 1)),
+    )
+    model = logits(config)
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
+
+
+@pytest.mark.parametrize("name", coatnet_tf.FAMILY)
+def test_every_member_of_the_family(name):
+    """Its stages and blocks, narrower and with at most two equal blocks in a row."""
+    config = coatnet_tf.FAMILY[name]
+    head_size = config.head_size // 4
+    stages = tuple(
+        dataclasses.replace(stage, depth=min(2, stage.depth), width=max(head_size, stage.width // 16))
+        for stage in config.stages
+    )
+    model = logits(
+        dataclasses.replace(config, stem_width=8, head_size=head_size, stages=stages), input_shape=(64, 96, 3)
+    )
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 64, 96, 3))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"include_preprocessing": False},
+        {"include_top": False},
+        {"include_top": False, "pooling": "avg"},
+        {"classifier_activation": "softmax"},
+        {"input_shape": (32, 48, 1)},
+    ],
+    ids=str,
+)
+def test_same_outputs_of_other_models(tiny, arguments):
+    model = logits(tiny, **arguments)
+    channels = arguments.get("input_shape", (32, 48, 3))[-1]
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (3, 32, 48, channels))
+
+
+def test_what_is_left(tiny):
+    model = logits(dataclasses.replace(tiny, drop_path_rate=0.2, dropout=0.2))
+    folded = coatnet_tf.fold_for_inference(model)
+    found = kinds(folded)
+    for gone in ("BatchNormalization", "Rescaling", "RelativePositionBias", "StochasticDepth", "Dropout"):
+        assert gone in kinds(model)
+        assert gone not in found, gone
+    norms = {
+        layer.name: (layer.scale, layer.center)
+        for layer in folded._flatten_layers()
+        if isinstance(layer, keras.layers.LayerNormalization)
+    }
+    pooled = {"s3_block01_attention_norm", "s4_block01_attention_norm"}
+    assert {name for name, affine in norms.items() if affine == (True, True)} == pooled
+    assert {affine for name, affine in norms.items() if name not in pooled} == {(False, False)}
+    assert folded.name == model.name
+    assert folded.count_params() > 0
+    assert {"stem_conv01", "s1_block01_expand_conv", "s3_block02_attention", "predictions"} <= {
+        layer.name for layer in folded.layers
+    }
+
+
+def test_the_border_is_padded_with_what_becomes_zero(tiny):
+    """With the shift folded but the border padded with black, the first convolution would differ there alone."""
+    model = logits(dataclasses.replace(tiny, stem_stride=1))
+    folded = coatnet_tf.fold_for_inference(model)
+    image = np.zeros((1, 32, 48, 3), "float32")
+    expected, found = (
+        keras.ops.convert_to_numpy(keras.Model(m.inputs, m.get_layer(name).output)(image))
+        for m, name in ((model, "stem_norm01"), (folded, "stem_conv01"))
+    )
+    assert np.ptp(expected, axis=(1, 2)).max() > 0.1  # the border differs from the middle
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_folding_leaves_the_model_alone(tiny):
+    model = logits(tiny)
+    before, config = [w.copy() for w in model.get_weights()], model.get_config()
+    folded = coatnet_tf.fold_for_inference(model)
+    for variable in folded.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    assert model.get_config() == config
+    for mine, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, old)
+
+
+def test_layers_around_the_blocks_are_copied(tiny):
+    """A backbone inside a functional model, with a second branch, and a sequential model."""
+    image = keras.Input((32, 48, 3))
+    features = logits(tiny, include_top=False)
+    x = keras.layers.GlobalMaxPooling2D()(features(image))
+    x = keras.layers.Concatenate()([x, keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))])
+    model = keras.Model(image, [keras.layers.Dense(4)(x), keras.ops.mean(x, axis=-1)])
+    folded = coatnet_tf.fold_for_inference(model)
+    images = np.random.default_rng(1).uniform(0, 255, (2, 32, 48, 3)).astype("float32")
+    for mine, theirs in zip(folded(images), model(images), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+    model = keras.Sequential([logits(tiny, include_top=False), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.build((None, 32, 48, 3))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
+
+
+def test_blocks_alone():
+    image = keras.Input((8, 6, 16))
+    x = layers.RelativeSelfAttention(32, head_size=8)(keras.layers.LayerNormalization()(image))
+    model = randomise(keras.Model(image, layers.MBConv(24)(x)))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 16))
+
+
+def test_folded_model_saves_and_loads(tiny, tmp_path):
+    model = logits(tiny)
+    folded = coatnet_tf.fold_for_inference(model)
+    folded.save(tmp_path / "folded.keras")
+    loaded = keras.models.load_model(tmp_path / "folded.keras")
+    assert_same_outputs(loaded, folded, tolerance=1e-7)
+    folded.save_weights(tmp_path / "folded.weights.h5")
+    other = coatnet_tf.fold_for_inference(logits(tiny))
+    for variable in other.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    coatnet_tf.load_weights(other, tmp_path / "folded.weights.h5")
+    assert_same_outputs(other, folded, tolerance=1e-7)
+
+
+def test_mixed_precision(tiny):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = logits(tiny)
+        folded = coatnet_tf.fold_for_inference(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert folded.get_layer("s1_block01_expand_conv").compute_dtype == "bfloat16"
+    assert_same_outputs(folded, model, tolerance=0.05)
+
+
+def test_lora_is_folded_in(tiny):
+    model = logits(tiny)
+    attention = model.get_layer("s4_block01").attention
+    attention.query.enable_lora(2)
+    attention.out.enable_lora(2)
+    for dense in (attention.query, attention.out):
+        dense.lora_kernel_b.assign(keras.random.normal(dense.lora_kernel_b.shape))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
+
+
+def test_folded_model_is_quantised(tiny):
+    model = logits(tiny)
+    folded = coatnet_tf.fold_for_inference(model)
+    folded.quantize("int8")
+    assert folded.get_layer("s3_block01_attention").qkv.kernel.dtype == "int8"
+    assert_same_outputs(folded, model, tolerance=0.1)
+    with pytest.raises(ValueError, match="is folded already"):
+        coatnet_tf.fold_for_inference(folded)
+
+
+def test_what_folding_refuses(tiny):
+    model = logits(tiny)
+    folded = coatnet_tf.fold_for_inference(model)
+    with pytest.raises(ValueError, match="tiny is folded already; fold the model it came from"):
+        coatnet_tf.fold_for_inference(folded)
+    with pytest.raises(ValueError, match="takes a functional keras.Model, as CoAtNet0"):
+        coatnet_tf.fold_for_inference(layers.MBConv(8))
+    image = keras.Input((32, 32, 3))
+    with pytest.raises(ValueError, match="has no block of CoAtNet to fold"):
+        coatnet_tf.fold_for_inference(keras.Model(image, keras.layers.Conv2D(3, 1)(image)))
+    training = keras.Model(image, layers.MBConv(8)(image, training=True))
+    with pytest.raises(ValueError, match="called with training=True"):
+        coatnet_tf.fold_for_inference(training)
+    quantised = logits(tiny)
+    quantised.quantize("int8")
+    with pytest.raises(ValueError, match="is quantised; fold the model first"):
+        coatnet_tf.fold_for_inference(quantised)
+    model.compile(optimizer="adam", loss="mse")
+    with pytest.raises(ValueError, match=r"compiled for training with Adam, .*load_model\(path, compile=False\)"):
+        coatnet_tf.fold_for_inference(model)
