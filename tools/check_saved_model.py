@@ -51,11 +51,10 @@ def classify(version: Path, config: ml_collections.ConfigDict) -> tuple[np.ndarr
         Images in [0, 255], labels and probabilities of all held-out images.
     """
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
-    name = next(iter(serve.structured_input_signature[1]))
     images, targets, probabilities = [], [], []
     for image, target, weight in pipeline.evaluation_batches(sources.prepare(config.dataset), config):
         image = tf.boolean_mask(image, weight > 0)  # the last batch is filled up
-        scores = next(iter(serve(**{name: tf.cast(image, tf.float32)}).values()))
+        scores = serve(images=tf.cast(image, tf.float32))["probabilities"]
         images.append(image.numpy())
         targets.append(tf.boolean_mask(target, weight > 0).numpy())
         probabilities.append(scores.numpy())

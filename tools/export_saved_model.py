@@ -1,70 +1,280 @@
-"""Exports the model of a finished run as TensorFlow Serving wants it: `OUTPUT/<version>/`.
+"""Exports a model for serving: `OUTPUT/<version>/`, as TensorFlow Serving wants it, or for another runtime.
 
-    python -m tools.export_saved_model --workdir=runs/digits --output=runs/digits/serving
+    python -m tools.export_saved_model --workdir=runs/digits --output=runs/digits/serving --fold
+    python -m tools.export_saved_model --weights=model.keras --labels=classes.txt --output=serving --format=onnx
 
-The signature `serving_default` takes float32 images in [0, 255], any number of them, and returns
-probabilities. A version appears whole or not at all: it is written beside and renamed.
+A SavedModel has the three signatures of `tools/serving/signatures.py`, its class names as an asset, warm-up requests
+for the server and a `model_card.md`. A version appears whole or not at all: it is written beside and renamed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 from absl import app, flags
 
-import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
+import coatnet_tf
 from experiments import workdir
+from experiments.data import images
+from tools.serving import model_card, signatures, warmup
+
+# What Keras exports, and the file it becomes (a folder for the SavedModel).
+FORMATS = {"tf_saved_model": "", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
+DTYPES = ("float32", "bfloat16")
+QUANTIZE = ("", "int8")
 
 
-def export(folder: Path, output: Path) -> Path:
-    """Exports a run's model as the next version.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to export, and how; the flags of the program.
 
     Args:
-        folder: Folder of the run.
-        output: Folder of the versions.
+        output: Folder of the versions; made if it is missing.
+        workdir: Folder of a finished run. Either this or `weights` is given.
+        weights: A `.keras` file with a whole model.
+        labels: File with one class name a line; a run brings its own.
+        format: One of `FORMATS`.
+        fold: Whether to export what `coatnet_tf.fold_for_inference` makes of the model.
+        image_size: Height and width of the images, or 0 for the model's; bias tables are resized.
+        dtype: Of the arithmetic, one of `DTYPES`; the classifier's stays float32.
+        quantize: `"int8"` to round the weights of the dense layers to 8 bits.
+        input_dtype: Of the images of `serving_default`, one of `signatures.INPUT_DTYPES`.
+        top_k: Number of classes of the signature `classify`; 0 is five, or all if there are fewer.
+        version: Number of the version, or 0 for the next.
+        overwrite: Whether to replace a version that is there.
+        name: Name under which the model will be served, for the warm-up requests.
+    """
+
+    output: Path
+    workdir: Path | None = None
+    weights: Path | None = None
+    labels: Path | None = None
+    format: str = "tf_saved_model"
+    fold: bool = False
+    image_size: int = 0
+    dtype: str = "float32"
+    quantize: str = ""
+    input_dtype: str = "float32"
+    top_k: int = 0
+    version: int = 0
+    overwrite: bool = False
+    name: str = "coatnet"
+
+
+def export(options: Options) -> Path:
+    """Exports a model as a new version.
+
+    Args:
+        options: What to export, and how.
 
     Returns:
-        The folder of the new version.
+        The folder of the version.
 
     Raises:
-        FileNotFoundError: If the run has no model yet.
+        FileNotFoundError: If the model or the labels are missing.
+        FileExistsError: If the version is there already.
         NotADirectoryError: If the output is a file.
+        PermissionError: If it cannot be written.
+        ValueError: If the file holds no image classifier, or options or labels do not fit it.
     """
-    path = folder / workdir.MODEL
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no {workdir.MODEL}, which training writes at its end; let the run finish first (the "
-            "command that began it resumes it)."
-        )
+    _check(options)
+    path, class_names, recipe, metrics = _sources(options)
+    with _new_version(options) as (unfinished, version):
+        model = _load(path)
+        classes = model.output_shape[-1]
+        class_names = class_names or [str(index) for index in range(classes)]
+        if len(class_names) != classes:
+            raise ValueError(
+                f"{path} has {classes} classes and there are {len(class_names)} labels; give one for each."
+            )
+        if options.top_k > classes:
+            raise ValueError(f"--top_k={options.top_k} is more than the {classes} classes of {path}.")
+        model = _prepare(model, path, options)
+        crop = recipe["eval_crop"] if recipe else "center"
+        _write(model, unfinished, class_names, crop, options)
+        facts = _facts(model, options, crop, version.name)
+        model_card.write(unfinished, model.name, path, facts, recipe, metrics)
+    return version
+
+
+def _check(options: Options) -> None:
+    """Refuses what no model could make right."""
+    for flag, known in (
+        ("format", tuple(FORMATS)),
+        ("dtype", DTYPES),
+        ("quantize", QUANTIZE),
+        ("input_dtype", signatures.INPUT_DTYPES),
+    ):
+        if getattr(options, flag) not in known:
+            raise ValueError(
+                f"--{flag} must be one of {', '.join(filter(None, known))}; got {getattr(options, flag)!r}."
+            )
+    for flag, least in (("image_size", 0), ("version", 0), ("top_k", 0)):
+        if getattr(options, flag) < least:
+            raise ValueError(f"--{flag} must be at least {least}; got {getattr(options, flag)}.")
+    if (options.workdir is None) == (options.weights is None):
+        raise ValueError("Give either --workdir, the folder of a finished run, or --weights, a .keras file.")
+
+
+def _sources(options: Options) -> tuple[Path, list[str], dict[str, Any] | None, dict[str, Any] | None]:
+    """Path of the model, class names, and recipe and last metrics of a run."""
+    recipe = metrics = None
+    class_names: list[str] = []
+    if options.workdir is not None:
+        path = options.workdir / workdir.MODEL
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{options.workdir} holds no {workdir.MODEL}, which training writes at its end; let the run finish "
+                "first (the command that began it resumes it)."
+            )
+        recipe = json.loads((options.workdir / workdir.CONFIG).read_text())
+        metrics = workdir.read_metrics(options.workdir)[-1]
+        class_names = (options.workdir / workdir.CLASSES).read_text().splitlines()
+    else:
+        path = options.weights
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}.")
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no .keras file; export takes a whole model, as keras.Model.save writes it.")
+    if options.labels is not None:
+        if not options.labels.is_file():
+            raise FileNotFoundError(f"There is no file {options.labels}.")
+        class_names = options.labels.read_text().splitlines()
+    return path, class_names, recipe, metrics
+
+
+@contextlib.contextmanager
+def _new_version(options: Options) -> Iterator[tuple[Path, Path]]:
+    """A folder to write in, which becomes the version if nothing fails."""
+    output = options.output
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output={output} is a file; give a folder.")
-    model = keras.models.load_model(path, compile=False)
-    output.mkdir(parents=True, exist_ok=True)
-    versions = [int(entry.name) for entry in output.iterdir() if entry.name.isdigit()]
-    version = output / str(max(versions, default=0) + 1)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output))
     try:
-        model.export(unfinished / "model", format="tf_saved_model", verbose=False)
-        (unfinished / "model").rename(version)
+        output.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output))
+    except PermissionError as error:
+        raise PermissionError(f"--output={output} cannot be written; give another folder.") from error
+    versions = [int(entry.name) for entry in output.iterdir() if entry.name.isdigit()]
+    version = output / str(options.version or max(versions, default=0) + 1)
+    try:
+        if version.exists() and not options.overwrite:
+            raise FileExistsError(f"{version} exists; give another --version, or --overwrite to replace it.")
+        written = unfinished / "version"
+        yield written, version
+        if version.exists():
+            version.rename(unfinished / "replaced")
+        written.rename(version)
     finally:
         shutil.rmtree(unfinished)
-    return version
+
+
+def _load(path: Path) -> keras.Model:
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
+    shape, output_shape = model.input_shape, model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
+        raise ValueError(f"{path} does not take square images of 1 or 3 channels, but {shape}; such are served here.")
+    if not isinstance(output_shape, tuple) or len(output_shape) != 2:
+        raise ValueError(f"{path} gives {output_shape} and no score a class; export a model with its classifier.")
+    return model
+
+
+def _prepare(model: keras.Model, path: Path, options: Options) -> keras.Model:
+    """The model at another size, folded, in another dtype and quantised, as the options say."""
+    if options.image_size and options.image_size != model.input_shape[1]:
+        image = keras.Input((options.image_size, options.image_size, model.input_shape[3]), name=model.input.name)
+        model = keras.models.clone_model(model, input_tensors=image)
+        coatnet_tf.load_weights(model, path, resize=True)
+    if options.fold:
+        model = coatnet_tf.fold_for_inference(model)
+    if options.dtype == "bfloat16":
+        model = _in_bfloat16(model)
+    if options.quantize:
+        model.quantize(options.quantize)
+    return model
+
+
+def _in_bfloat16(model: keras.Model) -> keras.Model:
+    """The same weights, computed with in bfloat16 but for the classifier."""
+
+    def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer.name != model.layers[-1].name:
+            config["dtype"] = "mixed_bfloat16"
+        return type(layer).from_config(config)
+
+    in_bfloat16 = keras.models.clone_model(model, clone_function=cast)
+    in_bfloat16.set_weights(model.get_weights())
+    return in_bfloat16
+
+
+def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: str, options: Options) -> None:
+    if options.format == "tf_saved_model":
+        window = images.center(model.input_shape[1]) if crop == "center" else images.whole
+        signatures.write(
+            model, folder, class_names, window, options.input_dtype, options.top_k or min(5, len(class_names))
+        )
+        warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
+    else:
+        folder.mkdir()
+        model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
+        (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
+
+
+def _facts(model: keras.Model, options: Options, crop: str, version: str) -> dict[str, Any]:
+    _, size, _, channels = model.input_shape
+    part = "the central square" if crop == "center" else "the whole image"
+    return {
+        "Version": version,
+        "Format": options.format,
+        "Images": f"{size} x {size}, {channels} channels, in [0, 255]",
+        "Of an encoded image": f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
+        "Classes": model.output_shape[-1],
+        "Weights, numbers": f"{model.count_params():,}",
+        "Folded": "yes" if options.fold else "no",
+        "Arithmetic": options.dtype,
+        "Quantised": options.quantize or "no",
+        "Written by": f"coatnet_tf {coatnet_tf.__version__}, keras {keras.__version__}",
+    }
 
 
 def main(argv: list[str]) -> None:
     del argv
+    values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Options)}
+    for name in ("output", "workdir", "weights", "labels"):
+        values[name] = Path(values[name]) if values[name] else None
     try:
-        version = export(Path(flags.FLAGS.workdir), Path(flags.FLAGS.output))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        version = export(Options(**values))
+    except (OSError, ValueError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Exported {version}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run, with its model.keras.")
     flags.DEFINE_string("output", None, "Folder of the versions; made if it is missing.")
-    flags.mark_flags_as_required(["workdir", "output"])
+    flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+    flags.DEFINE_string("weights", None, "A .keras file with a whole model, in place of --workdir.")
+    flags.DEFINE_string("labels", None, "File with one class name a line; a run brings its own.")
+    flags.DEFINE_enum("format", "tf_saved_model", list(FORMATS), "For which runtime.")
+    flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
+    flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 is the model's.")
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")
+    flags.DEFINE_enum("quantize", "", QUANTIZE, "int8 rounds the weights of the dense layers to 8 bits.")
+    flags.DEFINE_enum("input_dtype", "float32", signatures.INPUT_DTYPES, "Of the images of serving_default.")
+    flags.DEFINE_integer("top_k", 0, "Number of classes of the signature classify; 0 is five, or all.")
+    flags.DEFINE_integer("version", 0, "Number of the version; 0 is the next.")
+    flags.DEFINE_bool("overwrite", False, "Replace a version that is there.")
+    flags.DEFINE_string("name", "coatnet", "Name under which the model will be served.")
+    flags.mark_flag_as_required("output")
     app.run(main)

@@ -11,7 +11,8 @@ import pytest
 from experiments import report, workdir
 from experiments.recipes import digits
 from experiments.strategies import make_strategy
-from tools import check_saved_model, export_saved_model
+from tools import check_saved_model
+from tools.export_saved_model import Options, export
 
 SERVE = """
 import sys
@@ -21,9 +22,8 @@ folder, version = sys.argv[1:]
 serve = tf.saved_model.load(version).signatures["serving_default"]
 assert "coatnet_tf" not in sys.modules and "experiments" not in sys.modules
 images = np.load(folder + "/images.npy")
-name = list(serve.structured_input_signature[1])[0]
 for count in (1, 3):
-    output = list(serve(**{name: tf.constant(images[:count])}).values())[0].numpy()
+    output = serve(images=tf.constant(images[:count]))["probabilities"].numpy()
     np.save(f"{folder}/output{count}.npy", output)
 """
 
@@ -42,7 +42,7 @@ def run_folder(tmp_path_factory, run):
 
 
 def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, tmp_path):
-    version = export_saved_model.export(run_folder, tmp_path / "serving")
+    version = export(Options(workdir=run_folder, output=tmp_path / "serving"))
     assert version.name == "1"
     images = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 1)).astype("float32")
     np.save(tmp_path / "images.npy", images)
@@ -57,7 +57,7 @@ def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, 
 def test_versions_count_up_and_leave_nothing_behind(run_folder, tmp_path):
     output = tmp_path / "serving"
     (output / "7").mkdir(parents=True)
-    assert export_saved_model.export(run_folder, output).name == "8"
+    assert export(Options(workdir=run_folder, output=output)).name == "8"
     assert sorted(entry.name for entry in output.iterdir()) == ["7", "8"]
     assert check_saved_model.newest_version(output) == output / "8"
 
@@ -66,18 +66,18 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
     def fail(*arguments, **named):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(keras.Model, "export", fail)
+    monkeypatch.setattr(keras.export.ExportArchive, "write_out", fail)
     with pytest.raises(OSError, match="No space left"):
-        export_saved_model.export(run_folder, tmp_path / "serving")
+        export(Options(workdir=run_folder, output=tmp_path / "serving"))
     assert not list((tmp_path / "serving").iterdir())
 
 
 def test_what_export_refuses(run_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no model.keras, which training writes at its end"):
-        export_saved_model.export(tmp_path, tmp_path / "serving")
+        export(Options(workdir=tmp_path, output=tmp_path / "serving"))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
-        export_saved_model.export(run_folder, tmp_path / "file")
+        export(Options(workdir=run_folder, output=tmp_path / "file"))
     with pytest.raises(FileNotFoundError, match="holds no version of a SavedModel"):
         check_saved_model.newest_version(tmp_path)
 

@@ -1,0 +1,49 @@
+"""`model_card.md`: what a served model is, where it comes from, and what it was measured to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "model_card.md"
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write(
+    folder: Path,
+    title: str,
+    weights: Path,
+    facts: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | None,
+) -> None:
+    """Writes the card.
+
+    Args:
+        folder: Folder of the exported version.
+        title: Name of the model.
+        weights: The file that was exported, whose checksum the card holds.
+        facts: What the exported model is, by name.
+        recipe: Recipe of the run, if it comes from one.
+        metrics: Last row of the run's metrics, if it comes from one.
+    """
+    lines = [f"# {title}", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += [f"| Weights | `{weights.name}`, SHA-256 `{sha256(weights)}` |"]
+    if metrics is not None:
+        lines += ["", "## Measured by training, on the held-out split", "", "| | |", "| --- | --- |"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in metrics.items()]
+    if recipe is not None:
+        lines += ["", "## Recipe", "", "```json", json.dumps(recipe, indent=2), "```"]
+    (folder / FILE).write_text("\n".join(lines) + "\n")

@@ -1,0 +1,158 @@
+"""A model as TensorFlow Serving takes it: a SavedModel with three signatures, class names as an asset.
+
+`serving_default`
+    `images`, float32 (or uint8) `[n, size, size, channels]` in [0, 255], to `probabilities`, float32 `[n, classes]`.
+`serving_bytes`
+    `image_bytes`, string `[n]`, JPEG or PNG files, to `probabilities` and `error`, string `[n]`.
+`classify`
+    `image_bytes` to `classes`, string `[n, k]`, and `scores`, float32 `[n, k]`, best first, and `error`.
+
+A file that cannot be read spoils no other answer: its `error` says why, where that of the others is empty, and its
+probabilities are NaN. A server may put requests of several clients into one batch, so that an error of the whole batch
+would reach the wrong ones. Likewise an image with NaN pixels gets NaN probabilities, and no other does. No image at all
+gives `[0, classes]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from experiments.data import images
+
+# A file that declares more is not decoded: 50 megapixels take 200 MB in RGBA.
+MAX_PIXELS = 50_000_000
+INPUT_DTYPES = ("float32", "uint8")
+CLASSES_FILE = "classes.txt"
+
+_ERRORS = (
+    "",
+    "neither a JPEG nor a PNG file",
+    f"larger than {MAX_PIXELS:,} pixels",
+    "damaged or truncated",
+)
+_NO_IMAGE, _TOO_LARGE, _DAMAGED = 1, 2, 3
+
+
+def write(
+    model: keras.Model,
+    folder: Path,
+    class_names: Sequence[str],
+    window: images.Window,
+    input_dtype: str = "float32",
+    top_k: int = 5,
+) -> None:
+    """Writes a SavedModel with the signatures of this module.
+
+    Args:
+        model: Takes square images in [0, 255], gives probabilities `[n, classes]`.
+        folder: Where to; it must not exist.
+        class_names: One for each class.
+        window: The part of an encoded image that the model sees, as in evaluation.
+        input_dtype: Of `serving_default`, one of `INPUT_DTYPES`; uint8 is a quarter of the bytes to send.
+        top_k: Number of classes of `classify`.
+    """
+    _, size, _, channels = model.input_shape
+    names_file = folder.parent / CLASSES_FILE  # copied into the SavedModel's assets
+    names_file.write_text("".join(f"{name}\n" for name in class_names))
+    lines = tf.lookup.TextFileInitializer(
+        str(names_file),
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+        tf.string,
+        tf.lookup.TextFileIndex.WHOLE_LINE,
+        vocab_size=len(class_names),
+    )
+    names = tf.lookup.StaticHashTable(lines, default_value="")
+
+    def probabilities(batch: tf.Tensor) -> tf.Tensor:
+        batch = tf.ensure_shape(batch, (None, *model.input_shape[1:]))
+        count = tf.shape(batch)[0]
+        one_at_least = [[0, tf.cast(tf.equal(count, 0), tf.int32)], [0, 0], [0, 0], [0, 0]]  # no kernel takes none
+        batch = tf.cast(tf.pad(batch, one_at_least), tf.float32)
+        return tf.cast(model(batch, training=False), tf.float32)[:count]
+
+    def serving_default(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": probabilities(batch)}
+
+    def serving_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch, error = decode(encoded, channels, size, window)
+        found = tf.where(tf.equal(error, "")[:, None], probabilities(batch), float("nan"))
+        return {"probabilities": found, "error": error}
+
+    def classify(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = serving_bytes(encoded)
+        scores, indices = tf.math.top_k(found["probabilities"], top_k)
+        readable = tf.equal(found["error"], "")[:, None]
+        classes = tf.where(readable, names.lookup(tf.cast(indices, tf.int64)), "")
+        return {"classes": classes, "scores": scores, "error": found["error"]}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.track(names)
+    image_batch = tf.TensorSpec((None, *model.input_shape[1:]), input_dtype, name="images")
+    encoded_batch = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    archive.add_endpoint("serving_default", serving_default, [image_batch])
+    archive.add_endpoint("serving_bytes", serving_bytes, [encoded_batch])
+    archive.add_endpoint("classify", classify, [encoded_batch])
+    archive.write_out(str(folder), verbose=False)
+    names_file.unlink()
+
+
+def decode(encoded: tf.Tensor, channels: int, size: int, window: images.Window) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes files side by side; one that cannot be read becomes a black image.
+
+    Args:
+        encoded: string `[n]`.
+        channels: 1 or 3.
+        size: Height and width of the result.
+        window: The part of each image to take.
+
+    Returns:
+        uint8 `[n, size, size, channels]`, and string `[n]`: empty, or what is wrong.
+    """
+    shape = (size, size, channels)
+    count = tf.shape(encoded)[0]
+
+    def load(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        problem = _problem(data)
+        image = tf.cond(
+            tf.equal(problem, 0),
+            lambda: images.load(data, channels, size, window),
+            lambda: tf.zeros(shape, tf.uint8),
+        )
+        return index, image, problem
+
+    # Only a dataset can go on after an error.
+    loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), encoded))
+    loaded = loaded.map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    last = tf.data.Dataset.from_tensors((count, tf.zeros(shape, tf.uint8), tf.constant(0)))
+    index, image, problem = loaded.concatenate(last).batch(tf.cast(count, tf.int64) + 1).get_single_element()
+    image = tf.scatter_nd(index[:, None], image, tf.stack([count + 1, *shape]))[:count]
+    problem = tf.tensor_scatter_nd_update(tf.fill([count + 1], _DAMAGED), index[:, None], problem)[:count]
+    return tf.ensure_shape(image, (None, *shape)), tf.gather(tf.constant(_ERRORS), problem)
+
+
+def _problem(data: tf.Tensor) -> tf.Tensor:
+    """Index into `_ERRORS` of what is wrong before decoding; raises an error at a damaged header."""
+    is_jpeg = tf.io.is_jpeg(data)
+    is_png = tf.equal(tf.strings.substr(data, 0, 8), b"\x89PNG\r\n\x1a\n")
+
+    def pixels() -> tf.Tensor:
+        sides = tf.cond(is_jpeg, lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: _png_sides(data))
+        return tf.reduce_prod(tf.abs(tf.cast(sides, tf.float32)))  # above 2**31 they are negative
+
+    return tf.cond(
+        is_jpeg | is_png,
+        lambda: tf.where(pixels() > MAX_PIXELS, _TOO_LARGE, 0),
+        lambda: tf.constant(_NO_IMAGE),
+    )
+
+
+def _png_sides(data: tf.Tensor) -> tf.Tensor:
+    """Width and height that a PNG's header declares."""
+    sides = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+    return tf.ensure_shape(sides, (2,))
