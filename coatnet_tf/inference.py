@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from coatnet_tf.layers import MBConv, RelativeSelfAttention, SqueezeExcite, StochasticDepth, TransformerBlock, common
-from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention
+from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention, PointwiseDense
 from coatnet_tf.layers.residual import ResidualBlock
 
 _BLOCKS = (MBConv, TransformerBlock, RelativeSelfAttention)
@@ -33,6 +33,7 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
       positions, which takes `heads * (H * W)**2 * 4` bytes a block.
     - Rescaling becomes part of the first convolution, whose border is then padded with the colour that was
       rescaled to 0.
+    - What is before a GELU, 1x1 convolution or dense, is a `layers.PointwiseDense`; TensorFlow has one kernel for both.
     - Dropout and stochastic depth are gone.
 
     Other layers of a functional model around the blocks, such as one's own classifier, are copied.
@@ -68,7 +69,7 @@ def _refuse(model: Any) -> None:
     if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
         raise ValueError(f"fold_for_inference takes a functional keras.Model, as CoAtNet0() returns; got {model!r}.")
     layers = list(model._flatten_layers(include_self=False))
-    if any(isinstance(layer, FoldedSelfAttention | ConstantPadding2D) for layer in layers):
+    if any(isinstance(layer, FoldedSelfAttention | ConstantPadding2D | PointwiseDense) for layer in layers):
         raise ValueError(f"{model.name} is folded already; fold the model it came from, or use it as it is.")
     if not any(isinstance(layer, _BLOCKS) for layer in layers):
         raise ValueError(f"{model.name} has no block of CoAtNet to fold: it is folded already, or another network.")
@@ -168,9 +169,12 @@ class _Folding:
         if made is None or not isinstance(made.layer, keras.layers.Rescaling) or not _is_plain(conv, made.layer):
             return self._copy(conv, x)
         scale, offset = made.layer.scale, made.layer.offset
-        sizes = zip(made.inputs.shape[1:3], conv.kernel_size, conv.strides, strict=True)
+        height, width = made.inputs.shape[1:3]
         padding = ConstantPadding2D(
-            tuple(_same_padding(*size) for size in sizes),
+            (
+                _same_padding(height, conv.kernel_size[0], conv.strides[0]),
+                _same_padding(width, conv.kernel_size[1], conv.strides[1]),
+            ),
             -offset / scale,
             dtype=conv.dtype_policy,
             name=f"{conv.name}_padding",
@@ -194,22 +198,20 @@ class _Folding:
         return x if block.proj is None else self._copy(block.proj, x)
 
     def _mbconv(self, block: MBConv, inputs: Any) -> Any:
-        x = inputs
+        conv = block.expand_conv
         if block.norm == "layer_norm":
-            scale, shift = _affine(block.pre_norm)
-            x = self._apply(_without_affine(block.pre_norm), x)
-            x = self._apply(_like(block.expand_conv, use_bias=True), x, _behind(scale, shift, block.expand_conv))
+            norm = block.pre_norm
+            x = self._expand(block, self._apply(_without_affine(norm), inputs), *_behind(*_affine(norm), conv))
             x = self._gelu(block, "expand", self._copy(block.expand_norm, x))
-            x = self._copy(block.depthwise_conv, x)
-            x = self._gelu(block, "depthwise", self._copy(block.depthwise_norm, x))
+            x = self._copy(block.depthwise_norm, self._copy(block.depthwise_conv, x))
         else:
-            kernel, bias = _behind(*_affine(block.pre_norm), block.expand_conv)
+            kernel, bias = _behind(*_affine(block.pre_norm), conv)
             scale, shift = _affine(block.expand_norm)
-            expand = _like(block.expand_conv, use_bias=True, activation=common.gelu)
-            x = self._apply(expand, x, [kernel * scale, bias * scale + shift])
+            x = self._expand(block, inputs, kernel * scale, bias * scale + shift, common.gelu)
             scale, shift = _affine(block.depthwise_norm)
-            depthwise = _like(block.depthwise_conv, use_bias=True, activation=common.gelu)
+            depthwise = _like(block.depthwise_conv, use_bias=True)
             x = self._apply(depthwise, x, [_numpy(block.depthwise_conv.kernel) * scale[:, None], shift])
+        x = self._gelu(block, "depthwise", x)
         x = self._apply(SqueezeExcite.from_config(block.se.get_config()), x, block.se.get_weights())
         x = self._copy(block.shrink_conv, x)
         return self._add(f"{block.name}_add", self._shortcut(block, inputs), x, block)
@@ -223,7 +225,9 @@ class _Folding:
         x = self._add(f"{block.name}_attention_add", self._shortcut(block, inputs), x, block)
 
         residual = self._apply(_without_affine(block.ffn_norm), x)
-        expand = _like(block.ffn.expand, use_bias=True, activation=common.gelu, name=f"{block.ffn.name}_expand")
+        expand = PointwiseDense(
+            block.ffn.expand.units, activation=common.gelu, dtype=block.dtype_policy, name=f"{block.ffn.name}_expand"
+        )
         residual = self._apply(expand, residual, _behind(*_affine(block.ffn_norm), block.ffn.expand))
         shrink = _like(block.ffn.shrink, name=f"{block.ffn.name}_shrink")
         residual = self._apply(shrink, residual, [_numpy(block.ffn.shrink.kernel), _numpy(block.ffn.shrink.bias)])
@@ -234,9 +238,8 @@ class _Folding:
         scale, shift = (np.broadcast_to(value, x.shape[-1]) for value in (scale, shift))
         query, key, value = (_behind(scale, shift, dense) for dense in (source.query, source.key, source.value))
         query = [weight * source.head_size**-0.5 for weight in query]
-        has_bias = source.relative_bias is not None
         folded = FoldedSelfAttention(
-            source.filters, source.head_size, has_bias, dtype=source.dtype_policy, name=source.name
+            source.filters, source.head_size, source.relative, dtype=source.dtype_policy, name=source.name
         )
         y = self._apply(folded, x)
         kernels, biases = zip(query, key, value, strict=True)
@@ -244,9 +247,18 @@ class _Folding:
             variable.assign(np.concatenate(parts, axis=-1))
         folded.out.kernel.assign(source.out.kernel)
         folded.out.bias.assign(source.out.bias)
-        if has_bias:
+        if source.relative_bias is not None:
             folded.bias.assign(source.relative_bias.bias())
         return y
+
+    def _expand(self, block: MBConv, x: Any, kernel: np.ndarray, bias: np.ndarray, activation: Any = None) -> Any:
+        """MBConv's first convolution with other weights, as a dense layer of every `strides`-th position."""
+        conv = block.expand_conv
+        if conv.strides != (1, 1):
+            name = f"{block.name}_subsample"
+            x = keras.layers.MaxPooling2D(1, conv.strides, padding="same", dtype=conv.dtype_policy, name=name)(x)
+        dense = PointwiseDense(conv.filters, activation=activation, dtype=conv.dtype_policy, name=conv.name)
+        return self._apply(dense, x, [kernel[0, 0], bias])
 
     def _gelu(self, block: MBConv, name: str, x: Any) -> Any:
         return self._apply(

@@ -25,7 +25,7 @@ from absl import app, flags
 import coatnet_tf
 from experiments import workdir
 from experiments.data import images
-from tools.serving import model_card, signatures, warmup
+from tools.serving import fused_gelu, model_card, signatures, warmup
 
 # What Keras exports, and the file it becomes (a folder for the SavedModel).
 FORMATS = {"tf_saved_model": "", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
@@ -199,19 +199,22 @@ def _prepare(model: keras.Model, path: Path, options: Options) -> keras.Model:
     if options.fold:
         model = coatnet_tf.fold_for_inference(model)
     if options.dtype == "bfloat16":
-        model = _in_bfloat16(model)
+        # Statistics of norms would suffer; a folded model has none, and is spared the conversion of its weights.
+        model = _in_bfloat16(model, "bfloat16" if options.fold else "mixed_bfloat16")
     if options.quantize:
         model.quantize(options.quantize)
+    if options.fold and options.format == "tf_saved_model":
+        model = fused_gelu.with_fused_gelu(model)
     return model
 
 
-def _in_bfloat16(model: keras.Model) -> keras.Model:
-    """The same weights, computed with in bfloat16 but for the classifier."""
+def _in_bfloat16(model: keras.Model, policy: str) -> keras.Model:
+    """The same model with another dtype policy, but for the classifier."""
 
     def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if layer.name != model.layers[-1].name:
-            config["dtype"] = "mixed_bfloat16"
+            config["dtype"] = policy
         return type(layer).from_config(config)
 
     in_bfloat16 = keras.models.clone_model(model, clone_function=cast)
@@ -228,6 +231,7 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
+        model(keras.ops.zeros((1, *model.input_shape[1:])))  # ONNX's exporter wants a model that was called
         model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 

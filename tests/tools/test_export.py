@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from experiments import report, workdir
 from experiments.recipes import digits
@@ -66,7 +67,7 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
     def fail(*arguments, **named):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(keras.export.ExportArchive, "write_out", fail)
+    monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space left"):
         export(Options(workdir=run_folder, output=tmp_path / "serving"))
     assert not list((tmp_path / "serving").iterdir())

@@ -27,7 +27,7 @@ import coatnet_tf
 from experiments.data import images
 from tools import serve_client
 from tools.export_saved_model import Options, export
-from tools.serving import model_card, signatures, warmup
+from tools.serving import fused_gelu, model_card, signatures, warmup
 
 SIZE = 32
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
@@ -464,6 +464,15 @@ def test_another_size(options, model_file, tmp_path):
     pixels = photo(64, 64)[None].astype("float32")
     found = served.signatures["serving_default"](images=tf.constant(pixels))["probabilities"]
     np.testing.assert_allclose(found, larger.predict(pixels, verbose=0), rtol=1e-4)
+
+
+def test_fused_gelu_is_gelu(model):
+    folded = coatnet_tf.fold_for_inference(model)
+    fused = fused_gelu.with_fused_gelu(folded)
+    kinds = [type(layer).__name__ for layer in fused.layers]
+    assert kinds.count("FusedGelu") == 3 and "Activation" not in kinds  # stem, two depthwise convolutions
+    pixels = photo(SIZE, SIZE)[None].astype("float32")
+    np.testing.assert_allclose(fused.predict(pixels, verbose=0), folded.predict(pixels, verbose=0), rtol=1e-5)
 
 
 def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):
