@@ -1,157 +1,40 @@
-"""Measures speed on this machine: medians of interleaved runs, and their ratios.
+r"""Measures speed on this machine: medians of interleaved runs, and their ratios.
 
-    python -m tools.benchmark input    # decode + crop alone, and the full pipeline with RandAugment 2, 15 and Mixup
-    python -m tools.benchmark loop     # steps of the training loop, and the bare compiled step
+    python -m tools.benchmark input       # decode + crop alone, and the full pipeline with RandAugment 2, 15 and Mixup
+    python -m tools.benchmark loop        # steps of the training loop, and the bare compiled step
+    python -m tools.benchmark inference --output=docs \
+        --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
 
 Times depend on the machine and on what else it does; ratios of one run are what to look at.
 """
 
 from __future__ import annotations
 
-import io
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import ml_collections
-import numpy as np
-import tensorflow as tf
-import tqdm
-from absl import app
+from absl import app, flags
 
-from experiments import augment, loop, losses, strategies
-from experiments.data import pipeline, sources
-from experiments.recipes import digits, fashion_mnist, imagenet1k_pretrain
-from experiments.trainer import Trainer
+from tools.benchmarks import inference, timing, training
 
-ROUNDS = 5
-_WARM_UP = 4  # batches
-
-
-def medians(measures: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Medians of measures taken in turn, after one of each that does not count.
-
-    Args:
-        measures: Name to function that returns a time or a rate.
-        rounds: How often.
-
-    Returns:
-        Name to median.
-    """
-    results: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in tqdm.trange(rounds + 1, unit=" rounds"):
-        for name, measure in measures.items():
-            result = measure()
-            if turn:
-                results[name].append(result)
-    return {name: float(np.median(values)) for name, values in results.items()}
-
-
-def synthetic_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> None:
-    """Writes photograph-like JPEGs of ImageNet's usual size in two class folders."""
-    from PIL import Image
-
-    generator = np.random.default_rng(0)
-    for index in range(count):
-        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3)).astype("uint8")).resize(size, Image.BICUBIC)
-        noisy = np.asarray(coarse) + generator.normal(0, 6, (size[1], size[0], 3))
-        buffer = io.BytesIO()
-        Image.fromarray(np.clip(noisy, 0, 255).astype("uint8")).save(buffer, "JPEG", quality=90)
-        path = folder / ("even", "odd")[index % 2]
-        path.mkdir(parents=True, exist_ok=True)
-        (path / f"{index:04d}.jpg").write_bytes(buffer.getvalue())
-
-
-def measure_input(images: int = 640) -> dict[str, float]:
-    """Images/s of decode + inception crop at 224 alone, and of the whole pipeline, Mixup included."""
-    full = imagenet1k_pretrain.get_config("coatnet0")
-    full.batch_size = 32
-    with tempfile.TemporaryDirectory() as folder:
-        synthetic_jpegs(Path(folder), 512)
-        full.dataset.name = f"folder:{folder}"
-        source = sources.prepare(full.dataset)
-        plain = ml_collections.ConfigDict(full.to_dict())
-        plain.augment.update(flip=False, randaugment_layers=0, mixup_alpha=0.0)
-
-        def rate(config: ml_collections.ConfigDict) -> Callable[[], float]:
-            def measure() -> float:
-                batches = iter(pipeline.training_batches(source, config))  # its threads end with it
-                for _ in range(_WARM_UP):
-                    next(batches)
-                started = time.perf_counter()
-                for _ in range(images // config.batch_size):
-                    batch = next(batches)
-                    if config.augment.mixup_alpha:
-                        _mix(*batch)
-                return images / (time.perf_counter() - started)
-
-            return measure
-
-        return medians({"decode + crop alone, images/s": rate(plain), "full pipeline, images/s": rate(full)})
-
-
-@tf.function
-def _mix(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
-    return augment.mixup(tf.cast(images, tf.float32), tf.cast(targets, tf.float32), weights, shares)
-
-
-def measure_loop(steps: int = 20) -> dict[str, float]:
-    """Steps/s of the loop, with its input, metrics and checks, and of the bare compiled step on one batch."""
-    config = fashion_mnist.get_config()
-    config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
-    config.steps_per_call = steps
-    config.optimizer.warmup_steps = 0
-    strategy = strategies.make_strategy("one_device")
-    source = loop.prepare(config, Path(tempfile.gettempdir()) / "no-run", strategy)
-    trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
-    batches = trainer.training_iterator(0)
-    batch = next(batches)
-    loss_of = losses.make_loss(config.loss, config.label_smoothing)
-    progress = loop.Progress(config, 0, 10**6, False)
-
-    @tf.function
-    def bare(count: tf.Tensor) -> None:
-        for _ in tf.range(count):
-            images = tf.cast(batch[0], tf.float32)
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(loss_of(tf.cast(batch[1], tf.float32), trainer.model(images, training=True)))
-            gradients = tape.gradient(loss, [v.value for v in trainer.model.trainable_variables])
-            gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
-            trainer.optimizer.apply(gradients, trainer.model.trainable_variables)
-
-    def rate(take: Callable[[], None]) -> Callable[[], float]:
-        def measure() -> float:
-            started = time.perf_counter()
-            take()
-            return steps / (time.perf_counter() - started)
-
-        return measure
-
-    def whole() -> None:
-        trainer.train_steps(batches, tf.constant(steps))
-        progress.show(steps, trainer.loss)
-        loop.find_problem(config, source, trainer)
-
-    return medians({"bare step, steps/s": rate(lambda: bare(tf.constant(steps))), "loop, steps/s": rate(whole)})
-
-
-MEASURES: dict[str, Callable[[], dict[str, float]]] = {"input": measure_input, "loop": measure_loop}
-
-
-def report(results: dict[str, float]) -> Iterator[str]:
-    """Lines with the medians and their ratios to the first."""
-    first = next(iter(results.values()))
-    for name, value in results.items():
-        yield f"{name}: {value:.2f} ({value / first:.3f} of the first)"
+TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 2 or argv[1] not in MEASURES:
-        raise app.UsageError(f"Say what to measure: {', '.join(MEASURES)}.")
-    print("\n".join(report(MEASURES[argv[1]]())))
+    what = argv[1] if len(argv) == 2 else ""
+    if what == "inference":
+        try:
+            inference.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds)
+        except (ValueError, RuntimeError) as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error
+    elif what in TRAINING:
+        print("\n".join(timing.report(TRAINING[what]())))
+    else:
+        raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference'))}.")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_multi_string("peer", [], "NAME=PYTHON: a peer, and the Python of an environment that has it.")
+    flags.DEFINE_string("exports", "runs/benchmark", "Folder for the exported models; kept, and used again.")
+    flags.DEFINE_string("output", "runs/benchmark", "Folder for the table and the picture.")
+    flags.DEFINE_integer("rounds", 15, "How often each is measured.", lower_bound=1)
     app.run(main)

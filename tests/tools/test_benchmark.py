@@ -1,21 +1,25 @@
 """The benchmark's arithmetic and its data; times are not tested."""
 
+import sys
+
+import pytest
 from PIL import Image
 
-from tools import benchmark, draw_randaugment
+from tools import draw_randaugment
+from tools.benchmarks import inference, timing, training
 
 
 def test_medians_leave_the_first_round_out():
     values = iter([100.0, 1.0, 5.0, 3.0])
-    assert benchmark.medians({"one": lambda: next(values)}, rounds=3) == {"one": 3.0}
-    assert list(benchmark.report({"a": 4.0, "b": 2.0})) == [
+    assert timing.medians({"one": lambda: next(values)}, rounds=3) == {"one": 3.0}
+    assert list(timing.report({"a": 4.0, "b": 2.0})) == [
         "a: 4.00 (1.000 of the first)",
         "b: 2.00 (0.500 of the first)",
     ]
 
 
 def test_synthetic_jpegs_have_the_usual_size(tmp_path):
-    benchmark.synthetic_jpegs(tmp_path, 4)
+    training.synthetic_jpegs(tmp_path, 4)
     files = sorted(tmp_path.glob("*/*.jpg"))
     assert len(files) == 4 and len({path.read_bytes() for path in files}) == 4
     assert Image.open(files[0]).size == (500, 375)
@@ -26,3 +30,30 @@ def test_contact_sheet_shows_every_operation(tmp_path):
     draw_randaugment.draw(str(tmp_path / "sheet.png"))
     width, height = Image.open(tmp_path / "sheet.png").size
     assert height > 2 * width
+
+
+def test_inference_table_and_picture(tmp_path):
+    rows = [
+        inference.Row("SavedModel", "float32", {1: 80.0, 8: 60.0}, 2.0),
+        inference.Row("folded SavedModel", "bfloat16", {1: 40.0, 8: 30.0}, 1.5),
+    ]
+    lines = inference.report(rows, {"float32": 100.0, "bfloat16": 400.0}, macs=2_000_000_000)
+    assert "take at least 40 ms in float32, 10 ms in bfloat16" in lines[1]
+    assert lines[-1] == "| folded SavedModel | bfloat16 | 40.0 | 2.00x | 25% | 30.0 | 2.00x | 33% | 1.5 |"
+    inference.draw(rows, tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").width == 960
+
+
+def test_contenders_speak_the_protocol(tmp_path):
+    command = (sys.executable, "-m", "tools.benchmarks.worker", "ceiling", "")
+    process = inference.Process(inference.Contender("product", "float32", command), tmp_path / "log")
+    try:
+        assert process.load_seconds > 0
+        assert 0 < process.seconds(3) < 60
+    finally:
+        process.stop()
+    broken = inference.Contender("broken", "float32", (sys.executable, "-c", "raise SystemExit('no')"))
+    with pytest.raises(RuntimeError, match=r"broken \(float32\) has stopped; .*log says why"):
+        inference.Process(broken, tmp_path / "log")
+    with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm, kecam"):
+        inference.contenders(tmp_path, ["other=python"])

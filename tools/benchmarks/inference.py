@@ -1,0 +1,266 @@
+"""CoAtNet-0 at 224 in every form it can be served in, and its peers: each in a process of its own, measured in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import matplotlib
+import numpy as np
+import tqdm
+
+import coatnet_tf
+from tools.benchmarks import worker
+from tools.export_saved_model import Options, export
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BATCH_SIZES = (1, 8)
+WARM_UP_ROUNDS = 2
+PEERS = {
+    "timm": ("timm_worker.py", {"eager": "float32", "compiled": "float32", "bfloat16": "bfloat16"}),
+    "kecam": ("kecam_worker.py", {"function": "float32"}),
+}
+BASE = "SavedModel"  # of which the others' speed is said
+REPORT = "inference_benchmark.md"
+PICTURE = "inference_benchmark.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that answers batches of images.
+
+    Args:
+        name: What the table calls it.
+        dtype: Of its arithmetic.
+        command: Program and arguments of its process.
+    """
+
+    name: str
+    dtype: str
+    command: tuple[str, ...]
+
+
+def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
+    """All contenders; models that are not exported yet are exported.
+
+    Args:
+        exports: Folder of the exported models.
+        peers: `NAME=PYTHON` for each peer.
+
+    Returns:
+        The contenders, the ceilings first.
+
+    Raises:
+        ValueError: If a peer is unknown or its Python is missing.
+    """
+    pythons = {}
+    for peer in peers:
+        name, _, python = peer.partition("=")
+        if name not in PEERS or not Path(python).is_file():
+            raise ValueError(f"--peer must be NAME=PYTHON, with a name of {', '.join(PEERS)} and a file; got {peer!r}.")
+        pythons[name] = python
+    model = exports / "model.keras"
+    if not model.exists():
+        exports.mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(0)
+        coatnet_tf.CoAtNet0().save(model)
+
+    def exported(name: str, **options: object) -> str:
+        version = exports / name / "1"
+        if not version.exists():
+            tqdm.tqdm.write(f"Exporting {name}")
+            export(Options(output=exports / name, weights=model, **options))  # type: ignore[arg-type]
+        return str(version)
+
+    def ours(name: str, dtype: str, kind: str, path: str) -> Contender:
+        return Contender(name, dtype, (sys.executable, "-m", "tools.benchmarks.worker", kind, path))
+
+    plain = exported("saved_model")
+    folded = exported("folded", fold=True)
+    onnx = exported("onnx", fold=True, format="onnx")
+    openvino = exported("openvino", fold=True, format="openvino")
+    litert = exported("litert", fold=True, format="litert")
+    half = {"fold": True, "dtype": "bfloat16"}
+    found = [
+        ours("matrix product", "float32", "ceiling", ""),
+        ours("matrix product", "bfloat16", "ceiling_bfloat16", ""),
+        ours("Keras call", "float32", "keras_call", str(model)),
+        ours("tf.function", "float32", "tf_function", str(model)),
+        ours(BASE, "float32", "saved_model", plain),
+        ours("folded SavedModel", "float32", "saved_model", folded),
+        ours("SavedModel", "bfloat16", "saved_model", exported("saved_model_bfloat16", dtype="bfloat16")),
+        ours("folded SavedModel", "bfloat16", "saved_model", exported("folded_bfloat16", **half)),
+        ours("ONNX Runtime, folded", "float32", "onnx", onnx),
+        ours("OpenVINO, folded", "float32", "openvino", openvino),
+        ours("OpenVINO, folded", "bfloat16", "openvino_bfloat16", openvino),
+        ours("LiteRT, folded", "float32", "litert", litert),
+    ]
+    for name, python in pythons.items():
+        script, modes = PEERS[name]
+        path = str(Path(__file__).parent / "peers" / script)
+        found += [Contender(f"{name}, {mode}", dtype, (python, path, mode)) for mode, dtype in modes.items()]
+    return found
+
+
+class Process:
+    """A contender's process.
+
+    Args:
+        contender: What to run.
+        log: File for what it says beside its answers.
+
+    Raises:
+        RuntimeError: If it does not answer.
+    """
+
+    def __init__(self, contender: Contender, log: Path) -> None:
+        self._contender, self._log = contender, log
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                contender.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
+        self.load_seconds = float(self._read().removeprefix("ready "))
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._contender.name} ({self._contender.dtype}) has stopped; {self._log} says why.")
+        return line
+
+    def seconds(self, batch_size: int) -> float:
+        """Time of one batch."""
+        self._process.stdin.write(f"{batch_size}\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of a contender.
+
+    Args:
+        name: Its name.
+        dtype: Of its arithmetic.
+        milliseconds: Batch size to median time an image.
+        load_seconds: From loading to the first answer, without the imports.
+    """
+
+    name: str
+    dtype: str
+    milliseconds: dict[int, float]
+    load_seconds: float
+
+
+def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
+    """Measures all contenders in turn, and writes table and picture.
+
+    Args:
+        exports: Folder of the exported models, and of the processes' logs.
+        output: Folder for table and picture.
+        peers: `NAME=PYTHON` for each peer.
+        rounds: How often each is measured.
+
+    Raises:
+        ValueError: If a peer is unknown.
+        RuntimeError: If a contender stops.
+    """
+    found = contenders(exports, peers)
+    processes: list[Process] = []
+    try:
+        for index, contender in enumerate(tqdm.tqdm(found, desc="load")):
+            processes.append(Process(contender, exports / f"contender{index:02d}.log"))
+        times = {size: [[] for _ in found] for size in BATCH_SIZES}
+        for turn in tqdm.trange(rounds + WARM_UP_ROUNDS, desc="rounds"):
+            for size in BATCH_SIZES:
+                for process, of_process in zip(processes, times[size], strict=True):
+                    seconds = process.seconds(size)
+                    if turn >= WARM_UP_ROUNDS:
+                        of_process.append(seconds)
+    finally:
+        for process in processes:
+            process.stop()
+    rows = [
+        Row(
+            contender.name,
+            contender.dtype,
+            {size: 1e3 * float(np.median(times[size][i])) / size for size in BATCH_SIZES},
+            processes[i].load_seconds,
+        )
+        for i, contender in enumerate(found)
+    ]
+    ceilings, rows = rows[:2], rows[2:]
+    # The ceiling answers no images: the time of one product, however many were asked for.
+    products = {row.dtype: min(ms * size for size, ms in row.milliseconds.items()) for row in ceilings}
+    gflops = {dtype: 2 * worker.CEILING_SIDE**3 / ms / 1e6 for dtype, ms in products.items()}
+    macs = coatnet_tf.profile("coatnet-0", (worker.SIZE, worker.SIZE, 3)).macs
+    output.mkdir(parents=True, exist_ok=True)
+    table = "\n".join(report(rows, gflops, macs))
+    (output / REPORT).write_text(table + "\n")
+    draw(rows, output / PICTURE)
+    print(table)
+
+
+def report(rows: Sequence[Row], gflops: dict[str, float], macs: int) -> list[str]:
+    """The table as Markdown.
+
+    Args:
+        rows: One for each contender; the one named `BASE` in float32 is what the others are compared with.
+        gflops: Speed of a large matrix product, by dtype.
+        macs: Multiply-accumulates an image.
+
+    Returns:
+        Its lines.
+    """
+    base = next(row for row in rows if row.name == BASE and row.dtype == "float32")
+    floor = {dtype: 2 * macs / speed / 1e6 for dtype, speed in gflops.items()}
+    shown = ", ".join(f"{speed:.0f} GFLOP/s in {dtype}" for dtype, speed in gflops.items())
+    floors = ", ".join(f"{ms:.0f} ms in {dtype}" for dtype, ms in floor.items())
+    lines = [
+        f"A large matrix product runs at {shown}.",
+        f"The {macs / 1e9:.2f} G multiply-accumulates of an image take at least {floors}.",
+        "",
+        "| | dtype | "
+        + " | ".join(f"batch {size}, ms an image | speed | of the floor" for size in BATCH_SIZES)
+        + " | load and first answer, s |",
+        "| --- | --- |" + " ---: | ---: | ---: |" * len(BATCH_SIZES) + " ---: |",
+    ]
+    for row in rows:
+        cells = [row.name, row.dtype]
+        for size in BATCH_SIZES:
+            ms = row.milliseconds[size]
+            cells += [f"{ms:.1f}", f"{base.milliseconds[size] / ms:.2f}x", f"{floor[row.dtype] / ms:.0%}"]
+        lines.append(f"| {' | '.join([*cells, f'{row.load_seconds:.1f}'])} |")
+    return lines
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the times an image, by batch size."""
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1), layout="constrained")
+    places = np.arange(len(rows))
+    for i, size in enumerate(BATCH_SIZES):
+        times = [row.milliseconds[size] for row in rows]
+        bars = axes.barh(places + 0.4 * (i - 0.5), times, 0.38, label=f"batch {size}")
+        axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
+    axes.set_yticks(places, [f"{row.name}, {row.dtype}" for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds an image, CoAtNet-0 at 224")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
