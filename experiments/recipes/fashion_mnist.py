@@ -3,7 +3,7 @@ r"""A CoAtNet of C-C-T-T layout on Fashion-MNIST, 28 x 28, sized for two CPU cor
     TF_XLA_FLAGS="--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit --tf_xla_ops_to_cluster=FUSIBLE" \
         python -m experiments.train --config=experiments/recipes/fashion_mnist.py --workdir=runs/fashion_mnist
 
-The flags let XLA fuse element-wise operations on CPUs. One run, seed 0: 92.91 % of the test images, in 24 minutes.
+The flags let XLA fuse element-wise operations on CPUs. Seed 0: 93.04 % of the test images, in 24 minutes; seed 1: 92.77 %.
 The layout and the rates were chosen by runs that held out the last 5,000 training images.
 """
 
@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.manual_dir = DEFAULT_FOLDER
 
     config.augment.flip = True
+    config.augment.translate = 1
 
     config.model.name = "coatnet-fashion"
     config.model.depths = (3, 2, 3, 1, 1)

@@ -91,7 +91,6 @@ def write(
         return {"classes": classes, "scores": scores, "error": found["error"]}
 
     archive = keras.export.ExportArchive()
-    archive.track(model)
     archive.track(names)
     image_batch = tf.TensorSpec((None, *model.input_shape[1:]), input_dtype, name="images")
     encoded_batch = tf.TensorSpec((None,), tf.string, name="image_bytes")
