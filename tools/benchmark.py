@@ -4,6 +4,7 @@ r"""Measures speed on this machine: medians of interleaved runs, and their ratio
     python -m tools.benchmark loop        # steps of the training loop, and the bare compiled step
     python -m tools.benchmark inference --output=docs \
         --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
+    python -m tools.benchmark operations  # where a served model's time goes, by kind of operation
 
 Times depend on the machine and on what else it does; ratios of one run are what to look at.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tools.benchmarks import inference, timing, training
+from tools.benchmarks import inference, operations, timing, training
 
 TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 
@@ -26,10 +27,12 @@ def main(argv: list[str]) -> None:
             inference.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds)
         except (ValueError, RuntimeError) as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
+    elif what == "operations":
+        operations.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
     elif what in TRAINING:
         print("\n".join(timing.report(TRAINING[what]())))
     else:
-        raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference'))}.")
+        raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference', 'operations'))}.")
 
 
 if __name__ == "__main__":

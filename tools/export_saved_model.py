@@ -25,7 +25,7 @@ from absl import app, flags
 import coatnet_tf
 from experiments import workdir
 from experiments.data import images
-from tools.serving import fused_gelu, model_card, signatures, warmup
+from tools.serving import model_card, runtimes, signatures, warmup
 
 # What Keras exports, and the file it becomes (a folder for the SavedModel).
 FORMATS = {"tf_saved_model": "", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
@@ -203,9 +203,7 @@ def _prepare(model: keras.Model, path: Path, options: Options) -> keras.Model:
         model = _in_bfloat16(model, "bfloat16" if options.fold else "mixed_bfloat16")
     if options.quantize:
         model.quantize(options.quantize)
-    if options.fold and options.format == "tf_saved_model":
-        model = fused_gelu.with_fused_gelu(model)
-    return model
+    return runtimes.for_runtime(model, options.format) if options.fold else model
 
 
 def _in_bfloat16(model: keras.Model, policy: str) -> keras.Model:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tools import draw_randaugment
-from tools.benchmarks import inference, timing, training
+from tools.benchmarks import inference, operations, timing, training
 
 
 def test_medians_leave_the_first_round_out():
@@ -42,6 +42,14 @@ def test_inference_table_and_picture(tmp_path):
     assert lines[-1] == "| folded SavedModel | bfloat16 | 40.0 | 2.00x | 25% | 30.0 | 2.00x | 33% | 1.5 |"
     inference.draw(rows, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").width == 960
+
+
+def test_operations_have_a_kind():
+    found = {operations.kind_of(name) for name in ("_MklNativeFusedConv2D", "MatMul", "_MklBatchMatMulV2", "Conv2D")}
+    assert found == {"products and convolutions"}
+    assert operations.kind_of("_MklSoftmax") == "softmax"
+    assert operations.kind_of("Cast") == "conversion of dtypes"
+    assert operations.kind_of("StatefulPartitionedCall") is None
 
 
 def test_contenders_speak_the_protocol(tmp_path):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from experiments import report, workdir
 from experiments.recipes import digits
 from experiments.strategies import make_strategy
-from tools import check_saved_model
+from tools import check_saved_model, compare_exports
 from tools.export_saved_model import Options, export
 
 SERVE = """
@@ -124,3 +124,14 @@ def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
     report.plot_predictions(images, np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 1, 0]], ["a", "b"], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_exports_are_compared(run_folder, tmp_path):
+    versions = [export(Options(workdir=run_folder, output=tmp_path, fold=fold)) for fold in (False, True)]
+    lines = compare_exports.compare(run_folder, versions)
+    accuracy = f"{workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}"
+    assert len(lines) == 4
+    for line in lines[2:]:
+        assert f"| {accuracy} | 100.00% |" in line
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        compare_exports.compare(run_folder, [tmp_path / "9"])

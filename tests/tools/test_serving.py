@@ -27,7 +27,7 @@ import coatnet_tf
 from experiments.data import images
 from tools import serve_client
 from tools.export_saved_model import Options, export
-from tools.serving import fused_gelu, model_card, signatures, warmup
+from tools.serving import model_card, runtimes, signatures, warmup
 
 SIZE = 32
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
@@ -466,13 +466,22 @@ def test_another_size(options, model_file, tmp_path):
     np.testing.assert_allclose(found, larger.predict(pixels, verbose=0), rtol=1e-4)
 
 
-def test_fused_gelu_is_gelu(model):
+@pytest.mark.parametrize(
+    ("runtime", "kind", "count"),
+    [
+        ("tf_saved_model", "FusedGelu", 3),
+        ("onnx", "FlatGelu", 3),
+        ("openvino", "Conv2D", 8),
+        ("litert", "Conv2D", 8),
+    ],
+)
+def test_other_layers_give_the_same_numbers(model, runtime, kind, count):
     folded = coatnet_tf.fold_for_inference(model)
-    fused = fused_gelu.with_fused_gelu(folded)
-    kinds = [type(layer).__name__ for layer in fused.layers]
-    assert kinds.count("FusedGelu") == 3 and "Activation" not in kinds  # stem, two depthwise convolutions
+    swapped = runtimes.for_runtime(folded, runtime)
+    kinds = [type(layer).__name__ for layer in swapped.layers]
+    assert kinds.count(kind) == count  # three GELUs; stem, shortcuts, both 1x1 of two blocks
     pixels = photo(SIZE, SIZE)[None].astype("float32")
-    np.testing.assert_allclose(fused.predict(pixels, verbose=0), folded.predict(pixels, verbose=0), rtol=1e-5)
+    np.testing.assert_allclose(swapped.predict(pixels, verbose=0), folded.predict(pixels, verbose=0), rtol=1e-5)
 
 
 def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):

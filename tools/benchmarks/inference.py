@@ -106,6 +106,14 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
         script, modes = PEERS[name]
         path = str(Path(__file__).parent / "peers" / script)
         found += [Contender(f"{name}, {mode}", dtype, (python, path, mode)) for mode, dtype in modes.items()]
+    if "timm" in pythons:
+        theirs = exports / "timm"
+        if not theirs.exists():
+            subprocess.run(
+                [pythons["timm"], str(Path(__file__).parent / "peers" / "timm_export.py"), theirs], check=True
+            )
+        found.append(ours("ONNX Runtime, timm's export", "float32", "onnx", str(theirs)))
+        found.append(ours("OpenVINO, timm's export", "float32", "openvino", str(theirs)))
     return found
 
 

@@ -9,6 +9,7 @@ standard input, a batch size, it answers one batch and writes the seconds that t
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -65,7 +66,8 @@ def _openvino(path: str, precision: str) -> Answer:
 
     # Latency, as one caller after another sees it.
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().compile_model(f"{path}/model.xml", "CPU", settings)
+    (file,) = [file for file in (f"{path}/model.xml", f"{path}/model.onnx") if os.path.exists(file)]
+    model = openvino.Core().compile_model(file, "CPU", settings)
     return lambda images: model(images)[0]
 
 
@@ -78,16 +80,18 @@ def openvino_bfloat16(path: str) -> Answer:
 
 
 def litert(path: str) -> Answer:
-    import os
-
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(f"{path}/model.tflite", num_threads=os.cpu_count())
     index = interpreter.get_input_details()[0]["index"]
 
+    shape = ()
+
     def answer(images: np.ndarray) -> np.ndarray:
-        if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
-            interpreter.resize_tensor_input(index, images.shape)
+        nonlocal shape
+        if images.shape != shape:
+            shape = images.shape
+            interpreter.resize_tensor_input(index, shape)
             interpreter.allocate_tensors()
         interpreter.set_tensor(index, images)
         interpreter.invoke()

@@ -1,0 +1,113 @@
+"""A folded model as each runtime computes it fastest on CPUs: the same numbers from other layers.
+
+What each of them is worth was measured; see `docs/performance.md`.
+
+TensorFlow computes GELU of anything but a product of matrices in eight operations, each with a pass over memory and in
+bfloat16 with two conversions. Its one fused kernel computes `GELU(x W + b)` of matrices. With the identity of a few
+channels for W and zeros for b, it computes GELU of any tensor, exactly, for a product that is hidden behind the memory.
+
+ONNX Runtime knows GELU by its operations; the exporter draws transpositions of convolutions into the middle of them,
+unless GELU is taken of a matrix. OpenVINO and LiteRT compute a 1x1 convolution with its GELU, and would rather not have
+it as a product of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from coatnet_tf.layers import PointwiseDense, common
+
+_CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class FusedGelu(keras.layers.Layer):
+    """GELU in its tanh form, for TensorFlow, of tensors with a multiple of 32 values an example."""
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        # Variables: TensorFlow would remove a constant bias of zeros, and with it the fusion.
+        self.identity = self.add_weight(
+            name="identity", shape=(_CHANNELS, _CHANNELS), initializer="identity", trainable=False
+        )
+        self.zeros = self.add_weight(name="zeros", shape=(_CHANNELS,), initializer="zeros", trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        x = ops.reshape(inputs, (-1, _CHANNELS))
+        x = common.gelu(ops.add(ops.matmul(x, self.identity), self.zeros))
+        return ops.reshape(x, (-1, *inputs.shape[1:]))
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class FlatGelu(keras.layers.Layer):
+    """GELU in its tanh form, for ONNX, of images taken as matrices."""
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        x = common.gelu(ops.reshape(inputs, (-1, inputs.shape[-1])))
+        return ops.reshape(x, (-1, *inputs.shape[1:]))
+
+
+def for_runtime(model: keras.Model, name: str) -> keras.Model:
+    """The model with the layers that a runtime computes fastest.
+
+    Args:
+        model: What `coatnet_tf.fold_for_inference` returned.
+        name: `"tf_saved_model"`, `"onnx"`, `"openvino"` or `"litert"`.
+
+    Returns:
+        A functional model with the same outputs, which shares other layers with `model`.
+    """
+    swap = {"tf_saved_model": _fused_gelu, "onnx": _flat_gelu, "openvino": _convolution, "litert": _convolution}[name]
+    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+
+    def swapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+        new = swap(layer)
+        if new is None:
+            return layer
+        pairs.append((layer, new))
+        return new
+
+    model = keras.models.clone_model(model, clone_function=swapped)
+    for old, new in pairs:
+        if isinstance(old, PointwiseDense):
+            kernel, bias = old.get_weights()
+            new.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), bias])
+    return model
+
+
+Swap = Callable[[keras.layers.Layer], keras.layers.Layer | None]  # None keeps the layer
+
+
+def _is_gelu(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
+
+
+def _fused_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    if not _is_gelu(layer) or np.prod(layer.output.shape[1:]) % _CHANNELS:
+        return None
+    return FusedGelu(dtype=layer.dtype_policy, name=layer.name)
+
+
+def _flat_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    return FlatGelu(dtype=layer.dtype_policy, name=layer.name) if _is_gelu(layer) else None
+
+
+def _convolution(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    if not isinstance(layer, PointwiseDense) or not layer.name.endswith("expand_conv") or layer.quantization_mode:
+        return None
+    return keras.layers.Conv2D(
+        layer.units,
+        1,
+        activation=layer.activation,
+        data_format="channels_last",
+        dtype=layer.dtype_policy,
+        name=layer.name,
+    )
