@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
 demo: $(VENV)/installed
 	$(PY) -m experiments.train --config=experiments/recipes/digits.py --workdir=$(RUN)
-	$(PY) -m tools.export_saved_model --workdir=$(RUN) --output=$(RUN)/serving
+	$(PY) -m tools.export_saved_model --workdir=$(RUN) --output=$(RUN)/serving --fold
 	$(PY) -m tools.check_saved_model --workdir=$(RUN) --saved_model=$(RUN)/serving
 	@echo "The report is $(RUN)/report.md"
 

@@ -224,7 +224,7 @@ def test_what_folding_refuses(tiny):
     training = keras.Model(image, layers.MBConv(8)(image, training=True))
     with pytest.raises(ValueError, match="called with training=True"):
         coatnet_tf.fold_for_inference(training)
-    quantised = logits(tiny)
+    quantised = keras.Model(image, keras.layers.Dense(3)(layers.MBConv(8)(image)))
     quantised.quantize("int8")
     with pytest.raises(ValueError, match="is quantised; fold the model first"):
         coatnet_tf.fold_for_inference(quantised)

@@ -146,7 +146,7 @@ ALL += [(ablations, f"imagenet1k,{change}") for change in ("no_relative_attentio
 
 @pytest.mark.parametrize(("setting", "model"), ALL, ids=[f"{s.__name__.rpartition('.')[2]}-{m}" for s, m in ALL])
 def test_two_real_steps(setting, model, data_dir):
-    """The recipe as it is, but for a smaller network, batch and dataset."""
+    """The recipe as it is, but for a smaller network, batch and dataset; not traced, which other tests do."""
     config = setting.get_config(model)
     config.batch_size = 4
     config.image_size = 16
@@ -166,8 +166,10 @@ def test_two_real_steps(setting, model, data_dir):
         keras.config.set_dtype_policy(config.dtype)
         trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
         before = trainer.model.get_weights()
+        tf.config.run_functions_eagerly(True)
         trainer.train_steps(trainer.training_iterator(0), tf.constant(2))
     finally:
+        tf.config.run_functions_eagerly(False)
         keras.config.set_dtype_policy("float32")
     assert trainer.skipped.total == 0
     assert np.isfinite(float(trainer.loss.result()))

@@ -34,12 +34,12 @@ def test_contact_sheet_shows_every_operation(tmp_path):
 
 def test_inference_table_and_picture(tmp_path):
     rows = [
-        inference.Row("SavedModel", "float32", {1: 80.0, 8: 60.0}, 2.0),
-        inference.Row("folded SavedModel", "bfloat16", {1: 40.0, 8: 30.0}, 1.5),
+        inference.Row("SavedModel", "float32", {1: 80.0, 8: 60.0}, 2.0, 0.0),
+        inference.Row("folded SavedModel", "bfloat16", {1: 40.0, 8: 30.0}, 1.5, 0.02),
     ]
     lines = inference.report(rows, {"float32": 100.0, "bfloat16": 400.0}, macs=2_000_000_000)
     assert "take at least 40 ms in float32, 10 ms in bfloat16" in lines[1]
-    assert lines[-1] == "| folded SavedModel | bfloat16 | 40.0 | 2.00x | 25% | 30.0 | 2.00x | 33% | 1.5 |"
+    assert lines[-1] == "| folded SavedModel | bfloat16 | 40.0 | 2.00x | 25% | 30.0 | 2.00x | 33% | 1.5 | 2e-02 |"
     inference.draw(rows, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").width == 960
 

@@ -2,13 +2,15 @@
 
     python -m tools.benchmarks.worker KIND PATH
 
-It loads, answers a first batch of one image and writes `ready SECONDS` with the time of both. For each line on its
-standard input, a batch size, it answers one batch and writes the seconds that took. So do the programs of `peers/`.
+It loads, answers a first batch of one image and writes a line of JSON, `{"seconds": time of both, "answer": [...]}`.
+For each line on its standard input, a batch size, it answers one batch and writes the seconds that took. So do the
+programs of `peers/`.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -136,8 +138,9 @@ def serve(make: Callable[[], Answer]) -> None:
     generator = np.random.default_rng(0)
     started = time.perf_counter()
     answer = make()
-    answer(generator.uniform(0, 255, (1, SIZE, SIZE, 3)).astype("float32"))
-    print("ready", time.perf_counter() - started, file=output, flush=True)
+    first = answer(generator.uniform(0, 255, (1, SIZE, SIZE, 3)).astype("float32"))
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "answer": np.ravel(first).tolist()}), file=output, flush=True)
     for line in sys.stdin:
         images = generator.uniform(0, 255, (int(line), SIZE, SIZE, 3)).astype("float32")
         started = time.perf_counter()
