@@ -7,6 +7,8 @@ output of the one before, as it is or as its cheaper equal.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +92,7 @@ class _Made:
 
     layer: keras.layers.Layer
     inputs: Any
+    source: keras.layers.Layer | None = None  # what the layer is a copy of
 
 
 class _Folding:
@@ -99,6 +102,7 @@ class _Folding:
         self._made: dict[int, _Made] = {}
         self._copies: dict[int, keras.layers.Layer] = {}
         self._kept: list[Any] = []  # tensors, so that no id is used twice
+        self._uses: collections.Counter[int] = collections.Counter()  # of the tensors of the model
         self._rules: tuple[tuple[type, Callable[..., Any]], ...] = (
             (MBConv, self._mbconv),
             (TransformerBlock, self._transformer),
@@ -114,6 +118,10 @@ class _Folding:
     def fold(self, model: keras.Model) -> keras.Model:
         if isinstance(model, keras.Sequential):
             model = keras.Model(model.inputs, model.outputs, name=model.name)
+        self._uses.update(id(tensor) for tensor in model.outputs)
+        for operation in model.operations:
+            with contextlib.suppress(ValueError):  # called several times: its inputs count for none
+                self._uses.update(id(tensor) for tensor in keras.tree.flatten(operation.input))
         return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=self._call)
 
     def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -125,12 +133,18 @@ class _Folding:
             return self._copy(layer, *args, **kwargs)
         return rule(layer, args[0])
 
-    def _apply(self, layer: keras.layers.Layer, x: Any, weights: list[Any] | None = None) -> Any:
+    def _apply(
+        self,
+        layer: keras.layers.Layer,
+        x: Any,
+        weights: list[Any] | None = None,
+        source: keras.layers.Layer | None = None,
+    ) -> Any:
         """Calls a new layer, and sets its weights."""
         y = layer(x)
         if weights is not None:
             layer.set_weights([np.asarray(weight, "float32") for weight in weights])
-        self._made[id(y)] = _Made(layer, x)
+        self._made[id(y)] = _Made(layer, x, source)
         self._kept.append(y)
         return y
 
@@ -142,7 +156,7 @@ class _Folding:
         copy = self._copies[id(layer)] = type(layer).from_config(layer.get_config())
         y = copy(*args, **kwargs)
         copy.set_weights(layer.get_weights())
-        self._made[id(y)] = _Made(copy, args[0] if args else None)
+        self._made[id(y)] = _Made(copy, args[0] if args else None, layer)
         self._kept.append(y)
         return y
 
@@ -155,9 +169,19 @@ class _Folding:
             self._copies[id(model)] = _Folding().fold(model)
         return self._copies[id(model)](x)
 
-    def _batch_norm(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
+    def _before(self, x: Any, kind: type) -> _Made | None:
+        """How a tensor was made, if by a copied layer of that kind and for this use alone."""
         made = self._made.get(id(x))
-        if made is None or not isinstance(made.layer, keras.layers.Conv2D) or not _is_linear(made.layer):
+        if made is None or made.source is None or not isinstance(made.layer, kind):
+            return None
+        try:
+            return made if self._uses[id(made.source.output)] == 1 else None
+        except ValueError:  # called several times
+            return None
+
+    def _batch_norm(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
+        made = self._before(x, keras.layers.Conv2D)
+        if made is None or not _is_linear(made.layer) or not _is_of_channels(norm):
             return self._copy(norm, x)
         scale, shift = _affine(norm)
         kernel = _numpy(made.layer.kernel) * scale
@@ -165,8 +189,8 @@ class _Folding:
         return self._apply(_like(made.layer, use_bias=True), made.inputs, [kernel, bias])
 
     def _conv(self, conv: keras.layers.Conv2D, x: Any) -> Any:
-        made = self._made.get(id(x))
-        if made is None or not isinstance(made.layer, keras.layers.Rescaling) or not _is_plain(conv, made.layer):
+        made = self._before(x, keras.layers.Rescaling)
+        if made is None or not _is_plain(conv, made.layer):
             return self._copy(conv, x)
         scale, offset = made.layer.scale, made.layer.offset
         height, width = made.inputs.shape[1:3]
@@ -182,11 +206,11 @@ class _Folding:
         kernel = _numpy(conv.kernel)
         bias = (_numpy(conv.bias) if conv.use_bias else 0.0) + offset * kernel.sum(axis=(0, 1, 2))
         folded = _like(conv, padding="valid", use_bias=True)
-        return self._apply(folded, self._apply(padding, made.inputs), [scale * kernel, bias])
+        return self._apply(folded, self._apply(padding, made.inputs), [scale * kernel, bias], conv)
 
     def _dense(self, dense: keras.layers.Dense, x: Any) -> Any:
-        made = self._made.get(id(x))
-        if made is None or not isinstance(made.layer, keras.layers.LayerNormalization) or not _is_affine(made.layer):
+        made = self._before(x, keras.layers.LayerNormalization)
+        if made is None or not _is_of_channels(made.layer):
             return self._copy(dense, x)
         scale, shift = _affine(made.layer)
         x = self._apply(_without_affine(made.layer), made.inputs)
@@ -300,8 +324,10 @@ def _without_affine(norm: keras.layers.LayerNormalization) -> keras.layers.Layer
     return _like(norm, scale=False, center=False)
 
 
-def _is_affine(norm: keras.layers.LayerNormalization) -> bool:
-    return norm.scale and norm.center and list(norm.axis) == [-1]
+def _is_of_channels(norm: keras.layers.Layer) -> bool:
+    """Whether it is a norm over the last axis, with scale and shift."""
+    axes = norm.axis if isinstance(norm.axis, list | tuple) else [norm.axis]
+    return norm.scale and norm.center and list(axes) in ([-1], [len(norm.input.shape) - 1])
 
 
 def _is_linear(conv: keras.layers.Conv2D) -> bool:

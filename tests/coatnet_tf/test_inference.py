@@ -159,6 +159,19 @@ def test_layers_around_the_blocks_are_copied(tiny):
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
 
 
+def test_what_others_use_too_is_not_folded():
+    """A convolution before a norm and a sum, a norm before two dense layers, norms without scale or shift."""
+    image = keras.Input((8, 6, 16))
+    x = keras.layers.Conv2D(16, 3, padding="same")(image)
+    x = keras.layers.Add()([x, keras.layers.BatchNormalization()(x)])
+    x = keras.layers.BatchNormalization(scale=False)(keras.layers.Conv2D(16, 3)(x))
+    x = keras.layers.GlobalAveragePooling2D()(layers.MBConv(16)(x))
+    x = keras.layers.LayerNormalization()(x)
+    x = keras.layers.Concatenate()([keras.layers.Dense(3)(x), keras.layers.Dense(4)(x)])
+    model = randomise(keras.Model(image, keras.layers.Dense(2)(keras.layers.LayerNormalization(center=False)(x))))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 16))
+
+
 def test_blocks_alone():
     image = keras.Input((8, 6, 16))
     x = layers.RelativeSelfAttention(32, head_size=8)(keras.layers.LayerNormalization()(image))
