@@ -1,7 +1,7 @@
 r"""Measures speed on this machine: medians of interleaved runs, and their ratios.
 
     python -m tools.benchmark input       # decode + crop alone, and the full pipeline with RandAugment 2, 15 and Mixup
-    python -m tools.benchmark loop        # steps of the training loop, and the bare compiled step
+    python -m tools.benchmark loop        # steps of the training loop, and the bare compiled step on the same input
     python -m tools.benchmark inference --output=docs \
         --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
     python -m tools.benchmark operations  # where a served model's time goes, by kind of operation

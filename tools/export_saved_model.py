@@ -180,7 +180,7 @@ def _new_version(options: Options) -> Iterator[tuple[Path, Path]]:
 def _load(path: Path) -> keras.Model:
     try:
         model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
     shape, output_shape = model.input_shape, model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
