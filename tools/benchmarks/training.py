@@ -71,7 +71,7 @@ def _mix(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.T
 
 
 def measure_loop(steps: int = 20) -> dict[str, float]:
-    """Steps/s of the loop, with metrics and checks, and of the bare compiled step on the same input and on one batch."""
+    """Steps/s of the loop, metrics and checks included, and of the bare step on its input and on one batch."""
     config = fashion_mnist.get_config()
     config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
     config.steps_per_call = steps
