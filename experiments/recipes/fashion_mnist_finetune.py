@@ -6,8 +6,8 @@ r"""The network of `fashion_mnist.py` at 1.5 times the resolution it was trained
     python -m experiments.train --config=experiments/recipes/fashion_mnist_finetune.py --workdir=runs/fashion_36 \
         --init_from=runs/fashion_24
 
-The relative bias tables of 6 x 6 positions are resized to 9 x 9. One run, seed 0: 91.05 % of the test images at 24, 91.29 %
-at 36; `docs/fine_tuning.md` compares with tables that begin anew.
+The relative bias tables of 6 x 6 positions are resized to 9 x 9. One run, seed 0: 91.05 % of the test images at 24,
+91.29 % at 36; `docs/fine_tuning.md` compares with tables that begin anew.
 """
 
 import ml_collections
