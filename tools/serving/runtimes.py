@@ -7,8 +7,8 @@ bfloat16 with two conversions. Its one fused kernel computes `GELU(x W + b)` of 
 channels for W and zeros for b, it computes GELU of any tensor, exactly, for a product that is hidden behind the memory.
 
 ONNX Runtime knows GELU by its operations; the exporter draws transpositions of convolutions into the middle of them,
-unless GELU is taken of a matrix. OpenVINO and LiteRT compute a 1x1 convolution with its GELU, and would rather not have
-it as a product of matrices.
+unless GELU is taken of a matrix. OpenVINO and LiteRT would rather have all products over the channels of images as 1x1
+convolutions, which OpenVINO computes with their GELU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from coatnet_tf.layers import PointwiseDense, common
+from coatnet_tf.layers import common
 
 _CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
 
@@ -77,7 +77,7 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
 
     model = keras.models.clone_model(model, clone_function=swapped)
     for old, new in pairs:
-        if isinstance(old, PointwiseDense):
+        if isinstance(old, keras.layers.Dense):
             kernel, bias = old.get_weights()
             new.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), bias])
     return model
@@ -101,7 +101,7 @@ def _flat_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
 
 
 def _convolution(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if not isinstance(layer, PointwiseDense) or not layer.name.endswith("expand_conv") or layer.quantization_mode:
+    if not isinstance(layer, keras.layers.Dense) or len(layer.input.shape) != 4 or layer.quantization_mode:
         return None
     return keras.layers.Conv2D(
         layer.units,

@@ -68,19 +68,20 @@ def write(
     )
     names = tf.lookup.StaticHashTable(lines, default_value="")
 
+    @tf.function(autograph=False)  # traced once for all signatures
     def probabilities(batch: tf.Tensor) -> tf.Tensor:
         batch = tf.ensure_shape(batch, (None, *model.input_shape[1:]))
         count = tf.shape(batch)[0]
         one_at_least = [[0, tf.cast(tf.equal(count, 0), tf.int32)], [0, 0], [0, 0], [0, 0]]  # no kernel takes none
-        batch = tf.cast(tf.pad(batch, one_at_least), tf.float32)
-        return tf.cast(model(batch, training=False), tf.float32)[:count]
+        return tf.cast(model(tf.pad(batch, one_at_least), training=False), tf.float32)[:count]
 
     def serving_default(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": probabilities(batch)}
+        return {"probabilities": probabilities(tf.cast(batch, tf.float32))}
 
     def serving_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         batch, error = decode(encoded, channels, size, window)
-        found = tf.where(tf.equal(error, "")[:, None], probabilities(batch), float("nan"))
+        found = probabilities(tf.cast(batch, tf.float32))
+        found = tf.where(tf.equal(error, "")[:, None], found, float("nan"))
         return {"probabilities": found, "error": error}
 
     def classify(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
