@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from coatnet_tf.layers import MBConv, RelativeSelfAttention, SqueezeExcite, StochasticDepth, TransformerBlock, common
+from coatnet_tf.layers import MBConv, RelativeSelfAttention, StochasticDepth, TransformerBlock, common
 from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention, PointwiseDense
 from coatnet_tf.layers.residual import ResidualBlock
 
@@ -236,8 +236,7 @@ class _Folding:
             depthwise = _like(block.depthwise_conv, use_bias=True)
             x = self._apply(depthwise, x, [_numpy(block.depthwise_conv.kernel) * scale[:, None], shift])
         x = self._gelu(block, "depthwise", x)
-        x = self._apply(SqueezeExcite.from_config(block.se.get_config()), x, block.se.get_weights())
-        x = self._copy(block.shrink_conv, x)
+        x = self._copy(block.shrink_conv, self._copy(block.se, x))
         return self._add(f"{block.name}_add", self._shortcut(block, inputs), x, block)
 
     def _transformer(self, block: TransformerBlock, inputs: Any) -> Any:

@@ -48,10 +48,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         ValueError: If the data has other classes or channels than the model.
         RunStopped: If more images cannot be decoded than the recipe allows.
     """
-    for name in (workdir.CONFIG, workdir.MODEL, workdir.CLASSES):
-        if not (run / name).exists():
-            raise FileNotFoundError(f"{run} holds no {name}; let the run finish first.")
-    config = ml_collections.ConfigDict(json.loads((run / workdir.CONFIG).read_text()))
+    config = workdir.read_recipe(run, workdir.MODEL, workdir.CLASSES)
     config.dataset.name = data or config.dataset.name
     config.dataset.eval_split = split or config.dataset.eval_split
     if split and config.dataset.name.startswith("folder:"):

@@ -192,6 +192,27 @@ def _remove_unfinished(folder: epath.Path) -> None:
             logging.warning("Removed %s, a part of an unfinished checkpoint.", path)
 
 
+def read_recipe(folder: epath.Path, *names: str) -> ml_collections.ConfigDict:
+    """The recipe of a finished run.
+
+    Args:
+        folder: Folder of the run.
+        *names: Other files that are needed of it.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        FileNotFoundError: If there is no recipe, or another file is missing.
+    """
+    import ml_collections
+
+    for name in (CONFIG, *names):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
+    return ml_collections.ConfigDict(json.loads((folder / CONFIG).read_text()))
+
+
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`, oldest first; none if there is no such file.
 

@@ -8,7 +8,6 @@ result is then added to the run's `report.md`, with a contact sheet that shows e
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import ml_collections
@@ -87,11 +86,8 @@ def check(folder: Path, saved_model: Path) -> str:
         FileNotFoundError: If the run is not finished or there is no version.
         ValueError: If the accuracy is another.
     """
-    for name in (workdir.CONFIG, workdir.METRICS, workdir.CLASSES, workdir.REPORT):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
+    config = workdir.read_recipe(folder, workdir.METRICS, workdir.CLASSES, workdir.REPORT)
     version = newest_version(saved_model)
-    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
     images, targets, probabilities = classify(version, config)
 
     right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)

@@ -7,11 +7,9 @@ prints a table; each of the arguments is the folder of one version.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import ml_collections
 from absl import app, flags
 
 from experiments import workdir
@@ -36,10 +34,10 @@ def compare(folder: Path, versions: Sequence[Path]) -> list[str]:
     Raises:
         FileNotFoundError: If the run is not finished, or a version is missing.
     """
-    for path in (folder / workdir.CONFIG, *(version / "saved_model.pb" for version in versions)):
+    config = workdir.read_recipe(folder)
+    for path in (version / "saved_model.pb" for version in versions):
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
-    config = ml_collections.ConfigDict(json.loads((folder / workdir.CONFIG).read_text()))
     lines = ["| export | weights, MB | held-out accuracy | same class as the first |", "| --- | ---: | ---: | ---: |"]
     first = None
     for version in versions:

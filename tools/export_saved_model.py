@@ -118,9 +118,9 @@ def _check(options: Options) -> None:
             raise ValueError(
                 f"--{flag} must be one of {', '.join(filter(None, known))}; got {getattr(options, flag)!r}."
             )
-    for flag, least in (("image_size", 0), ("version", 0), ("top_k", 0)):
-        if getattr(options, flag) < least:
-            raise ValueError(f"--{flag} must be at least {least}; got {getattr(options, flag)}.")
+    for flag in ("image_size", "version", "top_k"):
+        if getattr(options, flag) < 0:
+            raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")
     if (options.workdir is None) == (options.weights is None):
         raise ValueError("Give either --workdir, the folder of a finished run, or --weights, a .keras file.")
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-import coatnet_tf
 from tools.export_saved_model import Options, export
 
 RUNTIMES = {}
@@ -38,22 +37,6 @@ def litert(folder, images):
     interpreter.set_tensor(index, images)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    keras.utils.set_random_seed(0)
-    config = coatnet_tf.make_config(
-        "tiny",
-        (2, 1, 1, 1, 1),
-        (8, 8, 16, 32, 32),
-        strides=(1, 2, 2, 2, 2),
-        head_size=16,
-        kernel_initializer="lecun_normal",
-    )
-    path = tmp_path_factory.mktemp("model") / "model.keras"
-    coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=7).save(path)
-    return path
 
 
 @pytest.mark.parametrize("fold", [False, True], ids=["as it is", "folded"])

@@ -35,29 +35,13 @@ CONFIGURATION = Path(warmup.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    """A model with weights that tell images apart."""
-    keras.utils.set_random_seed(0)
-    config = coatnet_tf.make_config(
-        "tiny",
-        (2, 1, 1, 1, 1),
-        (8, 8, 16, 32, 32),
-        strides=(1, 2, 2, 2, 2),
-        head_size=16,
-        kernel_initializer="lecun_normal",
-    )
-    path = tmp_path_factory.mktemp("model") / "model.keras"
-    coatnet_tf.CoAtNet(config, input_shape=(SIZE, SIZE, 3), classes=len(LABELS)).save(path)
-    (path.parent / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
 def options(model_file, tmp_path_factory):
+    labels = model_file.parent / "labels.txt"
+    labels.write_text("\n".join(LABELS) + "\n")
     return Options(
         output=tmp_path_factory.mktemp("serving"),
         weights=model_file,
-        labels=model_file.parent / "labels.txt",
+        labels=labels,
         fold=True,
         top_k=3,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import tqdm
 
 import coatnet_tf
-from tools.benchmarks import worker
+from tools.benchmarks import timing, worker
 from tools.export_saved_model import Options, export
 
 matplotlib.use("Agg")
@@ -214,13 +215,12 @@ def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
     try:
         for index, contender in enumerate(tqdm.tqdm(found, desc="load")):
             processes.append(Process(contender, exports / f"contender{index:02d}.log"))
-        times = {size: [[] for _ in found] for size in BATCH_SIZES}
-        for turn in tqdm.trange(rounds + WARM_UP_ROUNDS, desc="rounds"):
-            for size in BATCH_SIZES:
-                for process, of_process in zip(processes, times[size], strict=True):
-                    seconds = process.seconds(size)
-                    if turn >= WARM_UP_ROUNDS:
-                        of_process.append(seconds)
+        measures = {
+            (size, i): functools.partial(process.seconds, size)
+            for size in BATCH_SIZES
+            for i, process in enumerate(processes)
+        }
+        seconds = timing.medians(measures, rounds, WARM_UP_ROUNDS)
     finally:
         for process in processes:
             process.stop()
@@ -229,7 +229,7 @@ def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
         Row(
             contender.name,
             contender.dtype,
-            {size: 1e3 * float(np.median(times[size][i])) / size for size in BATCH_SIZES},
+            {size: 1e3 * seconds[size, i] / size for size in BATCH_SIZES},
             processes[i].load_seconds,
             _difference(processes[i].answer, expected) if contender.own else None,
         )

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import tqdm
 
 ROUNDS = 5
+K = TypeVar("K")
 
 
-def medians(measures: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Medians of measures taken in turn, after one of each that does not count.
+def medians(measures: dict[K, Callable[[], float]], rounds: int = ROUNDS, warm_up: int = 1) -> dict[K, float]:
+    """Medians of measures taken in turn, after rounds that do not count.
 
     Args:
         measures: Name to function that returns a time or a rate.
         rounds: How often.
+        warm_up: Rounds before, that do not count.
 
     Returns:
         Name to median.
     """
-    results: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in tqdm.trange(rounds + 1, unit=" rounds"):
+    results: dict[K, list[float]] = {name: [] for name in measures}
+    for turn in tqdm.trange(rounds + warm_up, unit=" rounds"):
         for name, measure in measures.items():
             result = measure()
-            if turn:
+            if turn >= warm_up:
                 results[name].append(result)
     return {name: float(np.median(values)) for name, values in results.items()}
 

@@ -13,7 +13,6 @@ convolutions, which OpenVINO computes with their GELU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -81,9 +80,6 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
             kernel, bias = old.get_weights()
             new.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), bias])
     return model
-
-
-Swap = Callable[[keras.layers.Layer], keras.layers.Layer | None]  # None keeps the layer
 
 
 def _is_gelu(layer: keras.layers.Layer) -> bool:
