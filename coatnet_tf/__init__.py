@@ -1,8 +1,9 @@
 """CoAtNet (Dai et al., NeurIPS 2021, arXiv:2106.04803) for Keras 3."""
 
 from coatnet_tf import layers
-from coatnet_tf.config import FAMILY, CoAtNetConfig, StageConfig, get_config, make_config
+from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
 from coatnet_tf.cost import Cost, CostReport, profile
+from coatnet_tf.family import FAMILY, RELATIVES, get_config
 from coatnet_tf.inference import fold_for_inference
 from coatnet_tf.models import (
     CoAtNet,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FAMILY",
+    "RELATIVES",
     "CoAtNet",
     "CoAtNet0",
     "CoAtNet1",

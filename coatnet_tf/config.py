@@ -1,4 +1,4 @@
-"""CoAtNet configurations and the family of the paper (Tables 3, 11 and 12)."""
+"""What fixes the shape of a CoAtNet."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 import keras
 
-from coatnet_tf.layers.common import NORMS
-from coatnet_tf.layers.mbconv import DOWNSAMPLING
-from coatnet_tf.layers.relative_attention import BIAS_REINDEXING
+from coatnet_tf.layers.common import ACTIVATIONS, NORMS
+from coatnet_tf.layers.mbconv import DOWNSAMPLING, EXPANSION_OF, SE_RATIO_OF
+from coatnet_tf.layers.pooling import PADDINGS, POOLS
+from coatnet_tf.layers.relative_attention import BIAS_REINDEXING, WIDTHS
 
 RESERVED_NAMES = ("stem", "head", "image", "preprocessing", "predictions")  # of other layers
 BLOCKS = ("mbconv", "transformer")
 LAYOUT_LETTERS = {"C": "mbconv", "T": "transformer"}
+HEADS = ("pool_norm_hidden", "norm_pool", "pool")
+PREPROCESSING = ("tf", "torch")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -80,19 +83,40 @@ class StageConfig:
         _require(self.stride in (1, 2), f"{where} stride must be 1 or 2; got {self.stride!r}.")
 
 
+_CHOICES: dict[str, Sequence[str]] = {
+    "downsampling": DOWNSAMPLING,
+    "conv_norm": NORMS,
+    "bias_reindexing": BIAS_REINDEXING,
+    "preprocessing": PREPROCESSING,
+    "padding": PADDINGS,
+    "pool": POOLS,
+    "activation": ACTIVATIONS,
+    "expansion_of": EXPANSION_OF,
+    "se_ratio_of": SE_RATIO_OF,
+    "se_activation": ACTIVATIONS,
+    "transformer_norm": NORMS,
+    "transformer_activation": ACTIVATIONS,
+    "attention_width": WIDTHS,
+    "head": HEADS,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class CoAtNetConfig:
     """Everything that fixes the shape of a CoAtNet.
 
+    The defaults are the paper's and its authors' code. The fields from `preprocessing` on are for networks that
+    other people built and trained differently: see `coatnet_tf.family`.
+
     Args:
         name: Model name, e.g. `"coatnet-0"`.
         stem_depth: Number of 3x3 convolutions of S0.
-        stem_width: Channels of S0.
+        stem_width: Channels of S0, or of each of its convolutions.
         stages: The runs of blocks of S1, S2, ..., in order.
         stem_stride: Stride of the first convolution of S0; 1 suits small images.
         head_size: Channels of one attention head; divides every Transformer width.
         downsampling: Place of the stride in an MBConv block: `"expand_conv"` (Eq. 5, the paper's
-            default) or `"depthwise_conv"` (the dagger variant of Table 5).
+            default), `"depthwise_conv"` (the dagger variant of Table 5) or `"avg_pool"` (before the expansion).
         conv_norm: Norm of the stem and the MBConv blocks: `"batch_norm"`, `"sync_batch_norm"` (the
             same with statistics over all replicas of a `tf.distribute` strategy; TensorFlow backend
             only), or `"layer_norm"` (Table 8).
@@ -102,6 +126,32 @@ class CoAtNetConfig:
             which is far too small for narrow networks: `"lecun_normal"` suits those.
         drop_path_rate: Stochastic depth rate of the last block; earlier ones rise to it linearly from 0.
         dropout: Dropout rate before the classifier.
+        preprocessing: What images in [0, 255] become: `"tf"`, [-1, 1], or `"torch"`, mean and standard deviation of
+            ImageNet's channels.
+        padding: Border of 3x3 convolutions with stride 2: `"same"`, or `"centred"` as in PyTorch.
+        pool: Pool of shortcuts and attention where they halve the resolution: `"max"` or `"avg"` of 2x2, or `"max3"`
+            of 3x3 as in PyTorch.
+        activation: Of the stem and the MBConv blocks: `"gelu_tanh"`, `"gelu"` (exact), `"silu"` or `"relu"`.
+        conv_norm_epsilon: Epsilon of the norms of the stem and the MBConv blocks.
+        stem_bias: Whether the convolutions of the stem have a bias.
+        conv_bias: Whether MBConv's projections to the output width have a bias, the shortcut's included.
+        pre_norm_activation: Whether an activation follows the first norm of an MBConv block.
+        expansion_of: Whether an MBConv block widens to four times its `"output"` or its `"input"` width.
+        se_ratio: Hidden width of squeeze-and-excitation over the block's width.
+        se_ratio_of: Whether that is the `"output"` width or the `"inner"` one.
+        se_activation: Activation of squeeze-and-excitation.
+        se_before_norm: Whether squeeze-and-excitation comes before the norm of the depthwise convolution.
+        transformer_norm: Norm of the Transformer blocks and the head, named as `conv_norm`.
+        transformer_norm_epsilon: Its epsilon.
+        transformer_activation: Activation of the feed-forward networks.
+        attention_width: Width of q, k and v: the block's `"output"` or its `"input"` width.
+        attention_bias: Whether the projections of the attention have a bias.
+        shortcut_bias: Whether the projections of the Transformer blocks' shortcuts have a bias.
+        ffn_bias: Whether the feed-forward networks have biases.
+        relative_mlp_units: `None` for a table a head, or the width of the network that computes the tables.
+        layer_scale: What the `LayerScale` of the Transformer blocks' branches begins at; `None` for none.
+        head: `"pool_norm_hidden"` (pool, norm, Dense + tanh, Dense: the paper's code), `"norm_pool"` (norm, pool,
+            Dense) or `"pool"` (pool, Dense).
 
     Raises:
         ValueError: If a field is out of its range or the fields do not fit together.
@@ -118,7 +168,7 @@ class CoAtNetConfig:
 
     name: str
     stem_depth: int
-    stem_width: int
+    stem_width: int | tuple[int, ...]
     stages: tuple[StageConfig, ...]
     stem_stride: int = 2
     head_size: int = 32
@@ -129,15 +179,42 @@ class CoAtNetConfig:
     kernel_initializer: str | None = None
     drop_path_rate: float = 0.0
     dropout: float = 0.0
+    preprocessing: str = "tf"
+    padding: str = "same"
+    pool: str = "max"
+    activation: str = "gelu_tanh"
+    conv_norm_epsilon: float | None = None
+    stem_bias: bool = True
+    conv_bias: bool = True
+    pre_norm_activation: bool = False
+    expansion_of: str = "output"
+    se_ratio: float = 0.25
+    se_ratio_of: str = "output"
+    se_activation: str = "silu"
+    se_before_norm: bool = False
+    transformer_norm: str = "layer_norm"
+    transformer_norm_epsilon: float | None = None
+    transformer_activation: str = "gelu_tanh"
+    attention_width: str = "output"
+    attention_bias: bool = True
+    shortcut_bias: bool = True
+    ffn_bias: bool = True
+    relative_mlp_units: int | None = None
+    layer_scale: float | None = None
+    head: str = "pool_norm_hidden"
 
     def __post_init__(self) -> None:
-        for field in ("stem_depth", "stem_width", "head_size"):
+        for field in ("stem_depth", "head_size"):
             value = getattr(self, field)
             _require(is_positive_int(value), f"{self.name}: {field} must be a positive integer; got {value!r}.")
+        _require(
+            len(self.stem_widths) == self.stem_depth and all(map(is_positive_int, self.stem_widths)),
+            f"{self.name}: stem_width must be a positive integer, or one for each of the {self.stem_depth} "
+            f"convolutions of stem_depth; got {self.stem_width!r}.",
+        )
         _require(self.stem_stride in (1, 2), f"{self.name}: stem_stride must be 1 or 2; got {self.stem_stride!r}.")
-        _require_known(f"{self.name}: downsampling", self.downsampling, DOWNSAMPLING)
-        _require_known(f"{self.name}: conv_norm", self.conv_norm, NORMS)
-        _require_known(f"{self.name}: bias_reindexing", self.bias_reindexing, BIAS_REINDEXING)
+        for field, known in _CHOICES.items():
+            _require_known(f"{self.name}: {field}", getattr(self, field), known)
         if self.kernel_initializer is not None:
             _require_initializer(self.name, self.kernel_initializer)
         for field in ("drop_path_rate", "dropout"):
@@ -153,13 +230,25 @@ class CoAtNetConfig:
             len(runs) == len(set(runs)),
             f"{self.name}: stages of one name must follow one another; got the order {', '.join(names)}.",
         )
+        width = self.stem_widths[-1]
         for stage in self.stages:
             if stage.block == "transformer":
-                _require(
-                    stage.width % self.head_size == 0,
-                    f"{self.name}: head_size {self.head_size} must divide the width of every Transformer "
-                    f"stage, and does not divide {stage.width} of stage {stage.name!r}.",
-                )
+                self._check_heads(stage, stage.width)
+                if self.attention_width == "input":
+                    self._check_heads(stage, width)
+            width = stage.width
+
+    def _check_heads(self, stage: StageConfig, width: int) -> None:
+        _require(
+            width % self.head_size == 0,
+            f"{self.name}: head_size {self.head_size} must divide the width of q, k and v in every Transformer "
+            f"stage, and does not divide {width} of stage {stage.name!r}.",
+        )
+
+    @property
+    def stem_widths(self) -> tuple[int, ...]:
+        """Channels of each convolution of S0."""
+        return self.stem_width if isinstance(self.stem_width, tuple) else (self.stem_width,) * self.stem_depth
 
     @property
     def total_stride(self) -> int:
@@ -175,7 +264,8 @@ class CoAtNetConfig:
         return sum(stage.depth for stage in self.stages)
 
 
-def _require_fields(names: Iterable[str]) -> None:
+def require_fields(names: Iterable[str]) -> None:
+    """Refuses names of fields that `CoAtNetConfig` does not have."""
     known = [field.name for field in dataclasses.fields(CoAtNetConfig)]
     for name in names:
         _require(name in known, f"CoAtNetConfig has no field {name!r}; its fields are {', '.join(known)}.")
@@ -212,7 +302,7 @@ def make_config(
     >>> config.total_stride
     8
     """
-    _require_fields(fields)
+    require_fields(fields)
     letters = layout.replace("-", "").upper()
     strides = (2,) * len(depths) if strides is None else strides
     _require(
@@ -227,57 +317,3 @@ def make_config(
         for i, letter in enumerate(letters, start=1)
     )
     return CoAtNetConfig(name, depths[0], widths[0], stages, stem_stride=strides[0], **fields)
-
-
-def _make_mixed_config(name: str, s1: int, s2: int, s3_mbconv: int, s3_transformer: int, s4: int) -> CoAtNetConfig:
-    """CoAtNet-6 and -7: in S3 the MBConv part halves the resolution, the Transformer part only widens."""
-    stages = (
-        StageConfig("s1", "mbconv", 2, s1),
-        StageConfig("s2", "mbconv", 4, s2),
-        StageConfig("s3", "mbconv", 8, s3_mbconv),
-        StageConfig("s3", "transformer", 42, s3_transformer, stride=1),
-        StageConfig("s4", "transformer", 2, s4),
-    )
-    return CoAtNetConfig(name, stem_depth=2, stem_width=192, stages=stages, head_size=128)
-
-
-FAMILY: dict[str, CoAtNetConfig] = {
-    config.name: config
-    for config in (
-        make_config("coatnet-0", (2, 2, 3, 5, 2), (64, 96, 192, 384, 768)),
-        make_config("coatnet-1", (2, 2, 6, 14, 2), (64, 96, 192, 384, 768)),
-        make_config("coatnet-2", (2, 2, 6, 14, 2), (128, 128, 256, 512, 1024)),
-        make_config("coatnet-3", (2, 2, 6, 14, 2), (192, 192, 384, 768, 1536)),
-        make_config("coatnet-4", (2, 2, 12, 28, 2), (192, 192, 384, 768, 1536)),
-        make_config("coatnet-5", (2, 2, 12, 28, 2), (192, 256, 512, 1280, 2048), head_size=64),
-        # Table 12 prints D2048 for S4 of CoAtNet-6. That makes 1350 M parameters, 8 % below the 1.47 B
-        # of Table 5; D3072 makes 1471 M and meets the FLOPs of Table 5 as well, so Table 5 is followed.
-        _make_mixed_config("coatnet-6", s1=192, s2=384, s3_mbconv=768, s3_transformer=1536, s4=3072),
-        _make_mixed_config("coatnet-7", s1=256, s2=512, s3_mbconv=1024, s3_transformer=2048, s4=3072),
-    )
-}
-
-
-def get_config(config: str | CoAtNetConfig, **overrides: Any) -> CoAtNetConfig:
-    """Looks a configuration up by name, with fields replaced.
-
-    Args:
-        config: `"coatnet-0"` .. `"coatnet-7"`, or a `CoAtNetConfig`.
-        **overrides: Fields of `CoAtNetConfig` to replace.
-
-    Returns:
-        A `CoAtNetConfig`.
-
-    Raises:
-        ValueError: If the name or a field is unknown, or the result is refused.
-
-    Example:
-    >>> import coatnet_tf
-    >>> coatnet_tf.get_config("coatnet-3", downsampling="depthwise_conv").downsampling
-    'depthwise_conv'
-    """
-    if isinstance(config, str):
-        _require(config in FAMILY, f"There is no configuration {config!r}; the known ones are {', '.join(FAMILY)}.")
-        config = FAMILY[config]
-    _require_fields(overrides)
-    return dataclasses.replace(config, **overrides)

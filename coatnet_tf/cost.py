@@ -13,11 +13,15 @@ from typing import Any
 
 import keras
 
-from coatnet_tf.config import CoAtNetConfig, get_config
+from coatnet_tf.config import CoAtNetConfig
+from coatnet_tf.family import get_config
 from coatnet_tf.layers import (
+    CentredMaxPooling2D,
     FeedForward,
+    LayerScale,
     MBConv,
     RelativePositionBias,
+    RelativePositionMLP,
     RelativeSelfAttention,
     SqueezeExcite,
     StochasticDepth,
@@ -163,6 +167,10 @@ def _tensor(shape: Shape, **counts: int) -> Cost:
     return Cost(largest_activation=size, total_activations=size, **counts)
 
 
+def _output_shape(layer: Any, shape: Shape) -> Shape:
+    return tuple(layer.compute_output_shape((None, *shape))[1:])
+
+
 def _chain(layers: list[Any], shape: Shape) -> tuple[Cost, Shape]:
     total = Cost()
     for layer in layers:
@@ -191,17 +199,15 @@ def _(layer: keras.layers.Activation, shape: Shape) -> tuple[Cost, Shape]:
 
 @_cost.register
 def _(layer: keras.layers.Conv2D, shape: Shape) -> tuple[Cost, Shape]:
-    height, width, channels = shape
-    output = (height // layer.strides[0], width // layer.strides[1], layer.filters)
-    kernel = math.prod(layer.kernel_size) * channels // layer.groups * layer.filters
+    output = _output_shape(layer, shape)
+    kernel = math.prod(layer.kernel_size) * shape[-1] // layer.groups * layer.filters
     bias = layer.filters if layer.use_bias else 0
     return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
 
 
 @_cost.register
 def _(layer: keras.layers.DepthwiseConv2D, shape: Shape) -> tuple[Cost, Shape]:
-    height, width, channels = shape
-    output = (height // layer.strides[0], width // layer.strides[1], channels * layer.depth_multiplier)
+    output = _output_shape(layer, shape)
     kernel = math.prod(layer.kernel_size) * output[-1]
     bias = output[-1] if layer.use_bias else 0
     return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
@@ -226,10 +232,18 @@ def _(layer: keras.layers.LayerNormalization, shape: Shape) -> tuple[Cost, Shape
     return _tensor(shape, params=2 * shape[-1]), shape
 
 
-@_cost.register
-def _(layer: keras.layers.MaxPooling2D, shape: Shape) -> tuple[Cost, Shape]:
-    output = (shape[0] // layer.strides[0], shape[1] // layer.strides[1], shape[2])
+@_cost.register(keras.layers.MaxPooling2D)
+@_cost.register(keras.layers.AveragePooling2D)
+@_cost.register(keras.layers.ZeroPadding2D)
+@_cost.register(CentredMaxPooling2D)
+def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
+    output = _output_shape(layer, shape)
     return _tensor(output), output
+
+
+@_cost.register
+def _(layer: LayerScale, shape: Shape) -> tuple[Cost, Shape]:
+    return _tensor(shape, params=shape[-1]), shape
 
 
 @_cost.register(keras.layers.GlobalAveragePooling2D)
@@ -250,17 +264,28 @@ def _(layer: SqueezeExcite, shape: Shape) -> tuple[Cost, Shape]:
 def _shortcut(layer: ResidualBlock, shape: Shape) -> Cost:
     cost, pooled = _chain([layer.pool], shape) if layer.pool else (Cost(), shape)
     if shape[-1] != layer.filters:
-        cost += _cost(keras.layers.Conv2D(layer.filters, 1), pooled)[0]
+        cost += _cost(keras.layers.Conv2D(layer.filters, 1, use_bias=layer.shortcut_bias), pooled)[0]
     return cost
 
 
 @_cost.register
 def _(layer: MBConv, shape: Shape) -> tuple[Cost, Shape]:
-    expanded, inner = _chain([layer.pre_norm, layer.expand_conv, layer.expand_norm], shape)
-    filtered, output = _chain([layer.depthwise_conv, layer.depthwise_norm], inner)
-    shrunk, result = _chain([layer.se, layer.shrink_conv], output)
-    residual = _activated(expanded, inner) + _activated(filtered, output) + shrunk
+    inner_width = layer.inner_width(shape[-1])
+    strides = layer.strides if layer.downsampling == "expand_conv" else 1
+    normed, pooled = _chain([layer.pre_norm, *_present(layer.residual_pool)], shape)
+    if layer.pre_norm_activation:
+        normed = _activated(normed, shape)
+    expand = keras.layers.Conv2D(inner_width, 1, strides, use_bias=False)
+    expanded, inner = _chain([expand, layer.expand_norm], pooled)
+    depthwise = [*_present(layer.depthwise_padding), layer.depthwise_conv, layer.depthwise_norm]
+    filtered, output = _chain(depthwise, inner)
+    shrunk, result = _chain([SqueezeExcite(layer.se_width(shape[-1])), layer.shrink_conv], output)
+    residual = normed + _activated(expanded, inner) + _activated(filtered, output) + shrunk
     return _shortcut(layer, shape) + residual + _tensor(result), result
+
+
+def _present(layer: Any) -> list[Any]:
+    return [] if layer is None else [layer]
 
 
 @_cost.register
@@ -268,37 +293,42 @@ def _(layer: RelativePositionBias, shape: Shape) -> tuple[Cost, Shape]:
     height, width = layer.grid
     rows, columns = 2 * height - 1, 2 * width - 1
     per_head = height**2 * rows * columns + height**2 * width**2 * columns
-    cost = Cost(params=layer.num_heads * rows * columns, index_macs=layer.num_heads * per_head)
-    return cost + _tensor(shape), shape
+    table = Cost(params=layer.num_heads * rows * columns)
+    if isinstance(layer, RelativePositionMLP):
+        table = _chain([layer.hidden, layer.out], (rows, columns, 2))[0]
+    return table + Cost(index_macs=layer.num_heads * per_head) + _tensor(shape), shape
 
 
 @_cost.register
 def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
-    height, width, _ = shape
+    height, width, channels = shape
     positions = height * width
-    output = (height, width, layer.filters)
-    projection = _cost(keras.layers.Dense(layer.filters), shape)[0]
-    product = positions * positions * layer.filters  # q k^T, and again scores times v
-    scores = (layer.num_heads, positions, positions)
+    inner = layer.inner_filters(channels)
+    heads = inner // layer.head_size
+    projection = _cost(keras.layers.Dense(inner, use_bias=layer.use_bias), shape)[0]
+    product = positions * positions * inner  # q k^T, and again scores times v
+    scores = (heads, positions, positions)
+    attended = (height, width, inner)
     cost = projection + projection + projection
-    cost += _tensor(scores, macs=product) + _tensor(scores) + _tensor(output, macs=product)
+    cost += _tensor(scores, macs=product) + _tensor(scores) + _tensor(attended, macs=product)
     if layer.relative:
-        cost += _cost(RelativePositionBias((height, width), layer.num_heads), scores)[0]
-    return cost + _cost(layer.out, output)[0], output
+        cost += _cost(layer.make_bias((height, width), heads), scores)[0]
+    out, output = _cost(keras.layers.Dense(layer.filters, use_bias=layer.use_bias), attended)
+    return cost + out, output
 
 
 @_cost.register
 def _(layer: FeedForward, shape: Shape) -> tuple[Cost, Shape]:
     width = shape[-1]
-    expanded, inner = _cost(keras.layers.Dense(layer.expansion * width), shape)
-    shrunk, output = _cost(keras.layers.Dense(width), inner)
+    expanded, inner = _cost(keras.layers.Dense(layer.expansion * width, use_bias=layer.use_bias), shape)
+    shrunk, output = _cost(keras.layers.Dense(width, use_bias=layer.use_bias), inner)
     return _activated(expanded, inner) + shrunk, output
 
 
 @_cost.register
 def _(layer: TransformerBlock, shape: Shape) -> tuple[Cost, Shape]:
-    branch = [layer.attention_norm, *([layer.pool] if layer.pool else []), layer.attention]
+    branch = [layer.attention_norm, *_present(layer.pool), layer.attention, *_present(layer.attention_scale)]
     attended, output = _chain(branch, shape)
-    transformed, output = _chain([layer.ffn_norm, layer.ffn], output)
+    transformed, output = _chain([layer.ffn_norm, layer.ffn, *_present(layer.ffn_scale)], output)
     additions = _tensor(output) + _tensor(output)
     return _shortcut(layer, shape) + attended + transformed + additions, output

@@ -9,11 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from coatnet_tf.config import CoAtNetConfig, StageConfig, get_config, is_positive_int
-from coatnet_tf.layers import MBConv, TransformerBlock, common
+from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
+from coatnet_tf.family import get_config
+from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
 from coatnet_tf.weights import load_weights
 
 DEFAULT_SIZE = 224
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Shape = tuple[int, int, int]
 
@@ -88,7 +91,7 @@ def CoAtNet(
     image = _image_input(input_tensor, input_shape)
     check_input_shape(config, image.shape[1:])
 
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(image) if include_preprocessing else image
+    x = preprocessing_layer(config)(image) if include_preprocessing else image
     for layer in feature_layers(config):
         x = layer(x)
     if include_top:
@@ -150,8 +153,17 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
             left //= stride
 
 
+def preprocessing_layer(config: CoAtNetConfig) -> keras.layers.Layer:
+    """The unbuilt layer that takes images in [0, 255] to the range of the configuration."""
+    if config.preprocessing == "tf":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")
+    scale = [1 / (255 * deviation) for deviation in IMAGENET_STD]
+    offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    return keras.layers.Rescaling(scale, offset, name="preprocessing")
+
+
 def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
-    """The unbuilt layers from the image in [-1, 1] to the last feature map, each called on the one before.
+    """The unbuilt layers from the preprocessed image to the last feature map, each called on the one before.
 
     Args:
         config: The configuration.
@@ -160,14 +172,26 @@ def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
         The stem's layers (`stem_conv01`, ...), then one layer a block (`s1_block01`, ...).
     """
     layers = []
-    for i in range(1, config.stem_depth + 1):
+    for i, width in enumerate(config.stem_widths, start=1):
         strides = config.stem_stride if i == 1 else 1
+        centred = strides > 1 and config.padding == "centred"
+        if centred:
+            layers.append(pooling.make_padding(3, f"stem_padding{i:02d}"))
         layers.append(
-            common.conv(config.stem_width, 3, f"stem_conv{i:02d}", config.kernel_initializer, strides=strides)
+            common.conv(
+                width,
+                3,
+                f"stem_conv{i:02d}",
+                config.kernel_initializer,
+                padding="valid" if centred else "same",
+                strides=strides,
+                use_bias=config.stem_bias,
+            )
         )
         if i < config.stem_depth:  # no norm after the last
-            layers.append(common.make_norm(config.conv_norm, f"stem_norm{i:02d}"))
-            layers.append(common.gelu_layer(f"stem_gelu{i:02d}"))
+            layers.append(common.make_norm(config.conv_norm, f"stem_norm{i:02d}", config.conv_norm_epsilon))
+            activation = common.get_activation(config.activation)
+            layers.append(keras.layers.Activation(activation, name=f"stem_act{i:02d}"))
 
     block_index = 0
     number_in_stage: dict[str, int] = {}
@@ -189,7 +213,18 @@ def _block(
             stage.width,
             strides,
             downsampling=config.downsampling,
+            expansion_of=config.expansion_of,
+            se_ratio=config.se_ratio,
+            se_ratio_of=config.se_ratio_of,
+            se_activation=config.se_activation,
+            se_before_norm=config.se_before_norm,
+            padding=config.padding,
+            pool=config.pool,
+            activation=config.activation,
+            pre_norm_activation=config.pre_norm_activation,
+            use_bias=config.conv_bias,
             norm=config.conv_norm,
+            norm_epsilon=config.conv_norm_epsilon,
             drop_path_rate=drop_path_rate,
             kernel_initializer=config.kernel_initializer,
             name=name,
@@ -202,6 +237,16 @@ def _block(
         reindexing=config.bias_reindexing,
         drop_path_rate=drop_path_rate,
         kernel_initializer=config.kernel_initializer,
+        relative_mlp_units=config.relative_mlp_units,
+        attention_width=config.attention_width,
+        attention_bias=config.attention_bias,
+        shortcut_bias=config.shortcut_bias,
+        ffn_bias=config.ffn_bias,
+        pool=config.pool,
+        activation=config.transformer_activation,
+        norm=config.transformer_norm,
+        norm_epsilon=config.transformer_norm_epsilon,
+        layer_scale=config.layer_scale,
         name=name,
     )
 
@@ -215,13 +260,15 @@ def head_layers(config: CoAtNetConfig, classes: int, activation: Any) -> list[ke
         activation: Activation of the last layer, or `None` for logits.
 
     Returns:
-        Global average pool, LayerNorm, Dense(last width) + tanh, dropout if any, Dense(classes).
+        Global average pool, norm, Dense(last width) + tanh, dropout if any, Dense(classes), in the paper's code;
+        see `CoAtNetConfig.head`.
     """
-    layers = [
-        keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool"),
-        common.make_norm("layer_norm", "head_norm"),
-        common.dense(config.stages[-1].width, "head_hidden", config.kernel_initializer, activation="tanh"),
-    ]
+    pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")
+    norm = common.make_norm(config.transformer_norm, "head_norm", config.transformer_norm_epsilon)
+    layers = {"pool": [pool], "norm_pool": [norm, pool], "pool_norm_hidden": [pool, norm]}[config.head]
+    if config.head == "pool_norm_hidden":
+        width = config.stages[-1].width
+        layers.append(common.dense(width, "head_hidden", config.kernel_initializer, activation="tanh"))
     if config.dropout:
         layers.append(keras.layers.Dropout(config.dropout, name="head_dropout"))
     # Probabilities and logits rounded to bfloat16 would be of little use.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 NORMS = ("batch_norm", "sync_batch_norm", "layer_norm")
+ACTIVATIONS = ("gelu_tanh", "gelu", "silu", "relu")
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99
 LAYER_NORM_EPSILON = 1e-5
@@ -42,14 +44,25 @@ def gelu(x: Any) -> Any:
     return ops.gelu(x, approximate=True)
 
 
-def make_norm(norm: str, name: str, **kwargs: Any) -> keras.layers.Layer:
+def get_activation(name: str) -> Callable[[Any], Any]:
+    """`"gelu_tanh"` (the paper's code), `"gelu"` (exact, by the error function), `"silu"` or `"relu"`."""
+    check_known("activation", name, ACTIVATIONS)
+    return gelu if name == "gelu_tanh" else keras.activations.get(name)
+
+
+def check_known(argument: str, value: Any, known: tuple[str, ...]) -> None:
+    """Refuses a value that is none of those known."""
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}; got {value!r}.")
+
+
+def make_norm(norm: str, name: str, epsilon: float | None = None, **kwargs: Any) -> keras.layers.Layer:
     """A norm over the last axis: `"batch_norm"`, `"sync_batch_norm"` or `"layer_norm"`."""
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}.")
+    check_known("norm", norm, NORMS)
     if norm == "layer_norm":
-        return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, **kwargs)
+        return keras.layers.LayerNormalization(epsilon=epsilon or LAYER_NORM_EPSILON, name=name, **kwargs)
     return keras.layers.BatchNormalization(
-        epsilon=BATCH_NORM_EPSILON,
+        epsilon=epsilon or BATCH_NORM_EPSILON,
         momentum=BATCH_NORM_MOMENTUM,
         synchronized=norm == "sync_batch_norm",
         name=name,
@@ -57,12 +70,19 @@ def make_norm(norm: str, name: str, **kwargs: Any) -> keras.layers.Layer:
     )
 
 
-def conv(filters: int, kernel_size: int, name: str, initializer: Any = None, **kwargs: Any) -> keras.layers.Conv2D:
+def conv(
+    filters: int,
+    kernel_size: int,
+    name: str,
+    initializer: Any = None,
+    padding: str = "same",
+    **kwargs: Any,
+) -> keras.layers.Conv2D:
     """A convolution over NHWC images with the paper's padding and initialisation."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
-        padding="same",
+        padding=padding,
         data_format="channels_last",
         kernel_initializer=make_initializer(initializer),
         name=name,
@@ -85,8 +105,3 @@ def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None
                 f"{name} halves the resolution and its input's {axis} is odd ({size}): "
                 "choose an input size that every down-sampling stage can halve."
             )
-
-
-def gelu_layer(name: str) -> keras.layers.Layer:
-    """`gelu` as a layer, for functional models."""
-    return keras.layers.Activation(gelu, name=name)

@@ -11,14 +11,9 @@ from keras import ops
 from coatnet_tf.layers import common
 
 BIAS_REINDEXING = ("gather", "einsum")
+WIDTHS = ("output", "input")
 
 Shape = tuple[Any, ...]  # None where a size is unknown
-
-
-def check_reindexing(reindexing: str) -> None:
-    """Refuses unknown ways of re-indexing."""
-    if reindexing not in BIAS_REINDEXING:
-        raise ValueError(f"reindexing must be one of {', '.join(BIAS_REINDEXING)}; got {reindexing!r}.")
 
 
 def _relative_positions(size: int) -> np.ndarray:
@@ -55,7 +50,7 @@ class RelativePositionBias(keras.layers.Layer):
 
     def __init__(self, grid: tuple[int, int], num_heads: int, reindexing: str = "gather", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_reindexing(reindexing)
+        common.check_known("reindexing", reindexing, BIAS_REINDEXING)
         self.grid = tuple(grid)
         self.num_heads = num_heads
         self.reindexing = reindexing
@@ -69,11 +64,15 @@ class RelativePositionBias(keras.layers.Layer):
         )
         self.built = True
 
+    def positional_table(self) -> Any:
+        """P of every head, `[heads, 2H-1, 2W-1]`."""
+        return ops.convert_to_tensor(self.table)
+
     def bias(self) -> Any:
         """The table re-indexed for every pair of positions, `[heads, H*W, H*W]`."""
         height, width = self.grid
         rows, columns = _relative_positions(height), _relative_positions(width)
-        table = ops.convert_to_tensor(self.table)
+        table = self.positional_table()
         if self.reindexing == "gather":
             index = rows[:, None, :, None] * (2 * width - 1) + columns[None, :, None, :]
             flat = ops.reshape(table, (self.num_heads, -1))
@@ -101,17 +100,63 @@ class RelativePositionBias(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
+class RelativePositionMLP(RelativePositionBias):
+    """`RelativePositionBias` whose tables a small network computes from the distances (timm's `rmlp`).
+
+    `P = Dense(relu(Dense(sign(d) log(1 + |d|))))` for the distances d = (i'-i, j'-j), after Swin Transformer V2
+    (arXiv:2111.09883). The weights do not depend on the grid, so that they fit every input size.
+
+    Args:
+        units: Width of the hidden layer.
+        **kwargs: Arguments of `RelativePositionBias`.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.layers import RelativePositionMLP
+    >>> layer = RelativePositionMLP(units=16, grid=(7, 5), num_heads=2)
+    >>> logits = layer(np.zeros((1, 2, 35, 35), "float32"))
+    >>> tuple(layer.positional_table().shape)
+    (2, 13, 9)
+    """
+
+    def __init__(self, units: int, grid: tuple[int, int], num_heads: int, **kwargs: Any) -> None:
+        super().__init__(grid, num_heads, **kwargs)
+        self.units = units
+        self.hidden = common.dense(units, "hidden", activation="relu", dtype=self.dtype_policy)
+        self.out = common.dense(num_heads, "out", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Shape) -> None:
+        height, width = self.grid
+        self.hidden.build((2 * height - 1, 2 * width - 1, 2))
+        self.out.build((2 * height - 1, 2 * width - 1, self.units))
+        self.built = True
+
+    def positional_table(self) -> Any:
+        distances = np.meshgrid(*(np.arange(1 - size, size) for size in self.grid), indexing="ij")
+        coordinates = np.stack([np.sign(d) * np.log1p(np.abs(d)) for d in distances], axis=-1).astype("float32")
+        return ops.transpose(self.out(self.hidden(ops.convert_to_tensor(coordinates))), (2, 0, 1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
 class RelativeSelfAttention(keras.layers.Layer):
     """Multi-head self-attention of the positions of an H x W grid, with a relative bias (Eq. 3).
 
     `softmax(q k^T / sqrt(head_size) + bias) v`, projected; q, k, v go straight from the input's width
-    to `filters`. Inputs are `[batch, H, W, C]` with H and W known, outputs `[batch, H, W, filters]`.
+    to `filters` in the paper. Inputs are `[batch, H, W, C]` with H and W known, outputs `[batch, H, W, filters]`.
     The bias is added and the softmax taken in float32 under every dtype policy.
 
     Args:
         filters: Output width.
-        head_size: Channels of one head; divides `filters`.
+        head_size: Channels of one head; divides the width of q, k and v.
         relative: `False` gives plain attention, with no position bias (Table 6).
+        relative_mlp_units: `None` for one table a head, or the width of the network that computes the tables
+            (`RelativePositionMLP`).
+        inner_width: Whether q, k and v have the `"output"` width, `filters`, or the `"input"` width, so that only the
+            last projection widens.
+        use_bias: Whether q, k, v and the last projection have a bias.
         reindexing: How the bias table is re-indexed, `"gather"` or `"einsum"`; see `RelativePositionBias`.
         kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -140,25 +185,36 @@ class RelativeSelfAttention(keras.layers.Layer):
         relative: bool = True,
         reindexing: str = "gather",
         kernel_initializer: Any = None,
+        relative_mlp_units: int | None = None,
+        inner_width: str = "output",
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.kernel_initializer = common.get_initializer(kernel_initializer)
-        if head_size < 1 or filters % head_size:
-            raise ValueError(f"head_size must divide filters; got head_size={head_size}, filters={filters}.")
-        check_reindexing(reindexing)
+        if inner_width == "output":
+            self._check_heads(head_size, filters)
+        common.check_known("reindexing", reindexing, BIAS_REINDEXING)
+        common.check_known("inner_width", inner_width, WIDTHS)
         self.filters = filters
         self.head_size = head_size
         self.relative = relative
         self.reindexing = reindexing
-        self.num_heads = filters // head_size
-
-        policy = self.dtype_policy
-        self.query = common.dense(filters, "query", self.kernel_initializer, dtype=policy)
-        self.key = common.dense(filters, "key", self.kernel_initializer, dtype=policy)
-        self.value = common.dense(filters, "value", self.kernel_initializer, dtype=policy)
+        self.relative_mlp_units = relative_mlp_units
+        self.inner_width = inner_width
+        self.use_bias = use_bias
         self.relative_bias: RelativePositionBias | None = None  # built for the grid of the input
-        self.out = common.dense(filters, "out", self.kernel_initializer, dtype=policy)
+
+    @staticmethod
+    def _check_heads(head_size: int, width: int) -> None:
+        if head_size < 1 or width % head_size:
+            raise ValueError(
+                f"head_size must divide the width of q, k and v; got head_size={head_size}, width {width}."
+            )
+
+    def inner_filters(self, input_width: int) -> int:
+        """Width of q, k and v."""
+        return self.filters if self.inner_width == "output" else input_width
 
     def build(self, input_shape: Shape) -> None:
         common.check_halving(self.name, input_shape, strides=1)
@@ -167,18 +223,37 @@ class RelativeSelfAttention(keras.layers.Layer):
             raise ValueError(
                 f"{self.name} needs a fixed height and width, which size its bias table; got {input_shape}."
             )
+        inner = self.inner_filters(channels)
+        self._check_heads(self.head_size, inner)
+        self.num_heads = inner // self.head_size
+        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+        self.query, self.key, self.value = (
+            common.dense(inner, name, self.kernel_initializer, **options) for name in ("query", "key", "value")
+        )
+        self.out = common.dense(self.filters, "out", self.kernel_initializer, **options)
         for layer in (self.query, self.key, self.value):
             layer.build((batch, height * width, channels))
         if self.relative:
-            self.relative_bias = RelativePositionBias(
-                (height, width), self.num_heads, self.reindexing, dtype="float32", name="relative_bias"
-            )
+            self.relative_bias = self.make_bias((height, width), self.num_heads)
             self.relative_bias.build((batch, self.num_heads, height * width, height * width))
-        self.out.build((batch, height * width, self.filters))
+        self.out.build((batch, height * width, inner))
         self.built = True
 
+    def make_bias(self, grid: tuple[int, int], num_heads: int) -> RelativePositionBias:
+        """The unbuilt layer of the relative bias for a grid."""
+        arguments = {
+            "grid": grid,
+            "num_heads": num_heads,
+            "reindexing": self.reindexing,
+            "dtype": "float32",
+            "name": "relative_bias",
+        }
+        if self.relative_mlp_units is None:
+            return RelativePositionBias(**arguments)
+        return RelativePositionMLP(self.relative_mlp_units, **arguments)
+
     def _split_heads(self, x: Any) -> Any:
-        """[batch, positions, filters] -> [batch, heads, positions, head_size]."""
+        """[batch, positions, heads * head_size] -> [batch, heads, positions, head_size]."""
         x = ops.reshape(x, (-1, x.shape[1], self.num_heads, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
@@ -196,7 +271,7 @@ class RelativeSelfAttention(keras.layers.Layer):
         scores = ops.softmax(logits, axis=-1)
 
         x = ops.matmul(ops.cast(scores, value.dtype), value)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.filters))
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.num_heads * self.head_size))
         output = ops.reshape(self.out(x), (-1, height, width, self.filters))
         return (output, scores) if return_attention_scores else output
 
@@ -207,5 +282,8 @@ class RelativeSelfAttention(keras.layers.Layer):
             "head_size": self.head_size,
             "relative": self.relative,
             "reindexing": self.reindexing,
+            "relative_mlp_units": self.relative_mlp_units,
+            "inner_width": self.inner_width,
+            "use_bias": self.use_bias,
             "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

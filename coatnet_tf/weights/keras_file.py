@@ -38,7 +38,7 @@ class Loaded:
 
     def __str__(self) -> str:
         parts = [
-            f"{what}: {_enumerate(which)}"
+            f"{what}: {enumerate_names(which)}"
             for what, which in (("bias tables resized", self.resized), ("begun anew", self.reset))
             if which
         ]
@@ -179,7 +179,7 @@ def _refuse_misfits(path: str, wanted: dict[str, Any], stored: dict[str, Any]) -
         if name in stored and tuple(v.shape) != tuple(stored[name].shape)
     ]
     problems = [
-        f"{what}: {_enumerate(which)}"
+        f"{what}: {enumerate_names(which)}"
         for what, which in (
             ("of another shape", other_shape),
             ("missing in the file", missing),
@@ -195,6 +195,7 @@ def _refuse_misfits(path: str, wanted: dict[str, Any], stored: dict[str, Any]) -
         )
 
 
-def _enumerate(which: Sequence[str]) -> str:
-    named = ", ".join(which[:_NAMED_AT_MOST])
+def enumerate_names(which: Sequence[str], separator: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
+    named = separator.join(which[:_NAMED_AT_MOST])
     return named if len(which) <= _NAMED_AT_MOST else f"{named} and {len(which) - _NAMED_AT_MOST} more"
