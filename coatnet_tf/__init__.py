@@ -17,9 +17,10 @@ from coatnet_tf.models import (
     CoAtNet7,
     check_input_shape,
     decode_predictions,
+    from_pretrained,
     preprocess_input,
 )
-from coatnet_tf.weights import load_weights
+from coatnet_tf.weights import PretrainedWeights, list_weights, load_weights
 
 __version__ = "0.1.0"
 
@@ -38,12 +39,15 @@ __all__ = [
     "CoAtNetConfig",
     "Cost",
     "CostReport",
+    "PretrainedWeights",
     "StageConfig",
     "check_input_shape",
     "decode_predictions",
     "fold_for_inference",
+    "from_pretrained",
     "get_config",
     "layers",
+    "list_weights",
     "load_weights",
     "make_config",
     "preprocess_input",

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from coatnet_tf.layers import MBConv, RelativeSelfAttention, StochasticDepth, TransformerBlock, common
+from coatnet_tf.layers import LayerScale, MBConv, RelativeSelfAttention, StochasticDepth, TransformerBlock, common
 from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention, PointwiseDense
 from coatnet_tf.layers.residual import ResidualBlock
 
@@ -28,13 +28,15 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
     """Builds the fastest model with the outputs that `model` has outside training.
 
     - BatchNorm is gone: it becomes part of the convolution before it, and MBConv's first of the 1x1 convolution
-      behind it.
+      behind it. Where an activation or squeeze-and-excitation stands between (`pre_norm_activation`,
+      `se_before_norm`), it stays.
     - LayerNorm's scale and shift become part of the projection behind it. Before the max pool of a down-sampling
       block, and before an activation (`conv_norm="layer_norm"`), they stay: there it would not be exact.
+    - `LayerScale` is part of the projection before it.
     - q's scale is in its kernel; q, k and v are one product; the relative bias is stored for every pair of
       positions, which takes `heads * (H * W)**2 * 4` bytes a block.
     - Rescaling becomes part of the first convolution, whose border is then padded with the colour that was
-      rescaled to 0.
+      rescaled to 0; by one number for all channels, that is: by ImageNet's mean and deviation it stays.
     - What is before a GELU, 1x1 convolution or dense, is a `layers.PointwiseDense`; TensorFlow has one kernel for both.
     - Dropout and stochastic depth are gone.
 
@@ -189,24 +191,18 @@ class _Folding:
         return self._apply(_like(made.layer, use_bias=True), made.inputs, [kernel, bias])
 
     def _conv(self, conv: keras.layers.Conv2D, x: Any) -> Any:
-        made = self._before(x, keras.layers.Rescaling)
-        if made is None or not _is_plain(conv, made.layer):
+        padding, made = self._before(x, keras.layers.ZeroPadding2D), self._before(x, keras.layers.Rescaling)
+        if padding is not None:
+            made = self._before(padding.inputs, keras.layers.Rescaling)
+        if made is None or not _is_plain(conv, made.layer, padded=padding is not None):
             return self._copy(conv, x)
         scale, offset = made.layer.scale, made.layer.offset
-        height, width = made.inputs.shape[1:3]
-        padding = ConstantPadding2D(
-            (
-                _same_padding(height, conv.kernel_size[0], conv.strides[0]),
-                _same_padding(width, conv.kernel_size[1], conv.strides[1]),
-            ),
-            -offset / scale,
-            dtype=conv.dtype_policy,
-            name=f"{conv.name}_padding",
-        )
+        border = padding.layer.padding if padding is not None else _same_border(conv, made.inputs.shape)
+        colour = ConstantPadding2D(border, -offset / scale, dtype=conv.dtype_policy, name=f"{conv.name}_padding")
         kernel = _numpy(conv.kernel)
         bias = (_numpy(conv.bias) if conv.use_bias else 0.0) + offset * kernel.sum(axis=(0, 1, 2))
         folded = _like(conv, padding="valid", use_bias=True)
-        return self._apply(folded, self._apply(padding, made.inputs), [scale * kernel, bias], conv)
+        return self._apply(folded, self._apply(colour, made.inputs), [scale * kernel, bias], conv)
 
     def _dense(self, dense: keras.layers.Dense, x: Any) -> Any:
         made = self._before(x, keras.layers.LayerNormalization)
@@ -222,54 +218,91 @@ class _Folding:
         return x if block.proj is None else self._copy(block.proj, x)
 
     def _mbconv(self, block: MBConv, inputs: Any) -> Any:
-        conv = block.expand_conv
-        if block.norm == "layer_norm":
-            norm = block.pre_norm
-            x = self._expand(block, self._apply(_without_affine(norm), inputs), *_behind(*_affine(norm), conv))
-            x = self._gelu(block, "expand", self._copy(block.expand_norm, x))
-            x = self._copy(block.depthwise_norm, self._copy(block.depthwise_conv, x))
+        is_batch_norm = block.norm != "layer_norm"
+        act = common.get_activation(block.activation)
+        scale: Any
+        shift: Any
+        scale, shift = _affine(block.pre_norm)
+        if block.pre_norm_activation:  # the norm is in nobody's reach
+            x = self._activate(block, "pre", act, self._copy(block.pre_norm, inputs))
+            scale, shift = np.ones_like(scale), np.zeros_like(shift)
         else:
-            kernel, bias = _behind(*_affine(block.pre_norm), conv)
+            x = inputs if is_batch_norm else self._apply(_without_affine(block.pre_norm), inputs)
+        if block.residual_pool is not None:  # an average of what is scaled and shifted is scaled and shifted
+            x = self._copy(block.residual_pool, x)
+        kernel, bias = _behind(scale, shift, block.expand_conv)
+        if is_batch_norm:
             scale, shift = _affine(block.expand_norm)
-            x = self._expand(block, inputs, kernel * scale, bias * scale + shift, common.gelu)
+            x = self._expand(block, x, kernel * scale, bias * scale + shift, act)
+        else:
+            x = self._activate(
+                block, "expand", act, self._copy(block.expand_norm, self._expand(block, x, kernel, bias))
+            )
+        if block.depthwise_padding is not None:
+            x = self._copy(block.depthwise_padding, x)
+        if is_batch_norm and not block.se_before_norm:
             scale, shift = _affine(block.depthwise_norm)
             depthwise = _like(block.depthwise_conv, use_bias=True)
             x = self._apply(depthwise, x, [_numpy(block.depthwise_conv.kernel) * scale[:, None], shift])
-        x = self._gelu(block, "depthwise", x)
-        x = self._copy(block.shrink_conv, self._copy(block.se, x))
+        else:
+            x = self._copy(block.depthwise_conv, x)
+            x = self._copy(block.depthwise_norm, self._copy(block.se, x) if block.se_before_norm else x)
+        x = self._activate(block, "depthwise", act, x)
+        x = self._copy(block.shrink_conv, x if block.se_before_norm else self._copy(block.se, x))
         return self._add(f"{block.name}_add", self._shortcut(block, inputs), x, block)
 
     def _transformer(self, block: TransformerBlock, inputs: Any) -> Any:
         norm = block.attention_norm
-        if block.pool is None:
-            x = self._attention(block.attention, self._apply(_without_affine(norm), inputs), *_affine(norm))
+        scale: Any
+        shift: Any
+        # An average of what is scaled and shifted is scaled and shifted; the largest is not.
+        if block.pool is None or block.pool_type == "avg":
+            scale, shift = _affine(norm)
+            x = self._without_affine(norm, inputs)
+            x = x if block.pool is None else self._copy(block.pool, x)
         else:
-            x = self._attention(block.attention, self._copy(block.pool, self._copy(norm, inputs)))
+            scale, shift = 1.0, 0.0
+            x = self._copy(block.pool, self._copy(norm, inputs))
+        x = self._attention(block.attention, x, scale, shift, _scale_of(block.attention_scale))
         x = self._add(f"{block.name}_attention_add", self._shortcut(block, inputs), x, block)
 
-        residual = self._apply(_without_affine(block.ffn_norm), x)
+        residual = self._without_affine(block.ffn_norm, x)
         expand = PointwiseDense(
-            block.ffn.expand.units, activation=common.gelu, dtype=block.dtype_policy, name=f"{block.ffn.name}_expand"
+            block.ffn.expand.units,
+            activation=common.get_activation(block.ffn.activation),
+            dtype=block.dtype_policy,
+            name=f"{block.ffn.name}_expand",
         )
         residual = self._apply(expand, residual, _behind(*_affine(block.ffn_norm), block.ffn.expand))
-        shrink = _like(block.ffn.shrink, name=f"{block.ffn.name}_shrink")
-        residual = self._apply(shrink, residual, [_numpy(block.ffn.shrink.kernel), _numpy(block.ffn.shrink.bias)])
+        shrink = _like(block.ffn.shrink, name=f"{block.ffn.name}_shrink", use_bias=True)
+        residual = self._apply(shrink, residual, _before_scale(block.ffn.shrink, _scale_of(block.ffn_scale)))
         return self._add(f"{block.name}_ffn_add", x, residual, block)
 
-    def _attention(self, source: RelativeSelfAttention, x: Any, scale: Any = 1.0, shift: Any = 0.0) -> Any:
-        """Attention with scale and shift of the norm before it."""
+    def _without_affine(self, norm: keras.layers.Layer, x: Any) -> Any:
+        """What is left of a norm whose scale and shift went into the layer behind it: nothing of a BatchNorm."""
+        return x if isinstance(norm, keras.layers.BatchNormalization) else self._apply(_without_affine(norm), x)
+
+    def _attention(
+        self, source: RelativeSelfAttention, x: Any, scale: Any = 1.0, shift: Any = 0.0, layer_scale: Any = 1.0
+    ) -> Any:
+        """Attention with scale and shift of the norm before it, and the `LayerScale` behind it."""
         scale, shift = (np.broadcast_to(value, x.shape[-1]) for value in (scale, shift))
         query, key, value = (_behind(scale, shift, dense) for dense in (source.query, source.key, source.value))
         query = [weight * source.head_size**-0.5 for weight in query]
         folded = FoldedSelfAttention(
-            source.filters, source.head_size, source.relative, dtype=source.dtype_policy, name=source.name
+            source.filters,
+            source.head_size,
+            source.relative,
+            source.inner_width,
+            dtype=source.dtype_policy,
+            name=source.name,
         )
         y = self._apply(folded, x)
         kernels, biases = zip(query, key, value, strict=True)
         for variable, parts in ((folded.qkv.kernel, kernels), (folded.qkv.bias, biases)):
             variable.assign(np.concatenate(parts, axis=-1))
-        folded.out.kernel.assign(source.out.kernel)
-        folded.out.bias.assign(source.out.bias)
+        for variable, weight in zip(folded.out.weights, _before_scale(source.out, layer_scale), strict=True):
+            variable.assign(weight)
         if source.relative_bias is not None:
             folded.bias.assign(source.relative_bias.bias())
         return y
@@ -283,9 +316,9 @@ class _Folding:
         dense = PointwiseDense(conv.filters, activation=activation, dtype=conv.dtype_policy, name=conv.name)
         return self._apply(dense, x, [kernel[0, 0], bias])
 
-    def _gelu(self, block: MBConv, name: str, x: Any) -> Any:
+    def _activate(self, block: MBConv, name: str, activation: Callable[[Any], Any], x: Any) -> Any:
         return self._apply(
-            keras.layers.Activation(common.gelu, dtype=block.dtype_policy, name=f"{block.name}_{name}_gelu"), x
+            keras.layers.Activation(activation, dtype=block.dtype_policy, name=f"{block.name}_{name}_act"), x
         )
 
     def _add(self, name: str, x: Any, y: Any, block: ResidualBlock) -> Any:
@@ -312,6 +345,16 @@ def _behind(scale: np.ndarray, shift: np.ndarray, layer: keras.layers.Layer) -> 
     return [scale[:, None] * kernel, bias + shift @ kernel.reshape(kernel.shape[-2:])]
 
 
+def _before_scale(layer: keras.layers.Dense, scale: Any) -> list[np.ndarray]:
+    """Kernel and bias of a dense layer with a scale of its outputs in them."""
+    kernel = _numpy(layer.kernel) * scale
+    return [kernel, (_numpy(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])) * scale]
+
+
+def _scale_of(layer: LayerScale | None) -> Any:
+    return 1.0 if layer is None else _numpy(layer.gamma)
+
+
 def _like(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     """A new layer with other arguments, without weights yet."""
     config = {**layer.get_config(), **changes}
@@ -333,14 +376,17 @@ def _is_linear(conv: keras.layers.Conv2D) -> bool:
     return conv.activation is keras.activations.linear and conv.data_format == "channels_last"
 
 
-def _is_plain(conv: keras.layers.Conv2D, rescaling: keras.layers.Rescaling) -> bool:
-    """Whether the rescaling is one for all channels, and the convolution pads with zeros."""
+def _is_plain(conv: keras.layers.Conv2D, rescaling: keras.layers.Rescaling, padded: bool) -> bool:
+    """Whether the rescaling is one for all channels, and zeros alone are the border of the convolution."""
     one = all(isinstance(value, int | float) for value in (rescaling.scale, rescaling.offset))
-    padded = conv.padding == "same" and conv.data_format == "channels_last"
-    return one and padded and conv.groups == 1 and conv.dilation_rate == (1, 1)
+    bordered = conv.padding == ("valid" if padded else "same") and conv.data_format == "channels_last"
+    return one and bordered and conv.groups == 1 and conv.dilation_rate == (1, 1)
 
 
-def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """What "same" pads before and behind an axis."""
-    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
-    return total // 2, total - total // 2
+def _same_border(conv: keras.layers.Conv2D, shape: tuple[Any, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What "same" pads above and below, left and right of images."""
+    border = []
+    for size, kernel_size, stride in zip(shape[1:3], conv.kernel_size, conv.strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+        border.append((total // 2, total - total // 2))
+    return border[0], border[1]

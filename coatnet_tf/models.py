@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
-from coatnet_tf.weights import load_weights
+from coatnet_tf.weights import Loaded, find_source, load_pretrained, load_weights
+from coatnet_tf.weights.pretrained import count_classes, is_pretrained_name
 
 DEFAULT_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
@@ -43,7 +45,8 @@ def CoAtNet(
         config: A name, `"coatnet-0"` .. `"coatnet-7"`, or a `CoAtNetConfig`.
         include_top: Whether to end in the classifier: global average pool, LayerNorm, Dense + tanh,
             Dense. Without it the output is the last feature map, `[batch, H / 32, W / 32, width]`.
-        weights: `None` for random initialisation, or the path of a `.weights.h5` or `.keras` file.
+        weights: `None` for random initialisation, the path of a `.weights.h5` or `.keras` file, or a name that
+            `list_weights` lists, if the configuration is that of the name (`from_pretrained` finds it for you).
         input_tensor: Keras tensor to use as input, in place of a new `keras.Input`.
         input_shape: `(height, width, channels)`, channels last; `(224, 224, 3)` by default. Height and
             width fix the size of the bias tables and are divisible by the total stride (32).
@@ -104,9 +107,73 @@ def CoAtNet(
 
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name or config.name)
-    if weights is not None:
+    if weights is not None and is_pretrained_name(weights):
+        source = find_source(os.fspath(weights))
+        report(load_pretrained(model, config, source, source.read()), source.name)
+    elif weights is not None:
         load_weights(model, weights)
     return model
+
+
+def from_pretrained(
+    name: str,
+    path: str | os.PathLike[str] | None = None,
+    reset_head: bool = False,
+    **arguments: Any,
+) -> keras.Model:
+    """Builds a CoAtNet with weights that somebody trained, exactly as its author's code computes it.
+
+    Bias tables are resized if `input_shape` is not what the weights were trained for. That, and a classifier that
+    begins anew, is reported in a warning that names them.
+
+    Args:
+        name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`. The file is downloaded once,
+            checked by its hash and kept in the cache of huggingface_hub (of Keras for keras-cv-attention-models).
+        path: A file to use in place of the download: `.safetensors` or `.pth` of timm, `.h5` of
+            keras-cv-attention-models. The tag behind the dot of `name` may be left out then, and networks without
+            published weights are known too, such as `"timm/coatnet_0_224"`.
+        reset_head: Whether the classifier begins anew, as it must for another number of `classes`.
+        **arguments: Arguments of `CoAtNet` but `config` and `weights`; `input_shape` and `classes` are those of the
+            weights by default.
+
+    Returns:
+        A functional `keras.Model` that takes images in [0, 255] and preprocesses them as the weights need it.
+
+    Raises:
+        ValueError: If the name is unknown, the file damaged, the weights do not fit, or `classes` is another number
+            than the weights' without `reset_head`.
+        FileNotFoundError: If `path` does not exist.
+        OSError: If the file can neither be found in the cache nor downloaded.
+        ImportError: If huggingface_hub or safetensors is needed and not installed.
+
+    Example:
+        model = coatnet_tf.from_pretrained("timm/coatnet_2_rw_224.sw_in12k_ft_in1k")
+        tuned = coatnet_tf.from_pretrained(
+            "timm/coatnet_0_rw_224", path="coatnet_0_rw.safetensors", classes=6, reset_head=True
+        )
+    """
+    source = find_source(name, path)
+    tensors = source.read()
+    found = count_classes(source, tensors)
+    classes = arguments.pop("classes", found)
+    if classes != found and arguments.get("include_top", True) and not reset_head:
+        raise ValueError(
+            f"{name} tells {found} classes apart, not {classes}; give reset_head=True for a new classifier, or leave "
+            "classes out."
+        )
+    shape = arguments.pop("input_shape", None)
+    if shape is None and arguments.get("input_tensor") is None:
+        shape = (source.image_size, source.image_size, 3)
+    model = CoAtNet(source.config, input_shape=shape, classes=classes, **arguments)
+    free = {field: arguments[field] for field in ("downsampling", "relative_attention") if field in arguments}
+    report(load_pretrained(model, get_config(source.config, **free), source, tensors, reset_head), name)
+    return model
+
+
+def report(loaded: Loaded, name: str) -> None:
+    """Warns of what was resized or begun anew."""
+    if loaded.resized or loaded.reset:
+        warnings.warn(f"{name}: {loaded}.", stacklevel=3)
 
 
 def _image_input(input_tensor: Any, input_shape: Shape | None) -> Any:

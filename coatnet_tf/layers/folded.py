@@ -76,6 +76,7 @@ class FoldedSelfAttention(keras.layers.Layer):
         filters: Output width.
         head_size: Channels of one head; divides `filters`.
         relative: Whether there is a bias.
+        inner_width: Whether q, k and v have the `"output"` or the `"input"` width.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
@@ -85,18 +86,27 @@ class FoldedSelfAttention(keras.layers.Layer):
     (2, 7, 5, 64)
     """
 
-    def __init__(self, filters: int, head_size: int = 32, relative: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        filters: int,
+        head_size: int = 32,
+        relative: bool = True,
+        inner_width: str = "output",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.head_size = head_size
         self.relative = relative
-        self.num_heads = filters // head_size
-        self.qkv = common.dense(3 * filters, "qkv", dtype=self.dtype_policy)
+        self.inner_width = inner_width
         self.out = common.dense(filters, "out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         batch, height, width, channels = input_shape
         positions = height * width
+        inner = self.filters if self.inner_width == "output" else channels
+        self.num_heads = inner // self.head_size
+        self.qkv = common.dense(3 * inner, "qkv", dtype=self.dtype_policy)
         self.qkv.build((batch, positions, channels))
         if self.relative:
             self.bias = self.add_weight(
@@ -107,7 +117,7 @@ class FoldedSelfAttention(keras.layers.Layer):
                 autocast=False,
                 trainable=False,
             )
-        self.out.build((batch, positions, self.filters))
+        self.out.build((batch, positions, inner))
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -121,7 +131,7 @@ class FoldedSelfAttention(keras.layers.Layer):
         scores = ops.softmax(ops.add(logits, self.bias) if self.relative else logits, axis=-1)
 
         x = ops.matmul(ops.cast(scores, value.dtype), value)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, positions, self.filters))
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, positions, self.num_heads * self.head_size))
         return ops.reshape(self.out(x), (-1, height, width, self.filters))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -133,4 +143,5 @@ class FoldedSelfAttention(keras.layers.Layer):
             "filters": self.filters,
             "head_size": self.head_size,
             "relative": self.relative,
+            "inner_width": self.inner_width,
         }

@@ -61,3 +61,6 @@ class CentredMaxPooling2D(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
         return (batch, *(None if size is None else size // 2 for size in (height, width)), channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()

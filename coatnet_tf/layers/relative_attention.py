@@ -241,7 +241,7 @@ class RelativeSelfAttention(keras.layers.Layer):
 
     def make_bias(self, grid: tuple[int, int], num_heads: int) -> RelativePositionBias:
         """The unbuilt layer of the relative bias for a grid."""
-        arguments = {
+        arguments: dict[str, Any] = {
             "grid": grid,
             "num_heads": num_heads,
             "reindexing": self.reindexing,

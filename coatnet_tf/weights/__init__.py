@@ -1,5 +1,19 @@
-"""Weights: files that Keras wrote."""
+"""Weights: files that Keras wrote, and other people's trained networks."""
 
+from coatnet_tf.weights.catalog import CATALOG, PretrainedWeights, list_weights
 from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table
+from coatnet_tf.weights.pretrained import Source, find_source, load_pretrained
+from coatnet_tf.weights.tensor_files import read_tensors
 
-__all__ = ["Loaded", "load_weights", "resize_table"]
+__all__ = [
+    "CATALOG",
+    "Loaded",
+    "PretrainedWeights",
+    "Source",
+    "find_source",
+    "list_weights",
+    "load_pretrained",
+    "load_weights",
+    "read_tensors",
+    "resize_table",
+]

@@ -54,9 +54,7 @@ class Assignment:
         """Assigns a value that was made from the tensor of that name."""
         shape = tuple(variable.shape)
         if tuple(value.shape) != shape:
-            self._problems.append(
-                f"{name} makes {tuple(value.shape)}, and {variable.path} of the model is {shape}"
-            )
+            self._problems.append(f"{name} makes {tuple(value.shape)}, and {variable.path} of the model is {shape}")
         self._values[variable.path] = (variable, value)
 
     def put_table(self, variable: Any, name: str, table: np.ndarray) -> None:
@@ -88,8 +86,8 @@ class Assignment:
             problems = [f"{v.path} gets no tensor" for v in self.model.weights if v.path not in given]
         if problems:
             raise ValueError(
-                f"The weights in {self.source} do not fit {self.model.name}: {enumerate_names(problems, '; ')}. Nothing "
-                "was loaded; build the model with the configuration and classes that the weights were trained with."
+                f"The weights in {self.source} do not fit {self.model.name}: {enumerate_names(problems, '; ')}. "
+                "Nothing was loaded; build the model with the configuration and classes that they were trained with."
             )
         for variable, value in self._values.values():
             variable.assign(value)

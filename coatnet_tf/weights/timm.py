@@ -23,7 +23,8 @@ def load_timm(
     Bias tables of another input size are resized as timm's own model would be, `resize_table`.
 
     Args:
-        model: A model that `CoAtNet` built from the configuration of the same name, with the top.
+        model: A model that `CoAtNet` built from the configuration of the same name; without the top the tensors of
+            the head are left aside.
         tensors: Tensors of the state dict by name.
         source: What to call the file in messages.
         reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes.
@@ -53,6 +54,10 @@ def load_timm(
             assignment.keep(layer.bias, f"{_PREDICTIONS}.bias")
         elif layer.name == "predictions":
             _dense(assignment, layer, _PREDICTIONS)
+    if not any(layer.name == "predictions" for layer in model.layers):  # without the top
+        for name in tensors:
+            if name.startswith(("head.", "norm.")):
+                assignment.ignore(name)
     return assignment.load()
 
 
@@ -79,7 +84,7 @@ def _transformer(assignment: Assignment, block: TransformerBlock, prefix: str) -
     _norm(assignment, block.ffn_norm, prefix + "norm2")
     _dense(assignment, block.ffn.expand, prefix + "mlp.fc1")
     _dense(assignment, block.ffn.shrink, prefix + "mlp.fc2")
-    if block.attention_scale is not None:
+    if block.attention_scale is not None and block.ffn_scale is not None:
         assignment.put(block.attention_scale.gamma, prefix + "ls1.gamma")
         assignment.put(block.ffn_scale.gamma, prefix + "ls2.gamma")
 

@@ -1,18 +1,21 @@
-"""Runs in an environment that has torch and timm: random networks with their answers, for `tools.compare_imports`.
+"""Runs in an environment that has torch and timm: a random network with its answers, for `tools.compare_imports`.
 
-    python tools/imports/timm_reference.py coatnet_0_rw_224 reference.npz [--small]
+    python tools/imports/timm_reference.py coatnet_0_rw_224 reference
 
-writes the state dict, images and logits of a network with random weights and randomised statistics. With `--small`
-the network keeps its blocks' options and is narrow, shallow and for images of 64 x 64; its weights are rounded to
-half precision and stored so.
+writes `reference.safetensors` (the state dict of a network with random weights and randomised statistics) and
+`reference.npz` (images and logits). With `--small` the network keeps its blocks' options and is narrow, shallow and
+for images of 64 x 64; its weights are rounded to half precision and are in `reference.npz` too; `reference.pth` has
+them as `torch.save` writes them. Such files are the golden cases of the tests.
 """
 
 import argparse
 import dataclasses
+import json
 
 import numpy as np
 import torch
-from timm.models import maxxvit
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg, maxxvit
 
 SMALL_WIDTHS = (8, 16, 16, 32)
 SMALL_STEM = (4, 8)
@@ -55,32 +58,33 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("output")
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--images", type=int, default=2)
     arguments = parser.parse_args()
 
     generator = torch.Generator().manual_seed(0)
     name, _, size = arguments.model.rpartition("_")
-    config = maxxvit.model_cfgs[name]
-    size = int(size)
+    config, size, classes = maxxvit.model_cfgs[name], int(size), 1000
     if arguments.small:
-        config, size = shrink(config), SMALL_SIZE
-    model = maxxvit.MaxxVit(config, img_size=size, num_classes=SMALL_CLASSES if arguments.small else 1000).eval()
+        config, size, classes = shrink(config), SMALL_SIZE, SMALL_CLASSES
+    model = maxxvit.MaxxVit(config, img_size=size, num_classes=classes).eval()
     randomise(model, generator)
     if arguments.small:
         model = model.half().float()  # the rounded weights
-    images = torch.randint(0, 256, (arguments.images, size, size, 3), generator=generator, dtype=torch.uint8)
-    normalised = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    if "bn_0" in name:
-        mean, deviation = (torch.tensor(x)[:, None, None] for x in (maxxvit.IMAGENET_DEFAULT_MEAN, maxxvit.IMAGENET_DEFAULT_STD))
-        normalised = (images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    images = torch.randint(0, 256, (2, size, size, 3), generator=generator, dtype=torch.uint8)
+    preprocessing = get_pretrained_cfg(arguments.model)
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (preprocessing.mean, preprocessing.std))
     with torch.no_grad():
-        logits = model(normalised)
-    kind = np.float16 if arguments.small else np.float32
-    weights = {
-        f"weights/{name}": x.numpy() if x.dtype == torch.int64 else x.numpy().astype(kind)
-        for name, x in model.state_dict().items()
-    }
-    np.savez(arguments.output, images=images.numpy(), logits=logits.numpy(), **weights)
+        logits = model((images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation)
+    answers = {"images": images.numpy(), "logits": logits.numpy()}
+
+    state = model.state_dict()
+    if arguments.small:
+        layout = json.dumps({name: list(x.shape) for name, x in state.items()})
+        values = np.concatenate([x.numpy().reshape(-1) for x in state.values()]).astype(np.float16)
+        np.savez_compressed(f"{arguments.output}.npz", layout=layout, values=values, **answers)
+        torch.save(model.half().state_dict(), f"{arguments.output}.pth")
+    else:
+        np.savez(f"{arguments.output}.npz", **answers)
+        save_file(state, f"{arguments.output}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,257 @@
+"""Other people's weights: the outputs of their code, and every tensor used exactly once."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import coatnet_tf
+from coatnet_tf.weights import read_tensors, resize_table
+from coatnet_tf.weights.kecam import load_kecam
+from coatnet_tf.weights.timm import load_timm
+from tests.coatnet_tf import golden_imports as golden
+
+
+# Counted from timm 1.0.31's models, in millions; coatnet_3_rw for its 11,821 classes.
+TIMM_PARAMS = {
+    "coatnet_pico_rw": 10.85,
+    "coatnet_nano_rw": 15.14,
+    "coatnet_0_rw": 27.44,
+    "coatnet_1_rw": 41.72,
+    "coatnet_2_rw": 73.87,
+    "coatnet_3_rw": 181.81,
+    "coatnet_bn_0_rw": 27.44,
+    "coatnet_rmlp_nano_rw": 15.15,
+    "coatnet_rmlp_0_rw": 27.45,
+    "coatnet_rmlp_1_rw": 41.69,
+    "coatnet_rmlp_1_rw2": 41.72,
+    "coatnet_rmlp_2_rw": 73.88,
+    "coatnet_rmlp_3_rw": 165.15,
+    "coatnet_nano_cc": 13.76,
+    "coatnet_0": 25.04,
+    "coatnet_1": 42.23,
+    "coatnet_2": 74.68,
+    "coatnet_3": 166.97,
+    "coatnet_4": 275.43,
+    "coatnet_5": 687.47,
+}
+
+
+def load(model, name, tensors, **options):
+    return (load_kecam if name == "kecam_coatnet0" else load_timm)(model, tensors, **options)
+
+
+def read(name):
+    return golden.read_kecam() if name == "kecam_coatnet0" else golden.read(name)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def outputs(model, images):
+    return keras.ops.convert_to_numpy(model(images.astype("float32")))
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_outputs_of_their_code(name):
+    tensors, images, logits = read(name)
+    model = golden.make_model(name)
+    loaded = load(model, name, tensors)
+    assert not loaded.resized and not loaded.reset
+    assert_close(outputs(model, images), logits)
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_folded_outputs_of_their_code(name):
+    tensors, images, logits = read(name)
+    model = golden.make_model(name)
+    load(model, name, tensors)
+    folded = coatnet_tf.fold_for_inference(model)
+    assert len(folded.weights) < len(model.weights)
+    assert_close(outputs(folded, images), logits)
+
+
+@pytest.mark.parametrize("name", TIMM_PARAMS)
+def test_parameters_of_timm(name):
+    classes = 11821 if name == "coatnet_3_rw" else 1000
+    assert round(coatnet_tf.profile(name, classes=classes).params / 1e6, 2) == TIMM_PARAMS[name]
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_profile_counts_what_is_built(name):
+    model = golden.make_model(name)
+    report = coatnet_tf.profile(golden.small_config(name), (64, 64, 3), classes=10)
+    trained = sum(int(np.prod(variable.shape)) for variable in model.trainable_weights)
+    assert report.params == trained
+    assert report.params + report.non_trainable_params == model.count_params()
+
+
+@pytest.mark.parametrize("name", ["coatnet_rmlp_2_rw", "coatnet_nano_cc", "kecam_coatnet0"])
+def test_configurations_survive_saving(name, tmp_path):
+    tensors, images, logits = read(name)
+    model = golden.make_model(name)
+    load(model, name, tensors)
+    model.save(tmp_path / "model.keras")
+    assert_close(outputs(keras.models.load_model(tmp_path / "model.keras"), images), logits)
+
+
+def test_counters_and_nothing_else_are_left_aside():
+    tensors, _, _ = golden.read("coatnet_0_rw")
+    assert any(name.endswith("num_batches_tracked") for name in tensors)
+    load_timm(golden.make_model("coatnet_0_rw"), {n: x for n, x in tensors.items() if "num_batches" not in n})
+    with pytest.raises(ValueError, match=r"stages.9.weight \(2,\) is used by no layer"):
+        load_timm(golden.make_model("coatnet_0_rw"), {**tensors, "stages.9.weight": np.zeros(2)})
+
+
+def without(tensors, name):
+    assert name in tensors
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "name, tensor",
+    [
+        ("coatnet_0_rw", "stages.2.blocks.1.attn.qkv.weight"),
+        ("coatnet_0_rw", "stages.0.blocks.0.se_early.fc1.bias"),
+        ("coatnet_0_rw", "norm.weight"),
+        ("coatnet_rmlp_nano_rw", "stages.3.blocks.0.attn.rel_pos.mlp.fc1.weight"),
+        ("coatnet_3_rw", "stages.2.blocks.0.ls1.gamma"),
+        ("coatnet_0", "head.pre_logits.fc.weight"),
+        ("kecam_coatnet0", "stack_3_block_1_mhsa_pos_emb/positional_embedding"),
+    ],
+)
+def test_a_missing_tensor_is_named_and_nothing_is_loaded(name, tensor):
+    tensors, _, _ = read(name)
+    model = golden.make_model(name)
+    before = [variable.numpy() for variable in model.weights]
+    with pytest.raises(ValueError, match=f"{tensor} is missing in the file.*Nothing was loaded"):
+        load(model, name, without(tensors, tensor))
+    assert all(np.array_equal(a, variable.numpy()) for a, variable in zip(before, model.weights, strict=True))
+
+
+def test_a_tensor_of_another_shape_is_named():
+    tensors, _, _ = golden.read("coatnet_0_rw")
+    tensors["head.fc.weight"] = tensors["head.fc.weight"][:7]
+    with pytest.raises(
+        ValueError, match=r"head.fc.weight makes \(32, 7\), and predictions/kernel of the model is \(32, 10\)"
+    ):
+        load_timm(golden.make_model("coatnet_0_rw"), tensors)
+
+
+def test_tables_are_resized_for_another_input():
+    tensors, _, _ = golden.read("coatnet_0_rw")
+    model = golden.make_model("coatnet_0_rw", input_shape=(96, 64, 3))
+    loaded = load_timm(model, tensors)
+    assert len(loaded.resized) == 4  # two blocks in each of S3 and S4
+    stored = tensors["stages.2.blocks.1.attn.rel_pos.relative_position_bias_table"]
+    table = stored.T.reshape(2, 7, 7)[:, ::-1, ::-1]
+    attention = model.get_layer("s3_block02").attention
+    np.testing.assert_array_equal(attention.relative_bias.table, resize_table(table, (11, 7)))
+
+
+def test_computed_tables_need_no_resizing():
+    tensors, _, _ = golden.read("coatnet_rmlp_2_rw")
+    large, small = (golden.make_model("coatnet_rmlp_2_rw", input_shape=(size, size, 3)) for size in (96, 64))
+    for model in (large, small):
+        assert not load_timm(model, tensors).resized
+    tables = [model.get_layer("s3_block01").attention.relative_bias.positional_table() for model in (large, small)]
+    np.testing.assert_allclose(tables[0][:, 2:-2, 2:-2], tables[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["coatnet_0_rw", "coatnet_0", "kecam_coatnet0"])
+def test_without_the_top(name):
+    tensors, images, _ = read(name)
+    features, whole = golden.make_model(name, include_top=False), golden.make_model(name)
+    load(features, name, tensors)
+    load(whole, name, tensors)
+    last = keras.Model(whole.inputs, whole.get_layer("s4_block02" if name != "kecam_coatnet0" else "s4_block01").output)
+    assert_close(outputs(features, images), outputs(last, images), 1e-6)
+
+
+def test_a_new_head_begins_anew():
+    tensors, _, _ = golden.read("coatnet_0_rw")
+    model = golden.make_model("coatnet_0_rw", classes=3)
+    kernel = model.get_layer("predictions").kernel.numpy()
+    loaded = load_timm(model, tensors, reset_head=True)
+    assert loaded.reset == ("predictions/kernel", "predictions/bias")
+    np.testing.assert_array_equal(model.get_layer("predictions").kernel, kernel)
+
+
+class TestFiles:
+    def test_safetensors(self, tmp_path):
+        tensors, _, _ = golden.read("coatnet_0_rw")
+        safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
+        read = read_tensors(tmp_path / "a.safetensors")
+        assert read.keys() == tensors.keys()
+        assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
+
+    def test_what_torch_saved(self):
+        tensors, _, _ = golden.read("coatnet_pico_rw")
+        read = read_tensors(golden.FOLDER / "coatnet_pico_rw.pth")
+        assert read.keys() == tensors.keys()
+        assert {x.dtype.name for name, x in read.items() if "num_batches" not in name} == {"float16"}
+        assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
+
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_keras_2(self, tmp_path, nested):
+        tensors, _, _ = golden.read_kecam()
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            root = file.create_group("model_weights") if nested else file
+            for name, value in tensors.items():
+                layer, weight = name.split("/")
+                root.create_dataset(f"{layer}/{layer}/{weight}:0", data=value)
+        read = read_tensors(tmp_path / "a.h5")
+        assert read.keys() == tensors.keys()
+        assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
+
+    def test_a_pickle_runs_nothing(self, tmp_path):
+        class Bomb:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "exploded",))
+
+        for name, content in {"call": Bomb(), "nested": {"weight": [Bomb()]}}.items():
+            with zipfile.ZipFile(tmp_path / f"{name}.pth", "w") as archive:
+                archive.writestr("archive/data.pkl", pickle.dumps(content))
+            with pytest.raises(ValueError, match="which is no part of a tensor"):
+                read_tensors(tmp_path / f"{name}.pth")
+        assert not (tmp_path / "exploded").exists()
+
+    def test_a_tensor_stays_in_its_storage(self, tmp_path):
+        """A stride or size beyond the storage would read other memory."""
+        original = golden.FOLDER / "coatnet_pico_rw.pth"
+        with zipfile.ZipFile(original) as source, zipfile.ZipFile(tmp_path / "a.pth", "w") as target:
+            for name in source.namelist():
+                data = source.read(name)
+                target.writestr(name, data[:-2] if "/data/" in name and len(data) > 100 else data)
+        with pytest.raises(ValueError, match="storage .* has .* elements"):
+            read_tensors(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize(
+        "name, content, message",
+        [
+            ("a.safetensors", b"nothing", "is not a .safetensors file, or is damaged"),
+            ("a.h5", b"nothing", "is not an .h5 file, or is damaged"),
+            ("a.pth", b"nothing", "no state dict of plain tensors"),
+            ("a.txt", b"nothing", "none of the weights files known here"),
+        ],
+    )
+    def test_damaged_and_foreign_files(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_tensors(tmp_path / name)
+
+    def test_no_file(self):
+        with pytest.raises(FileNotFoundError, match="There is no weights file 'none.pth'"):
+            read_tensors("none.pth")
+
+    def test_a_zip_archive_of_something_else(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+            archive.writestr("readme.txt", "nothing")
+        with pytest.raises(ValueError, match="none that torch.save wrote"):
+            read_tensors(tmp_path / "a.pth")
