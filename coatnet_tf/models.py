@@ -117,6 +117,7 @@ def CoAtNet(
 
 def from_pretrained(
     name: str,
+    /,
     path: str | os.PathLike[str] | None = None,
     reset_head: bool = False,
     **arguments: Any,

@@ -1,9 +1,9 @@
-"""Compares networks of timm and keras-cv-attention-models, built with random weights in their own environment, with ours.
+"""Compares networks of timm and keras-cv-attention-models, with random weights in environments of their own, with ours.
 
     python -m tools.compare_imports --timm_python=ENV/bin/python --kecam_python=ENV/bin/python [--only=coatnet_0_rw_224]
 
 For each network at its own size: the largest difference of the logits, relative to the largest logit. Every tensor of
-the file is used exactly once, or loading fails. `docs/imports.md` is the table; a difference above 1e-4 ends in an error.
+the file is used exactly once, or loading fails. A difference above 1e-4 ends in an error.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ CATALOG: dict[str, PretrainedWeights] = {
         _timm("coatnet_bn_0_rw_224.sw_in1k", 82.394, 27.44),
         _timm("coatnet_1_rw_224.sw_in1k", 83.620, 41.72),
         _timm("coatnet_rmlp_1_rw_224.sw_in1k", 83.350, 41.69),
-        _timm("coatnet_rmlp_1_rw2_224.sw_in12k", None, 52.3),
+        _timm("coatnet_rmlp_1_rw2_224.sw_in12k", None, 50.05),
         _timm("coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k", 84.940, 41.72),
         _timm("coatnet_2_rw_224.sw_in12k", None, 84.97),
         _timm("coatnet_2_rw_224.sw_in12k_ft_in1k", 86.582, 73.87),
@@ -152,17 +152,18 @@ def download(weights: PretrainedWeights) -> str:
 
 def _download_from_hub(name: str) -> str:
     try:
-        import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         raise ImportError(f"{name} needs huggingface_hub: pip install 'coatnet_tf[pretrained]'.") from error
     try:
         path = huggingface_hub.hf_hub_download(name, "model.safetensors")
     except (huggingface_hub.errors.HfHubHTTPError, ValueError) as error:
         raise OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    # The cache names a file by the hash that the hub gave for it.
-    blob = Path(path).resolve()
-    if _SHA256.fullmatch(blob.name) and _sha256(blob) != blob.name:
-        blob.unlink()
+    # What the path links to is named by the hash that the hub gave for the file.
+    blob = Path(path).parent / os.readlink(path) if os.path.islink(path) else Path(path)
+    if _SHA256.fullmatch(blob.name) and _sha256(path) != blob.name:
+        for file in (blob.resolve(), blob, Path(path)):
+            file.unlink(missing_ok=True)
         raise ValueError(f"{name} arrived damaged: its SHA-256 is not {blob.name}. The file was removed; call again.")
     return path
 

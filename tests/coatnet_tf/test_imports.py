@@ -16,7 +16,6 @@ from coatnet_tf.weights.kecam import load_kecam
 from coatnet_tf.weights.timm import load_timm
 from tests.coatnet_tf import golden_imports as golden
 
-
 # Counted from timm 1.0.31's models, in millions; coatnet_3_rw for its 11,821 classes.
 TIMM_PARAMS = {
     "coatnet_pico_rw": 10.85,

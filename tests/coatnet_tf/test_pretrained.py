@@ -1,0 +1,239 @@
+"""`from_pretrained`: names, files, downloads, and what goes wrong with them."""
+
+import errno
+import hashlib
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import huggingface_hub.constants
+import huggingface_hub.file_download
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import coatnet_tf
+from coatnet_tf import family
+from coatnet_tf.weights import catalog, find_source, pretrained
+from tests.coatnet_tf import golden_imports as golden
+
+NAME = "timm/coatnet_0_rw_224.sw_in1k"
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A file of `NAME`'s network, which is the small one here."""
+    monkeypatch.setitem(family.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
+    tensors, images, logits = golden.read("coatnet_0_rw")
+    path = tmp_path / "small.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    return path, images.astype("float32"), logits
+
+
+def outputs(model, images):
+    return keras.ops.convert_to_numpy(model(images))
+
+
+class TestNames:
+    def test_every_entry_has_a_configuration(self):
+        for entry in coatnet_tf.list_weights():
+            source = find_source(entry.name)
+            assert source.config in coatnet_tf.RELATIVES
+            assert str(source.image_size) in entry.name
+            params = coatnet_tf.profile(entry.config, classes=entry.classes).params / 1e6
+            assert params == pytest.approx(entry.params, abs=0.05)
+            assert entry.name in str(entry)
+
+    def test_the_tag_may_be_left_out_with_a_file(self, small):
+        assert find_source("timm/coatnet_0_rw_224", small[0]).config == "coatnet_0_rw"
+        assert find_source("timm/coatnet_3_224", small[0]).config == "coatnet_3"
+        with pytest.raises(ValueError, match="those of this network are timm/coatnet_0_rw_224.sw_in1k"):
+            find_source("timm/coatnet_0_rw_224")
+
+    @pytest.mark.parametrize("name", ["timm/resnet50.a1", "keras_cv_attention_models/coatnet1", "coatnet_0_rw"])
+    def test_unknown_names(self, name, small):
+        with pytest.raises(ValueError, match="There are no trained weights .* the known ones are timm/coatnet_nano"):
+            coatnet_tf.from_pretrained(name)
+        with pytest.raises(ValueError, match="There is no network .* for the weights in"):
+            coatnet_tf.from_pretrained(name, path=small[0])
+
+    def test_no_such_file(self):
+        with pytest.raises(FileNotFoundError, match="There is no weights file 'none.safetensors'"):
+            coatnet_tf.from_pretrained(NAME, path="none.safetensors")
+
+
+class TestFiles:
+    def test_outputs_of_their_code(self, small, recwarn):
+        path, images, logits = small
+        model = coatnet_tf.from_pretrained(NAME, path=path, input_shape=(64, 64, 3), classifier_activation=None)
+        np.testing.assert_allclose(outputs(model, images), logits, atol=1e-5 * np.abs(logits).max())
+        assert not [warning for warning in recwarn if "resized" in str(warning.message)]
+
+    def test_what_torch_saved(self, monkeypatch):
+        monkeypatch.setitem(family.RELATIVES, "coatnet_pico_rw", golden.small_config("coatnet_pico_rw"))
+        _, images, logits = golden.read("coatnet_pico_rw")
+        model = coatnet_tf.from_pretrained(
+            "timm/coatnet_pico_rw_224",
+            path=golden.FOLDER / "coatnet_pico_rw.pth",
+            input_shape=(64, 64, 3),
+            classifier_activation=None,
+        )
+        np.testing.assert_allclose(outputs(model, images.astype("float32")), logits, atol=1e-5 * np.abs(logits).max())
+
+    def test_another_size_and_other_classes_are_reported(self, small):
+        with pytest.warns(UserWarning, match=r"bias tables resized: s3_block01.*begun anew: predictions/kernel"):
+            model = coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 96, 3), classes=3, reset_head=True)
+        assert model.output_shape == (None, 3)
+
+    def test_other_classes_need_a_new_head(self, small):
+        with pytest.raises(ValueError, match="tells 10 classes apart, not 3; give reset_head=True"):
+            coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)
+
+    def test_the_arguments_of_the_factories(self, small):
+        image = keras.Input((64, 64, 3))
+        model = coatnet_tf.from_pretrained(
+            NAME, path=small[0], input_tensor=image, include_top=False, pooling="avg", drop_path_rate=0.3, name="mine"
+        )
+        assert model.output_shape == (None, 32)
+        assert model.name == "mine"
+        assert model.get_layer("s4_block02").drop_path_rate == 0.3
+
+    def test_a_changed_network_is_refused(self, small):
+        with pytest.raises(ValueError, match="downsampling is 'depthwise_conv' and must be 'avg_pool'"):
+            coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 64, 3), downsampling="depthwise_conv")
+
+    def test_weights_of_another_network(self, small):
+        with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet-0' differs"):
+            model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3))
+            source = find_source(NAME, small[0])
+            pretrained.load_pretrained(model, coatnet_tf.FAMILY["coatnet-0"], source, source.read())
+
+    def test_a_file_of_something_else(self, tmp_path):
+        safetensors.numpy.save_file({"layer.weight": np.zeros(3, "float32")}, tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match="has no head.fc.bias. Its first tensors are layer.weight"):
+            coatnet_tf.from_pretrained(NAME, path=tmp_path / "a.safetensors")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, small):
+    """A hub on loopback that has the file of `NAME`, and an empty cache."""
+    content = small[0].read_bytes()
+    served = {"content": content, "requests": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self, with_body):
+            served["requests"].append((self.command, self.path))
+            if not self.path.startswith(f"/{NAME}/resolve/"):
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if with_body:
+                self.wfile.write(served["content"])
+
+        def do_HEAD(self):
+            self._answer(False)
+
+        def do_GET(self):
+            self._answer(True)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    yield served, tmp_path / "hub", server
+    server.shutdown()
+    server.server_close()
+
+
+class TestDownloads:
+    def test_once_and_then_from_the_cache(self, hub, small):
+        served, _, server = hub
+        models = []
+        for _ in range(2):
+            models.append(coatnet_tf.from_pretrained(NAME, input_shape=(64, 64, 3), classifier_activation=None))
+            bodies = [path for command, path in served["requests"] if command == "GET" and "safetensors" in path]
+            assert len(bodies) == 1
+        for model in models:
+            np.testing.assert_allclose(outputs(model, small[1]), small[2], atol=1e-5 * np.abs(small[2]).max())
+        server.shutdown()
+        server.server_close()
+        coatnet_tf.from_pretrained(NAME, input_shape=(64, 64, 3))  # without network, from the cache
+
+    def test_weights_argument(self, hub, small):
+        model = coatnet_tf.CoAtNet(
+            coatnet_tf.RELATIVES["coatnet_0_rw"],
+            weights=NAME,
+            input_shape=(64, 64, 3),
+            classes=10,
+            classifier_activation=None,
+        )
+        np.testing.assert_allclose(outputs(model, small[1]), small[2], atol=1e-5 * np.abs(small[2]).max())
+
+    def test_damage_on_the_way(self, hub):
+        served, cache, _ = hub
+        served["content"] = served["content"][:-1] + bytes([served["content"][-1] ^ 1])
+        with pytest.raises(ValueError, match="arrived damaged: its SHA-256 is not .* The file was removed; call again"):
+            coatnet_tf.from_pretrained(NAME, input_shape=(64, 64, 3))
+        assert not [path for path in cache.rglob("blobs/*") if path.is_file()]
+
+    def test_no_network(self, hub):
+        _, cache, server = hub
+        server.shutdown()
+        server.server_close()
+        with pytest.raises(OSError, match="is not there: it is not in the cache and could not be downloaded"):
+            coatnet_tf.from_pretrained(NAME, input_shape=(64, 64, 3))
+        assert not [path for path in cache.rglob("blobs/*") if path.is_file()]
+
+    def test_not_on_the_hub(self, hub, monkeypatch):
+        other = "timm/coatnet_1_rw_224.sw_in1k"
+        with pytest.raises(OSError, match=f"{other} is not there"):
+            catalog.download(catalog.CATALOG[other])
+
+    def test_a_full_disk(self, hub, monkeypatch):
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(shutil, "move", full)
+        monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+        with pytest.raises(OSError, match="is not there: the disk is full. Make room and call again"):
+            coatnet_tf.from_pretrained(NAME, input_shape=(64, 64, 3))
+        assert not [path for path in hub[1].rglob("blobs/*") if not path.name.endswith(".incomplete")]
+
+    def test_a_release_with_another_hash(self, monkeypatch, tmp_path):
+        name = "keras_cv_attention_models/coatnet0_224_imagenet"
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+        def fetch(url, target, *_):
+            with open(target, "wb") as file:
+                file.write(b"something else")
+
+        monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", fetch)
+        with pytest.raises(ValueError, match="coatnet0_224_imagenet arrived damaged"):
+            catalog.download(catalog.CATALOG[name])
+        assert not list((tmp_path / "models").iterdir())
+
+    def test_no_release(self, monkeypatch, tmp_path):
+        import urllib.error
+
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+        def fail(*_):
+            raise urllib.error.URLError("no network")
+
+        monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", fail)
+        with pytest.raises(OSError, match="is not in the cache and could not be downloaded .*no network"):
+            catalog.download(catalog.CATALOG["keras_cv_attention_models/coatnet0_160_imagenet"])
+        assert not list((tmp_path / "models").iterdir())
