@@ -10,7 +10,6 @@ whose images are not square, the whole image is stretched to them. What is drawn
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from experiments import workdir
 from experiments.data import images, sources
@@ -33,11 +33,15 @@ TOP = 5  # classes that are named
 TABLES = 4  # heads whose tables are drawn if none are chosen
 PANEL, DPI = 2.3, 90  # inches of an image or a table, and pixels of an inch
 HEAT = "inferno"
+CAPTION = {"size": 9, "x": 0.01, "ha": "left"}
 TIMES = "\N{MULTIPLICATION SIGN}"
-HOW_TO_READ = """Grad-CAM, brighter: what the stage found there speaks for the class, which is the blue one of the bars.
-Attention rollout, brighter: {seen} took more from there, through all Transformer blocks, mean of {heads}."""
+LONGEST = 26  # characters of a name in a title
+ABOUT_GRAD_CAM = "Grad-CAM, brighter: what the stage found there speaks for the class, whose bar is blue."
+ABOUT_ROLLOUT = (
+    "Attention rollout, brighter: {seen} took more from there, through all Transformer blocks, mean of {heads}."
+)
 ABOUT_TABLES = """Learned relative bias: what a head adds to attention by distance alone, whatever the image shows.
-The centre is the position itself; red: it attends more to positions that lie so far away, blue: less.{shown}"""
+The centre is the position itself; red: it attends more to positions that lie so far away, blue: less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +107,15 @@ def explain(options: Options) -> Figure:
     options = dataclasses.replace(options, stages=options.stages or tuple(explanations.default_stages(model)))
     _check_model_has(model, names, options)
 
+    recipe = workdir.read_recipe(options.workdir) if options.workdir else None
+    crop = recipe.eval_crop if recipe else "center"  # as export has it
+    # All are decoded before the first is explained, so that one which cannot be read costs no time.
+    shown = [
+        (title, decode(encoded, name, model.input_shape[1:], crop)) for title, name, encoded in _read(options, recipe)
+    ]
     target = names.index(options.class_name) if options.class_name else None
     explained = []
-    for title, image in _images(model.input_shape[1:], options):
+    for title, image in shown:
         probabilities, maps = explanations.predict_and_grad_cam(model, image, options.stages, target)
         attentions = explanations.attention(model, image, options.heads)
         rollout = explanations.rollout(attentions, options.position) if attentions else None
@@ -168,28 +178,24 @@ def _check_model_has(model: keras.Model, names: Sequence[str], options: Options)
             )
 
 
-def _images(shape: tuple[int, int, int], options: Options) -> list[tuple[str, np.ndarray]]:
-    """Titles and pixels, uint8 `[height, width, channels]`, of the images to explain."""
-    crop = "center"  # as serving has it for a model without a recipe
-    if options.workdir is not None:
-        recipe = workdir.read_recipe(options.workdir)
-        crop = recipe.eval_crop
-        if not options.files:
-            return [(title, decode(encoded, title, shape, crop)) for title, encoded in _held_out(recipe, options.count)]
-    return [(file.name, decode(file.read_bytes(), str(file), shape, crop)) for file in options.files]
-
-
-def _held_out(recipe: Any, count: int) -> list[tuple[str, bytes]]:
-    """Titles and bytes of held-out images of a run; evenly spaced, since a split can be sorted by class."""
+def _read(options: Options, recipe: Any) -> list[tuple[str, str, bytes]]:
+    """Title, name and bytes of each image to explain."""
+    if options.files:
+        return [(_short(file.name), str(file), file.read_bytes()) for file in options.files]
     source = sources.prepare(recipe.dataset)
-    encoded = []
-    for index in np.linspace(0, source.eval.count - 1, min(count, source.eval.count)).astype(int):
+    found = []
+    # Evenly spaced, since a split can be sorted by class.
+    for index in np.linspace(0, source.eval.count - 1, min(options.count, source.eval.count)).astype(int):
         (example,) = source.eval.read(index, index + 1)
         label = example["label"].numpy()
         true = np.flatnonzero(label) if source.multi_label else [label]
-        title = f"held-out image {index}\ntrue: {', '.join(source.class_names[i] for i in true)}"
-        encoded.append((title, example["image"].numpy()))
-    return encoded
+        title = f"held-out image {index}\ntrue: {_short(', '.join(source.class_names[i] for i in true))}"
+        found.append((title, example["name"].numpy().decode(), example["image"].numpy()))
+    return found
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."
 
 
 def decode(encoded: bytes, name: str, shape: tuple[int, int, int], crop: str) -> np.ndarray:
@@ -243,32 +249,33 @@ def draw(model: keras.Model, names: Sequence[str], explained: Sequence[Explained
     above, below = figure.subfigures(2, 1, height_ratios=(upper, lower))
     grid = above.subplots(len(explained), columns, squeeze=False)
     for row, one in zip(grid, explained, strict=True):
-        _draw_image(row[0], one)
+        _draw_image(row[0], one.image, one.title)
         _draw_classes(row[1], one, names)
         for axes, name, found in zip(row[2:], options.stages, one.maps, strict=False):
             _draw_grad_cam(axes, one.image, name, found, names[one.target])
         if one.rollout is not None:
             _draw_rollout(row[-1], one, blocks[-1].output.shape[1:3], options.position)
-    lines = HOW_TO_READ.splitlines()[: 1 + bool(blocks)]
-    seen = "the positions on average" if options.position is None else "the framed position"
-    chosen = f"heads {', '.join(map(str, options.heads))}" if options.heads else "all heads"
-    above.suptitle("\n".join(lines).format(seen=seen, heads=chosen), size=9, x=0.01, ha="left")
+    about = [ABOUT_GRAD_CAM]
+    if blocks:
+        seen = "the positions on average" if options.position is None else "the framed position"
+        chosen = f"heads {', '.join(map(str, options.heads))}" if options.heads else "all heads"
+        about.append(ABOUT_ROLLOUT.format(seen=seen, heads=chosen))
+    above.suptitle("\n".join(about), **CAPTION)
     if tables:
-        _draw_tables(below, tables, heads, most_heads)
+        _draw_tables(below, tables, heads)
+        left_out = most_heads > TABLES and not options.heads
+        note = f" Of each block the first {TABLES} heads; --heads chooses others." if left_out else ""
+        below.suptitle(ABOUT_TABLES + note, **CAPTION)
     else:
         why = "relative_attention=False" if blocks else "no Transformer block"
-        below.suptitle(f"This model has no table of relative attention: {why}.", size=9, x=0.01, ha="left")
+        below.suptitle(f"This model has no table of relative attention: {why}.", **CAPTION)
     return figure
 
 
-def _show(axes: Axes, image: np.ndarray, title: str) -> None:
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+def _draw_image(axes: Axes, image: np.ndarray, title: str, lowest: float = 0, highest: float = 255) -> None:
+    axes.imshow(image.squeeze(), cmap="gray", vmin=lowest, vmax=highest)
     axes.set_title(title, size=8)
     axes.set_axis_off()
-
-
-def _draw_image(axes: Axes, one: Explained) -> None:
-    _show(axes, one.image, one.title)
 
 
 def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
@@ -276,35 +283,36 @@ def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
     best = np.argsort(-one.probabilities, kind="stable")[:TOP]
     bars = axes.barh(range(len(best)), one.probabilities[best], color="#c8c8c8")
     for index, bar in zip(best, bars, strict=True):
-        words = f"{names[index]}  {one.probabilities[index]:.1%}"
+        words = f"{_short(names[index])}  {one.probabilities[index]:.1%}"
         axes.text(0.03, bar.get_y() + bar.get_height() / 2, words, size=8, va="center")
         if index == one.target:
             bar.set_color("#8fb8de")
     axes.set(xlim=(0, 1), ylim=(TOP - 0.5, -0.5), yticks=[], xticks=[0, 0.5, 1])
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("probability", size=8)
+    axes.set_title(f"predicted: {_short(names[best[0]])}\n(with probability)", size=8)
 
 
 def _draw_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, lowest: float, title: str) -> None:
-    """A map over the grey image, resized bilinearly; the title's end says how fine it is."""
-    rows, columns = heat.shape
-    _show(axes, image.mean(axis=-1), f"{title}")
+    """A map, resized bilinearly, over the image in pale grey, so that heat looks alike on black and on white."""
+    _draw_image(axes, image.mean(axis=-1), title, lowest=-255, highest=510)
     smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
     highest = max(float(smooth.max()), lowest + np.finfo("float32").tiny)
-    axes.imshow(smooth, cmap=HEAT, alpha=0.65, vmin=lowest, vmax=highest)
+    axes.imshow(smooth, cmap=HEAT, alpha=0.7, vmin=lowest, vmax=highest)
 
 
 def _draw_grad_cam(axes: Axes, image: np.ndarray, stage: str, found: np.ndarray, name: str) -> None:
     rows, columns = found.shape
-    title = f"Grad-CAM of {stage.upper()} ({rows} {TIMES} {columns})\nfor {name}"
+    title = f"Grad-CAM of {stage.upper()} ({rows} {TIMES} {columns})\nfor {_short(name)}"
     _draw_heat(axes, image, found, 0.0, title + (": nothing speaks for it" if not found.any() else ""))
 
 
 def _draw_rollout(axes: Axes, one: Explained, grid: tuple[int, int], position: tuple[int, int] | None) -> None:
     rows, columns = one.rollout.shape
     shares = one.rollout * one.rollout.size
-    title = f"Attention rollout ({rows} {TIMES} {columns})\n{shares.min():.1f} to {shares.max():.1f} of an equal share"
+    title = (
+        f"Attention rollout ({rows} {TIMES} {columns})\n{shares.min():.1f} to {shares.max():.1f} times an equal share"
+    )
     _draw_heat(axes, one.image, shares, float(shares.min()), title)
     if position is not None:
         height, width = (size / cells for size, cells in zip(one.image.shape[:2], grid, strict=True))
@@ -312,7 +320,7 @@ def _draw_rollout(axes: Axes, one: Explained, grid: tuple[int, int], position: t
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="cyan", linewidth=2))
 
 
-def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequence[int], most_heads: int) -> None:
+def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequence[int]) -> None:
     """One row a block and one column a head; colours of a row share a scale, centred at 0."""
     grid = figure.subplots(len(tables), len(heads), squeeze=False)
     for row, (block, table) in zip(grid, tables.items(), strict=True):
@@ -328,10 +336,11 @@ def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequen
             axes.set_xlabel("columns to the right, j' - j", size=7)
             axes.set_ylabel("rows down, i' - i", size=7)
             axes.tick_params(labelsize=7)
-        figure.colorbar(shown, ax=list(row), shrink=0.8).ax.tick_params(labelsize=7)
-    few = len(heads) < most_heads
-    note = f" The first {len(heads)} heads; --heads chooses others." if few and heads == tuple(range(TABLES)) else ""
-    figure.suptitle(ABOUT_TABLES.format(shown=note), size=9, x=0.01, ha="left")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(7, integer=True))
+        scale = figure.colorbar(shown, ax=list(row), shrink=0.8)
+        scale.set_label("added to the logit", size=7)
+        scale.ax.tick_params(labelsize=7)
 
 
 def _numbers(flag: str) -> tuple[int, ...]:

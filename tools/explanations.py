@@ -46,10 +46,13 @@ def check_model(model: keras.Model, path: Any) -> None:
         raise ValueError(f"{path} is folded, which leaves no attention scores; explain the model it came from.")
     if not blocks_of(model):
         raise ValueError(f"{path} has no block of CoAtNet among its layers; give a model that coatnet_tf.CoAtNet made.")
-    if not isinstance(model.layers[-1], keras.layers.Dense) or len(model.output_shape) != 2:
-        raise ValueError(f"{path} gives {model.output_shape} and no score a class; explain one with its classifier.")
-    if model.input_shape[-1] not in (1, 3):
-        raise ValueError(f"{path} takes images of {model.input_shape[-1]} channels; those of 1 or 3 are explained.")
+    shape, output_shape = model.input_shape, model.output_shape
+    if not isinstance(model.layers[-1], keras.layers.Dense) or not (
+        isinstance(output_shape, tuple) and len(output_shape) == 2
+    ):
+        raise ValueError(f"{path} gives {output_shape} and no score a class; explain a model with its classifier.")
+    if not isinstance(shape, tuple) or shape[-1] not in (1, 3):
+        raise ValueError(f"{path} takes {shape}; one batch of images of 1 or 3 channels is expected.")
 
 
 def blocks_of(model: keras.Model) -> list[keras.layers.Layer]:
