@@ -242,7 +242,8 @@ def draw(model: keras.Model, names: Sequence[str], explained: Sequence[Explained
     most_heads = max((len(table) for table in tables.values()), default=0)
     heads = options.heads or tuple(range(min(TABLES, most_heads)))
     columns = 2 + len(options.stages) + bool(blocks)
-    upper, lower = PANEL * len(explained) + 1.2, PANEL * len(tables) + 1.2 if tables else 0.4
+    upper = PANEL * len(explained) + 1.2
+    lower = PANEL * len(tables) + 1.2 if tables else 0.4
     figure = Figure(
         figsize=(PANEL * max(columns, len(heads) + 1), upper + lower), facecolor="white", layout="constrained"
     )
@@ -262,7 +263,7 @@ def draw(model: keras.Model, names: Sequence[str], explained: Sequence[Explained
         about.append(ABOUT_ROLLOUT.format(seen=seen, heads=chosen))
     above.suptitle("\n".join(about), **CAPTION)
     if tables:
-        _draw_tables(below, tables, heads)
+        _draw_tables(below, tables, heads, places=max(columns - 1, len(heads)))
         left_out = most_heads > TABLES and not options.heads
         note = f" Of each block the first {TABLES} heads; --heads chooses others." if left_out else ""
         below.suptitle(ABOUT_TABLES + note, **CAPTION)
@@ -295,10 +296,10 @@ def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
 
 def _draw_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, lowest: float, title: str) -> None:
     """A map, resized bilinearly, over the image in pale grey, so that heat looks alike on black and on white."""
-    _draw_image(axes, image.mean(axis=-1), title, lowest=-255, highest=510)
+    _draw_image(axes, image.mean(axis=-1), title, lowest=-128, highest=383)
     smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
     highest = max(float(smooth.max()), lowest + np.finfo("float32").tiny)
-    axes.imshow(smooth, cmap=HEAT, alpha=0.7, vmin=lowest, vmax=highest)
+    axes.imshow(smooth, cmap=HEAT, alpha=0.55, vmin=lowest, vmax=highest)
 
 
 def _draw_grad_cam(axes: Axes, image: np.ndarray, stage: str, found: np.ndarray, name: str) -> None:
@@ -320,25 +321,25 @@ def _draw_rollout(axes: Axes, one: Explained, grid: tuple[int, int], position: t
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="cyan", linewidth=2))
 
 
-def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequence[int]) -> None:
-    """One row a block and one column a head; colours of a row share a scale, centred at 0."""
-    grid = figure.subplots(len(tables), len(heads), squeeze=False)
+def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequence[int], places: int) -> None:
+    """One row a block and one column a head; the colours of a row share a scale, centred at 0."""
+    grid = figure.subplots(len(tables), places, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
     for row, (block, table) in zip(grid, tables.items(), strict=True):
         down, right = (size // 2 for size in table.shape[1:])
+        extent = (-right - 0.5, right + 0.5, down + 0.5, -down - 0.5)
         norm = CenteredNorm(halfrange=float(np.abs(table).max()))
-        for axes, head in zip(row, heads, strict=True):
-            if head >= len(table):  # by default the first few of the block that has most
-                axes.set_axis_off()
-                continue
-            extent = (-right - 0.5, right + 0.5, down + 0.5, -down - 0.5)
-            shown = axes.imshow(table[head], cmap="RdBu_r", norm=norm, extent=extent)
+        for axes, head in zip(row, [head for head in heads if head < len(table)], strict=False):
+            axes.set_axis_on()
+            axes.imshow(table[head], cmap="RdBu_r", norm=norm, extent=extent)
             axes.set_title(f"{block}, head {head}", size=8)
             axes.set_xlabel("columns to the right, j' - j", size=7)
             axes.set_ylabel("rows down, i' - i", size=7)
             axes.tick_params(labelsize=7)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(7, integer=True))
-        scale = figure.colorbar(shown, ax=list(row), shrink=0.8)
+        scale = figure.colorbar(row[0].images[0], ax=list(row), shrink=0.8)
         scale.set_label("added to the logit", size=7)
         scale.ax.tick_params(labelsize=7)
 
