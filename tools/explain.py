@@ -58,7 +58,7 @@ class Options:
         class_name: Class that Grad-CAM explains; each image's predicted one if it is empty.
         stages: Stages for Grad-CAM; `explanations.default_stages` if there are none.
         heads: Heads for rollout and tables; the mean of all and the first few if there are none.
-        position: (row, column) of the last attention's grid, from which rollout is seen; `None` is the mean of all.
+        position: (row, column) of the last attention's grid, from which rollout is seen; empty is the mean of all.
     """
 
     output: Path
@@ -70,7 +70,7 @@ class Options:
     class_name: str = ""
     stages: tuple[str, ...] = ()
     heads: tuple[int, ...] = ()
-    position: tuple[int, int] | None = None
+    position: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def explain(options: Options) -> Figure:
         ValueError: If the model cannot be explained, an image cannot be read, or an option does not fit the model.
     """
     path, labels = model_files.find(options.workdir, options.weights, options.labels)
-    _check_files(options)
+    _check(options)
     model = model_files.load(path)
     explanations.check_model(model, path)
     names = model_files.name_classes(model, path, labels)
@@ -126,10 +126,12 @@ def explain(options: Options) -> Figure:
     return figure
 
 
-def _check_files(options: Options) -> None:
-    """Refuses images that are not there, and an output that cannot be written."""
+def _check(options: Options) -> None:
+    """Refuses what no model could make right, such as images that are not there."""
     if options.count < 1:
         raise ValueError(f"--count must be at least 1; got {options.count}.")
+    if len(options.position) not in (0, 2):
+        raise ValueError(f"--position takes a row and a column, such as 3,0; got {options.position}.")
     if not options.files and options.workdir is None:
         raise ValueError("Name at least one image, or give --workdir, whose held-out images are taken then.")
     for file in options.files:
@@ -168,7 +170,7 @@ def _check_model_has(model: keras.Model, names: Sequence[str], options: Options)
                     f"--heads: there is no head {head} in {block.name}, whose heads are 0 to "
                     f"{block.attention.num_heads - 1}; choose heads that all Transformer blocks have."
                 )
-    if options.position is not None:
+    if options.position:
         rows, columns = blocks[-1].output.shape[1:3]
         row, column = options.position
         if not (0 <= row < rows and 0 <= column < columns):
@@ -258,7 +260,7 @@ def draw(model: keras.Model, names: Sequence[str], explained: Sequence[Explained
             _draw_rollout(row[-1], one, blocks[-1].output.shape[1:3], options.position)
     about = [ABOUT_GRAD_CAM]
     if blocks:
-        seen = "the positions on average" if options.position is None else "the framed position"
+        seen = "the positions on average" if not options.position else "the framed position"
         chosen = f"heads {', '.join(map(str, options.heads))}" if options.heads else "all heads"
         about.append(ABOUT_ROLLOUT.format(seen=seen, heads=chosen))
     above.suptitle("\n".join(about), **CAPTION)
@@ -308,14 +310,14 @@ def _draw_grad_cam(axes: Axes, image: np.ndarray, stage: str, found: np.ndarray,
     _draw_heat(axes, image, found, 0.0, title + (": nothing speaks for it" if not found.any() else ""))
 
 
-def _draw_rollout(axes: Axes, one: Explained, grid: tuple[int, int], position: tuple[int, int] | None) -> None:
+def _draw_rollout(axes: Axes, one: Explained, grid: tuple[int, int], position: tuple[int, ...]) -> None:
     rows, columns = one.rollout.shape
     shares = one.rollout * one.rollout.size
     title = (
         f"Attention rollout ({rows} {TIMES} {columns})\n{shares.min():.1f} to {shares.max():.1f} times an equal share"
     )
     _draw_heat(axes, one.image, shares, float(shares.min()), title)
-    if position is not None:
+    if position:
         height, width = (size / cells for size, cells in zip(one.image.shape[:2], grid, strict=True))
         corner = position[1] * width - 0.5, position[0] * height - 0.5
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="cyan", linewidth=2))
@@ -344,13 +346,14 @@ def _draw_tables(figure: SubFigure, tables: dict[str, np.ndarray], heads: Sequen
         scale.ax.tick_params(labelsize=7)
 
 
-def _numbers(flag: str) -> tuple[int, ...]:
-    """The whole numbers of a flag, separated by commas."""
+def whole_numbers(flag: str, values: Sequence[str]) -> tuple[int, ...]:
+    """The values of a flag as numbers, or a ValueError that says what the flag takes."""
     try:
-        return tuple(int(value) for value in flags.FLAGS[flag].value)
+        return tuple(int(value) for value in values)
     except ValueError:
-        given = ",".join(flags.FLAGS[flag].value)
-        raise ValueError(f"--{flag} takes whole numbers separated by commas, such as 0,3; got {given}.") from None
+        raise ValueError(
+            f"--{flag} takes whole numbers separated by commas, such as 0,3; got {','.join(values)}."
+        ) from None
 
 
 def main(argv: list[str]) -> None:
@@ -358,11 +361,9 @@ def main(argv: list[str]) -> None:
     for name in ("output", "workdir", "weights", "labels"):
         values[name] = Path(flags.FLAGS[name].value) if flags.FLAGS[name].value else None
     try:
-        position = _numbers("position")
-        if len(position) not in (0, 2):
-            raise ValueError(f"--position takes a row and a column, such as 3,0; got {len(position)} numbers.")
-        values.update(heads=_numbers("heads"), position=position or None, stages=tuple(flags.FLAGS.stages))
-        explain(Options(files=tuple(map(Path, argv[1:])), **values))
+        for name in ("heads", "position"):
+            values[name] = whole_numbers(name, flags.FLAGS[name].value)
+        explain(Options(files=tuple(map(Path, argv[1:])), stages=tuple(flags.FLAGS.stages), **values))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Drew {flags.FLAGS.output}")

@@ -146,7 +146,7 @@ def attention(model: keras.Model, image: np.ndarray, heads: Sequence[int] = ()) 
     return attentions
 
 
-def rollout(attentions: Sequence[Attention], position: tuple[int, int] | None = None) -> np.ndarray:
+def rollout(attentions: Sequence[Attention], position: tuple[int, ...] = ()) -> np.ndarray:
     """Follows attention through all blocks (rollout, Abnar & Zuidema, arXiv:2005.00928).
 
     A block hands on half of what a position had, over its shortcut, and half of what it attended to: 0.5 A + 0.5 I,
@@ -175,7 +175,7 @@ def rollout(attentions: Sequence[Attention], position: tuple[int, int] | None = 
         step = 0.5 * block.scores + 0.5 * np.eye(len(block.scores))
         joined = step @ _pool(grid, block.grid) @ joined
         grid = block.grid
-    seen = joined.mean(axis=0) if position is None else joined[position[0] * last[1] + position[1]]
+    seen = joined.mean(axis=0) if not position else joined[position[0] * last[1] + position[1]]
     return seen.reshape(first)
 
 
