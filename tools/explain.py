@@ -31,17 +31,17 @@ from tools import explanations, model_files
 
 TOP = 5  # classes that are named
 TABLES = 4  # heads whose tables are drawn if none are chosen
-PANEL, DPI = 2.3, 90  # inches of an image or a table, and pixels of an inch
+PANEL, TABLE, DPI = 2.3, 1.9, 90  # inches of an image and of a table, and pixels of an inch
 HEAT = "inferno"
 CAPTION = {"size": 9, "x": 0.01, "ha": "left"}
 TIMES = "\N{MULTIPLICATION SIGN}"
 LONGEST = 26  # characters of a name in a title
-ABOUT_GRAD_CAM = "Grad-CAM, brighter: what the stage found there speaks for the class, whose bar is blue."
+ABOUT_GRAD_CAM = "Grad-CAM, brighter: what the stage found there speaks for the class (of the blue bar)."
 ABOUT_ROLLOUT = (
     "Attention rollout, brighter: {seen} took more from there, through all Transformer blocks, mean of {heads}."
 )
-ABOUT_TABLES = """Learned relative bias: what a head adds to attention by distance alone, whatever the image shows.
-The centre is the position itself; red: it attends more to positions that lie so far away, blue: less."""
+ABOUT_TABLES = """Learned relative bias: what a head adds to its attention to a position by where that lies, whatever the image shows.
+The centre is the position that attends; red: it attends more to what lies so many rows and columns away, blue: less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Options:
     weights: Path | None = None
     labels: Path | None = None
     files: tuple[Path, ...] = ()
-    count: int = 4
+    count: int = 3
     class_name: str = ""
     stages: tuple[str, ...] = ()
     heads: tuple[int, ...] = ()
@@ -245,7 +245,7 @@ def draw(model: keras.Model, names: Sequence[str], explained: Sequence[Explained
     heads = options.heads or tuple(range(min(TABLES, most_heads)))
     columns = 2 + len(options.stages) + bool(blocks)
     upper = PANEL * len(explained) + 1.2
-    lower = PANEL * len(tables) + 1.2 if tables else 0.4
+    lower = TABLE * len(tables) + 1.2 if tables else 0.4
     figure = Figure(
         figsize=(PANEL * max(columns, len(heads) + 1), upper + lower), facecolor="white", layout="constrained"
     )
@@ -282,8 +282,10 @@ def _draw_image(axes: Axes, image: np.ndarray, title: str, lowest: float = 0, hi
 
 
 def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
-    """Bars of the most probable classes, best on top; the explained one, which need not be among them, is blue."""
+    """Bars of the most probable classes, best on top; the explained one is blue, and always among them."""
     best = np.argsort(-one.probabilities, kind="stable")[:TOP]
+    if one.target not in best:
+        best[-1] = one.target
     bars = axes.barh(range(len(best)), one.probabilities[best], color="#c8c8c8")
     for index, bar in zip(best, bars, strict=True):
         words = f"{_short(names[index])}  {one.probabilities[index]:.1%}"
@@ -374,7 +376,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of a finished run.")
     flags.DEFINE_string("weights", None, "A .keras file with a whole model, in place of --workdir.")
     flags.DEFINE_string("labels", None, "File with one class name a line; a run brings its own.")
-    flags.DEFINE_integer("count", 4, "How many held-out images, where no image is named.")
+    flags.DEFINE_integer("count", 3, "How many held-out images, where no image is named.")
     flags.DEFINE_string("class_name", "", "Class that Grad-CAM explains; each image's predicted one by default.")
     flags.DEFINE_list("stages", [], "Stages for Grad-CAM: the last of MBConv blocks and the last of all by default.")
     flags.DEFINE_list("heads", [], "Heads for rollout and tables: the mean of all, and the first few, by default.")

@@ -261,6 +261,20 @@ def test_a_map_of_zeros_is_dark_and_says_why(cttt, images):
     assert not heat.norm(heat.get_array()).any()
 
 
+def test_bars_are_the_best_classes_and_the_explained_one(cttt, images):
+    probabilities = np.array([0.0, 0.4, 0.1, 0.25, 0.04, 0.06, 0.15])
+    for target, expected in ((3, "bdgcf"), (0, "bdgca")):
+        one = explain.Explained("title", images[0], probabilities, target, [], None)
+        (axes,) = (
+            axes for axes in explain.draw(cttt, list("abcdefg"), [one], Options(output=None)).axes if axes.patches
+        )
+        assert [text.get_text()[0] for text in axes.texts] == list(expected)
+        assert axes.texts[1].get_text() == "d  25.0%" and axes.get_title().startswith("predicted: b")
+        np.testing.assert_allclose([bar.get_width() for bar in axes.patches[:4]], [0.4, 0.25, 0.15, 0.1])
+        blue = [bar.get_facecolor()[2] > bar.get_facecolor()[0] for bar in axes.patches]
+        assert blue == [letter == "abcdefg"[target] for letter in expected]
+
+
 def test_offsets_of_the_drawn_table_are_those_of_attention(cttt):
     """The entry at (rows down 1, columns right -2) is the bias towards the position there."""
     bias = cttt.get_layer("s2_block01").attention.relative_bias.bias().numpy().reshape(2, 4, 6, 4, 6)
