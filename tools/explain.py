@@ -40,8 +40,8 @@ ABOUT_GRAD_CAM = "Grad-CAM, brighter: what the stage found there speaks for the 
 ABOUT_ROLLOUT = (
     "Attention rollout, brighter: {seen} took more from there, through all Transformer blocks, mean of {heads}."
 )
-ABOUT_TABLES = """Learned relative bias: what a head adds to its attention to a position by where that lies, whatever the image shows.
-The centre is the position that attends; red: it attends more to what lies so many rows and columns away, blue: less."""
+ABOUT_TABLES = """Learned relative bias: what a head adds to its attention to a place by where that lies, whatever it shows.
+The centre is the place that attends; red: it attends more to what lies so many rows and columns away, blue: less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,9 @@ def explain(options: Options) -> Figure:
     _check_model_has(model, names, options)
 
     recipe = workdir.read_recipe(options.workdir) if options.workdir else None
-    crop = recipe.eval_crop if recipe else "center"  # as export has it
+    crop = "center"  # as export has it for a model without a recipe
+    if recipe is not None:
+        crop = recipe.get("eval_crop", "none")  # the first runs, whose recipes lack it, took the whole image
     # All are decoded before the first is explained, so that one which cannot be read costs no time.
     shown = [
         (title, decode(encoded, name, model.input_shape[1:], crop)) for title, name, encoded in _read(options, recipe)
