@@ -40,7 +40,7 @@ ABOUT_GRAD_CAM = "Grad-CAM, brighter: what the stage found there speaks for the 
 ABOUT_ROLLOUT = (
     "Attention rollout, brighter: {seen} took more from there, through all Transformer blocks, mean of {heads}."
 )
-ABOUT_TABLES = """Learned relative bias: what a head adds to its attention to a place by where that lies, whatever it shows.
+ABOUT_TABLES = """Learned relative bias: what a head adds to attention by relative place, whatever the image shows.
 The centre is the place that attends; red: it attends more to what lies so many rows and columns away, blue: less."""
 
 
