@@ -14,7 +14,6 @@ import dataclasses
 import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from absl import app, flags
 import coatnet_tf
 from experiments import workdir
 from experiments.data import images
+from tools import model_files
 from tools.serving import model_card, runtimes, signatures, warmup
 
 # What Keras exports, and the file it becomes (a folder for the SavedModel).
@@ -87,17 +87,13 @@ def export(options: Options) -> Path:
         ValueError: If the file holds no image classifier, or options or labels do not fit it.
     """
     _check(options)
-    path, class_names, recipe, metrics = _sources(options)
+    path, labels = model_files.find(options.workdir, options.weights, options.labels)
+    recipe, metrics = _history(options.workdir) if options.workdir else (None, None)
     with _new_version(options) as (unfinished, version):
         model = _load(path)
-        classes = model.output_shape[-1]
-        class_names = class_names or [str(index) for index in range(classes)]
-        if len(class_names) != classes:
-            raise ValueError(
-                f"{path} has {classes} classes and there are {len(class_names)} labels; give one for each."
-            )
-        if options.top_k > classes:
-            raise ValueError(f"--top_k={options.top_k} is more than the {classes} classes of {path}.")
+        class_names = model_files.name_classes(model, path, labels)
+        if options.top_k > len(class_names):
+            raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
         model = _prepare(model, path, options)
         crop = recipe["eval_crop"] if recipe else "center"
         _write(model, unfinished, class_names, crop, options)
@@ -121,35 +117,11 @@ def _check(options: Options) -> None:
     for flag in ("image_size", "version", "top_k"):
         if getattr(options, flag) < 0:
             raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")
-    if (options.workdir is None) == (options.weights is None):
-        raise ValueError("Give either --workdir, the folder of a finished run, or --weights, a .keras file.")
 
 
-def _sources(options: Options) -> tuple[Path, list[str], dict[str, Any] | None, dict[str, Any] | None]:
-    """Path of the model, class names, and recipe and last metrics of a run."""
-    recipe = metrics = None
-    class_names: list[str] = []
-    if options.workdir is not None:
-        path = options.workdir / workdir.MODEL
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{options.workdir} holds no {workdir.MODEL}, which training writes at its end; let the run finish "
-                "first (the command that began it resumes it)."
-            )
-        recipe = json.loads((options.workdir / workdir.CONFIG).read_text())
-        metrics = workdir.read_metrics(options.workdir)[-1]
-        class_names = (options.workdir / workdir.CLASSES).read_text().splitlines()
-    else:
-        path = options.weights
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .keras file; export takes a whole model, as keras.Model.save writes it.")
-    if options.labels is not None:
-        if not options.labels.is_file():
-            raise FileNotFoundError(f"There is no file {options.labels}.")
-        class_names = options.labels.read_text().splitlines()
-    return path, class_names, recipe, metrics
+def _history(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Recipe and last metrics of a finished run."""
+    return json.loads((folder / workdir.CONFIG).read_text()), workdir.read_metrics(folder)[-1]
 
 
 @contextlib.contextmanager
@@ -178,10 +150,7 @@ def _new_version(options: Options) -> Iterator[tuple[Path, Path]]:
 
 
 def _load(path: Path) -> keras.Model:
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
+    model = model_files.load(path)
     shape, output_shape = model.input_shape, model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
         raise ValueError(f"{path} does not take square images of 1 or 3 channels, but {shape}; such are served here.")

@@ -1,0 +1,407 @@
+"""What a model looks at: each computation against what is known, the picture, and every refusal."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import coatnet_tf
+from coatnet_tf.config import CoAtNetConfig, StageConfig
+from experiments import workdir
+from experiments.recipes import digits
+from tools import explain, explanations, model_files
+from tools.explain import TIMES, Options
+from tools.explanations import Attention
+
+LAYOUT = {"strides": (2, 2, 2, 2, 1), "head_size": 16, "kernel_initializer": "lecun_normal"}
+
+
+@pytest.fixture(scope="module")
+def cttt():
+    """A C-T-T-T model for images of 32 x 48; S3 halves the grid of 4 x 6 again, and has two blocks."""
+    keras.utils.set_random_seed(0)
+    config = coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **LAYOUT)
+    return coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=7)
+
+
+@pytest.fixture(scope="module")
+def cttt_file(cttt, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "cttt.keras"
+    cttt.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo_file(tmp_path_factory):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype="uint8")
+    path = tmp_path_factory.mktemp("images") / "photo.jpg"
+    Image.fromarray(pixels).resize((80, 60), Image.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def image(images):
+    return images[0]
+
+
+def shown_in(figure):
+    """Title and pictures of every panel that has one."""
+    return {axes.get_title(): axes.images for axes in figure.axes if axes.images}
+
+
+def texts_of(figure):
+    return " ".join(part.get_suptitle() for part in figure.subfigs)
+
+
+@pytest.mark.parametrize("stage", ["s1", "s3", "s4"])
+def test_grad_cam_weighs_channels_by_finite_differences_of_the_logit(stage, cttt, image):
+    block = explanations.stages_of(cttt)[stage][-1]
+    until = keras.Model(cttt.input, block.output)
+    tail = keras.Model(block.output, cttt.layers[-1].input)
+    kernel = cttt.layers[-1].kernel.numpy()
+    feature = until(image[None]).numpy()
+    _, rows, columns, channels = feature.shape
+
+    # One more of a channel everywhere changes the logit by the sum of its gradient.
+    step = 1e-2 * np.eye(channels, dtype="float32")[:, None, None, :]
+    above, below = (tail(feature + change).numpy() @ kernel for change in (step, -step))
+    weights = (above - below) / (2e-2 * rows * columns)  # [channels, classes]
+    expected = np.maximum(feature[0] @ weights, 0)
+
+    found = []
+    for target in range(7):
+        probabilities, (of_class,) = explanations.predict_and_grad_cam(cttt, image, [stage], target)
+        found.append(of_class)
+        np.testing.assert_allclose(probabilities, cttt.predict(image[None], verbose=0)[0], rtol=1e-4)
+    assert expected.max() > 0 and np.shape(found) == (7, rows, columns)
+    np.testing.assert_allclose(np.stack(found, axis=-1), expected, atol=0.01 * expected.max())
+
+
+def test_grad_cam_is_of_the_logit_whatever_the_activation(cttt, image):
+    """A saturated softmax has no gradient, its logit has; and the predicted class is the default."""
+    maps = {}
+    for activation in (None, "softmax", "sigmoid"):
+        model = coatnet_tf.CoAtNet(
+            config_of(cttt), input_shape=(32, 48, 3), classes=7, classifier_activation=activation
+        )
+        model.set_weights(cttt.get_weights())
+        model.layers[-1].bias.assign(100 * np.eye(7)[3])
+        model.trainable = False  # gradients are of the feature map, not of weights
+        probabilities, (maps[activation],) = explanations.predict_and_grad_cam(model, image, ["s4"])
+        assert probabilities.argmax() == 3 and probabilities.max() == pytest.approx(1.0)
+    assert maps[None].max() > 0
+    np.testing.assert_array_equal(maps["softmax"], maps[None])
+    np.testing.assert_array_equal(maps["sigmoid"], maps[None])
+
+
+def config_of(model):
+    assert model.name == "cttt"
+    return coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **LAYOUT)
+
+
+def test_models_that_want_their_images_rescaled_get_them_so(cttt, image):
+    bare = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=7, include_preprocessing=False)
+    bare.set_weights(cttt.get_weights())
+    for found, expected in zip(
+        explanations.predict_and_grad_cam(bare, image, ["s4"]),
+        explanations.predict_and_grad_cam(cttt, image, ["s4"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    for found, expected in zip(explanations.attention(bare, image), explanations.attention(cttt, image), strict=True):
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+
+
+def test_attention_is_what_the_blocks_compute(cttt, image):
+    attentions = explanations.attention(cttt, image)
+    assert [block.grid for block in attentions] == [(4, 6), (2, 3), (2, 3), (2, 3)]
+    narrow = explanations.transformers_of(cttt)[:-1]  # of two heads; the last block has three
+    by_head = [explanations.attention(cttt, image, [head]) for head in (0, 1)]
+    for index, (block, found) in enumerate(zip(narrow, attentions, strict=False)):
+        assert found.scores.shape == (found.grid[0] * found.grid[1],) * 2
+        np.testing.assert_allclose(found.scores.sum(axis=1), 1, rtol=1e-5)
+        # The block's output again, by hand from the scores of each head.
+        x = keras.Model(cttt.input, block.input)(image[None])
+        attended = block.attention_norm(x)
+        attended = block.pool(attended) if block.pool else attended
+        heads = [of_head[index].scores for of_head in by_head[: block.attention.num_heads]]
+        np.testing.assert_allclose(np.mean(heads, axis=0), found.scores, rtol=1e-5)
+        values = block.attention.value(attended.numpy().reshape(-1, attended.shape[-1])).numpy()
+        mixed = np.concatenate(
+            [scores @ part for scores, part in zip(heads, np.split(values, len(heads), axis=1), strict=True)], axis=1
+        )
+        residual = block.attention.out(mixed).numpy().reshape(1, *found.grid, -1)
+        x = block.shortcut(x) + residual
+        x = x + block.ffn(block.ffn_norm(x))
+        expected = keras.Model(cttt.input, block.output)(image[None])
+        np.testing.assert_allclose(x, expected, atol=1e-5)
+
+
+def test_rollout_of_two_blocks_by_hand():
+    first = Attention((1, 2), np.array([[0.0, 1.0], [0.5, 0.5]]))  # with the shortcut [[1/2, 1/2], [1/4, 3/4]]
+    second = Attention((1, 2), np.array([[1.0, 0.0], [1.0, 0.0]]))  # [[1, 0], [1/2, 1/2]]
+    joined = [[0.5, 0.5], [0.375, 0.625]]
+    for column in (0, 1):
+        found = explanations.rollout([first, second], (0, column))
+        np.testing.assert_allclose(found, [joined[column]])
+    np.testing.assert_allclose(explanations.rollout([first, second]), [np.mean(joined, axis=0)])
+
+
+def test_rollout_goes_on_through_the_pool_to_the_finer_grid():
+    fine = Attention((2, 4), np.eye(8))  # every position keeps to itself
+    coarse = Attention((1, 2), np.array([[0.0, 1.0], [0.0, 1.0]]))
+    # The left position keeps half of the 2 x 2 that were pooled to it, and takes half from the right one.
+    np.testing.assert_allclose(explanations.rollout([fine, coarse], (0, 0)), np.full((2, 4), 1 / 8))
+    right = [[0, 0, 1 / 4, 1 / 4]] * 2
+    np.testing.assert_allclose(explanations.rollout([fine, coarse], (0, 1)), right)
+
+
+def test_rollout_without_mixing_stays_where_it_is():
+    attentions = [Attention((2, 3), np.eye(6))] * 4
+    for row, column in np.ndindex(2, 3):
+        expected = np.zeros((2, 3))
+        expected[row, column] = 1
+        np.testing.assert_array_equal(explanations.rollout(attentions, (row, column)), expected)
+
+
+def test_rollout_of_a_model_hands_out_whole_shares(cttt, image):
+    attentions = explanations.attention(cttt, image)
+    seen = [explanations.rollout(attentions, position) for position in np.ndindex(2, 3)]
+    for share in seen:
+        assert share.shape == (4, 6) and share.min() > 0
+        assert share.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(explanations.rollout(attentions), np.mean(seen, axis=0))
+    # The residual keeps most of each position where it is.
+    assert [np.argmax(share.reshape(2, 2, 3, 2).sum(axis=(1, 3))) for share in seen] == list(range(6))
+
+
+def test_tables_are_those_of_the_first_and_last_block_of_each_stage(cttt):
+    tables = explanations.bias_tables(cttt)
+    assert list(tables) == ["s2_block01", "s3_block01", "s3_block02", "s4_block01"]
+    for name, table in tables.items():
+        np.testing.assert_array_equal(table, cttt.get_layer(name).attention.relative_bias.table.numpy())
+
+
+def test_mixed_stages_and_other_layouts_have_their_stages():
+    stages = (
+        StageConfig("s1", "mbconv", 1, 8),
+        StageConfig("s2", "mbconv", 1, 8),
+        StageConfig("s3", "mbconv", 1, 16),
+        StageConfig("s3", "transformer", 3, 32, stride=1),
+        StageConfig("s4", "transformer", 1, 32, stride=1),
+    )
+    mixed = coatnet_tf.CoAtNet(CoAtNetConfig("mixed", 1, 8, stages, head_size=16), input_shape=(32, 32, 3), classes=2)
+    assert {name: len(blocks) for name, blocks in explanations.stages_of(mixed).items()} == {
+        "s1": 1,
+        "s2": 1,
+        "s3": 4,
+        "s4": 1,
+    }
+    assert explanations.default_stages(mixed) == ["s2", "s4"]
+    assert list(explanations.bias_tables(mixed)) == ["s3_block02", "s3_block04", "s4_block01"]
+    for layout, expected in (("CC", ["s2"]), ("TT", ["s2"]), ("CT", ["s1", "s2"])):
+        config = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 16), layout, head_size=16)
+        model = coatnet_tf.CoAtNet(config, input_shape=(16, 16, 3), classes=2)
+        assert explanations.default_stages(model) == expected
+
+
+def test_picture_of_an_image_that_is_not_square(cttt, cttt_file, photo_file, tmp_path):
+    output = tmp_path / "new" / "explained.png"
+    labels = tmp_path / "labels.txt"
+    labels.write_text("ant\nbee\ncat\ndog\neel\nfox\ngnu\n")
+    figure = explain.explain(
+        Options(
+            output=output,
+            weights=cttt_file,
+            labels=labels,
+            files=(photo_file,),
+            class_name="dog",
+            stages=("s1", "s3"),
+            heads=(1,),
+            position=(1, 2),
+        )
+    )
+    assert Image.open(output).size[0] > 500
+    shown = shown_in(figure)
+    image = shown["photo.jpg"][0].get_array()
+    assert image.shape == (32, 48, 3)
+    _, maps = explanations.predict_and_grad_cam(cttt, image, ["s1", "s3"], target=3)
+    for title, found in ((f"S1 (8 {TIMES} 12)", maps[0]), (f"S3 (2 {TIMES} 3)", maps[1])):
+        heat = shown[f"Grad-CAM of {title}\nfor dog"][1].get_array()
+        rows, columns = found.shape
+        by_cell = heat.reshape(rows, 32 // rows, columns, 48 // columns).mean(axis=(1, 3))
+        assert by_cell.argmax() == found.argmax()
+        assert np.corrcoef(by_cell.ravel(), found.ravel())[0, 1] > 0.9
+
+    share = 24 * explanations.rollout(explanations.attention(cttt, image, [1]), (1, 2))
+    (title,) = (title for title in shown if title.startswith(f"Attention rollout (4 {TIMES} 6)"))
+    assert title.endswith(f"{share.min():.1f} to {share.max():.1f} times an equal share")
+    (axes,) = (axes for axes in figure.axes if axes.get_title() == title)
+    assert axes.patches[0].get_bbox().bounds == (31.5, 15.5, 16, 16)  # the last of 2 x 3 cells
+    assert "the framed position took more from there" in texts_of(figure) and "heads 1." in texts_of(figure)
+
+    for name in ("s2_block01", "s3_block01", "s3_block02", "s4_block01"):
+        table = cttt.get_layer(name).attention.relative_bias.table.numpy()[1]
+        (drawn,) = shown[f"{name}, head 1"]
+        np.testing.assert_array_equal(drawn.get_array(), table)
+        assert drawn.norm.vcenter == 0 and drawn.norm.vmax == -drawn.norm.vmin
+        # Each entry stands at its offset: rows downwards, columns to the right, 0 in the middle.
+        height, width = table.shape
+        assert tuple(drawn.get_extent()) == (-width / 2, width / 2, height / 2, -height / 2)
+
+
+def test_a_map_of_zeros_is_dark_and_says_why(cttt, images):
+    blank = explain.Explained("title", images[0], np.eye(7)[0], 0, [np.zeros((2, 3), "float32")], None)
+    figure = explain.draw(cttt, list("abcdefg"), [blank], Options(output=None, stages=("s4",)))
+    _, heat = shown_in(figure)[f"Grad-CAM of S4 (2 {TIMES} 3)\nfor a: nothing speaks for it"]
+    assert not heat.norm(heat.get_array()).any()
+
+
+def test_bars_are_the_best_classes_and_the_explained_one(cttt, images):
+    probabilities = np.array([0.0, 0.4, 0.1, 0.25, 0.04, 0.06, 0.15])
+    for target, expected in ((3, "bdgcf"), (0, "bdgca")):
+        one = explain.Explained("title", images[0], probabilities, target, [], None)
+        (axes,) = (
+            axes for axes in explain.draw(cttt, list("abcdefg"), [one], Options(output=None)).axes if axes.patches
+        )
+        assert [text.get_text()[0] for text in axes.texts] == list(expected)
+        assert axes.texts[1].get_text() == "d  25.0%" and axes.get_title().startswith("predicted: b")
+        np.testing.assert_allclose([bar.get_width() for bar in axes.patches[:4]], [0.4, 0.25, 0.15, 0.1])
+        blue = [bar.get_facecolor()[2] > bar.get_facecolor()[0] for bar in axes.patches]
+        assert blue == [letter == "abcdefg"[target] for letter in expected]
+
+
+def test_offsets_of_the_drawn_table_are_those_of_attention(cttt):
+    """The entry at (rows down 1, columns right -2) is the bias towards the position there."""
+    bias = cttt.get_layer("s2_block01").attention.relative_bias.bias().numpy().reshape(2, 4, 6, 4, 6)
+    table = explanations.bias_tables(cttt)["s2_block01"]
+    assert bias[1, 2, 3, 2 + 1, 3 - 2] == table[1, 4 - 1 + 1, 6 - 1 - 2]
+
+
+def test_heads_without_being_asked_for(cttt_file, photo_file, tmp_path):
+    """The mean of all for rollout, and tables of the blocks that have the head."""
+    figure = explain.explain(Options(output=tmp_path / "a.png", weights=cttt_file, files=(photo_file,) * 2))
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles.count("photo.jpg") == 2
+    assert [title for title in titles if "head 2" in title] == ["s4_block01, head 2"]
+    assert sum("head 0" in title for title in titles) == 4
+    assert "mean of all heads" in texts_of(figure) and "--heads" not in texts_of(figure)
+    assert any(title.startswith("Grad-CAM of S1") for title in titles)
+
+
+@pytest.mark.parametrize(
+    "layout, relative, words",
+    [("C-T", False, "relative_attention=False"), ("C-C", True, "no Transformer block")],
+)
+def test_models_without_tables_say_so(layout, relative, words, photo_file, tmp_path):
+    config = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 16), layout, head_size=16, relative_attention=relative)
+    path = tmp_path / "model.keras"
+    coatnet_tf.CoAtNet(config, input_shape=(16, 16, 1), classes=2).save(path)
+    options = Options(output=tmp_path / "a.png", weights=path, files=(photo_file,))
+    figure = explain.explain(options)
+    assert f"no table of relative attention: {words}" in texts_of(figure)
+    rollouts = [title for title in shown_in(figure) if title.startswith("Attention rollout")]
+    assert len(rollouts) == ("T" in layout)
+    if layout == "C-C":
+        with pytest.raises(ValueError, match="has no Transformer block, and so no --heads"):
+            explain.explain(Options(**{**vars(options), "heads": (0,)}))
+
+
+def test_square_models_take_the_central_square_as_serving_does(photo_file):
+    whole, center = (
+        explain.decode(photo_file.read_bytes(), "photo", (32, 32, 3), crop).astype(int) for crop in ("none", "center")
+    )
+    assert whole.shape == center.shape == (32, 32, 3)
+    assert np.abs(whole - center).max() > 20
+    stretched = explain.decode(photo_file.read_bytes(), "photo", (60, 80, 3), "center").astype(int)
+    pixels = np.asarray(Image.open(photo_file)).astype(int)
+    assert np.abs(stretched - pixels).mean() < 3
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """What a finished run of the digits leaves, with a model that was not trained."""
+    folder = tmp_path_factory.mktemp("run")
+    config = digits.get_config()
+    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
+    (folder / workdir.CONFIG).write_text(config.to_json())
+    (folder / workdir.CLASSES).write_text("".join(f"{digit}\n" for digit in range(10)))
+    small = coatnet_tf.make_config("digits", (1, 1, 1), (8, 16, 32), "C-T", strides=(1, 2, 2))
+    coatnet_tf.CoAtNet(small, input_shape=(16, 16, 1), classes=10).save(folder / workdir.MODEL)
+    return folder
+
+
+def test_held_out_images_of_a_run(run_folder, tmp_path):
+    figure = explain.explain(Options(output=tmp_path / "a.png", workdir=run_folder, count=3))
+    titles = [title for title in shown_in(figure) if title.startswith("held-out image")]
+    assert [title.splitlines()[0].split()[-1] for title in titles] == ["0", "179", "358"]
+    assert all(title.splitlines()[1].removeprefix("true: ") in "0123456789" for title in titles)
+
+
+def test_the_readmes_command(cttt_file, photo_file, tmp_path):
+    output = tmp_path / "explained.png"
+    command = [sys.executable, "-m", "tools.explain", f"--weights={cttt_file}", f"--output={output}"]
+    command += ["--heads=0,1", "--position=1,2", "--stages=s1,s4", str(photo_file)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"Drew {output}\n"
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_files, "load", lambda path: cttt)  # loading is tested, and takes time
+
+    def refused(error, message, **changes):
+        output = tmp_path / "out" / "a.png"
+        given = {"output": output, "weights": cttt_file, "files": (photo_file,), **changes}
+        with pytest.raises(error, match=message):
+            explain.explain(Options(**given))
+        assert not output.exists()
+
+    def refused_model(message, model):
+        monkeypatch.setattr(model_files, "load", lambda path: model)
+        refused(ValueError, message)
+
+    refused(ValueError, "Give either --workdir", weights=None)
+    refused(FileNotFoundError, "holds no model.keras", weights=None, workdir=tmp_path)
+    refused(FileNotFoundError, "no file .*missing.keras", weights=tmp_path / "missing.keras")
+    refused(ValueError, "photo.jpg is no .keras file", weights=photo_file)
+    refused(ValueError, "has 7 classes and there are 1 labels", labels=one_line(tmp_path))
+    refused(ValueError, "Name at least one image, or give --workdir", files=())
+    refused(FileNotFoundError, "no image .*missing.png", files=(photo_file, tmp_path / "missing.png"))
+    refused(ValueError, "one_line.txt cannot be read; an undamaged JPEG", files=(one_line(tmp_path),))
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(photo_file.read_bytes()[:200])
+    refused(ValueError, "cut.jpg cannot be read; an undamaged JPEG", files=(cut,))
+    refused(ValueError, "--count must be at least 1; got 0", weights=None, workdir=run_folder, files=(), count=0)
+    with pytest.raises(ValueError, match="is a folder; give the name of a PNG file"):
+        explain.explain(Options(output=tmp_path, weights=cttt_file, files=(photo_file,)))
+    refused(PermissionError, "cannot be written", output=photo_file / "a.png")
+
+    refused(ValueError, "no class 'x'; cttt has 7: 0, 1, 2, 3, 4, 5, 6", class_name="x")
+    refused(ValueError, "no stage 's9'; those of cttt are s1, s2, s3, s4", stages=("s1", "s9"))
+    refused(ValueError, "no head 2 in s2_block01, whose heads are 0 to 1", heads=(0, 2))
+    refused(ValueError, "no head -1 in s2_block01", heads=(-1,))
+    refused(ValueError, "--position takes a row and a column, such as 3,0; got \\(1,\\)", position=(1,))
+    with pytest.raises(ValueError, match="--heads takes whole numbers separated by commas, such as 0,3; got 0,x"):
+        explain.whole_numbers("heads", ["0", "x"])
+    refused(ValueError, "--position=2,0 is outside the grid of s4_block01, 2 rows and 3 columns", position=(2, 0))
+    refused(ValueError, "--position=0,-1 is outside", position=(0, -1))
+
+    refused_model("is folded, .* explain the model it came from", coatnet_tf.fold_for_inference(cttt))
+    flat = keras.Input((8,))
+    refused_model("has no block of CoAtNet", keras.Model(flat, keras.layers.Dense(2)(flat)))
+    config = coatnet_tf.make_config("small", (1, 1), (8, 16), "C")
+    refused_model("no score a class", coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3)))
+    refused_model("1 or 3 channels is expected", coatnet_tf.CoAtNet(config, input_shape=(16, 16, 2), classes=2))
+
+
+def one_line(folder):
+    path = folder / "one_line.txt"
+    path.write_text("ant\n")
+    return path
