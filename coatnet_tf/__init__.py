@@ -1,6 +1,7 @@
 """CoAtNet (Dai et al., NeurIPS 2021, arXiv:2106.04803) for Keras 3."""
 
 from coatnet_tf import layers
+from coatnet_tf.backbone import CoAtNetBackbone
 from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
 from coatnet_tf.cost import Cost, CostReport, profile
 from coatnet_tf.family import FAMILY, RELATIVES, get_config
@@ -36,6 +37,7 @@ __all__ = [
     "CoAtNet5",
     "CoAtNet6",
     "CoAtNet7",
+    "CoAtNetBackbone",
     "CoAtNetConfig",
     "Cost",
     "CostReport",

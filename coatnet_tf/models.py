@@ -47,6 +47,7 @@ def CoAtNet(
             Dense. Without it the output is the last feature map, `[batch, H / 32, W / 32, width]`.
         weights: `None` for random initialisation, the path of a `.weights.h5` or `.keras` file, or a name that
             `list_weights` lists, if the configuration is that of the name (`from_pretrained` finds it for you).
+            Without the top the head in the file is left aside.
         input_tensor: Keras tensor to use as input, in place of a new `keras.Input`.
         input_shape: `(height, width, channels)`, channels last; `(224, 224, 3)` by default. Height and
             width fix the size of the bias tables and are divisible by the total stride (32).
@@ -111,7 +112,7 @@ def CoAtNet(
         source = find_source(os.fspath(weights))
         report(load_pretrained(model, config, source, source.read()), source.name)
     elif weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, reset_head=not include_top)
     return model
 
 

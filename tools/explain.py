@@ -110,7 +110,7 @@ def explain(options: Options) -> Figure:
     recipe = workdir.read_recipe(options.workdir) if options.workdir else None
     crop = "center"  # as export has it for a model without a recipe
     if recipe is not None:
-        crop = recipe.get("eval_crop", "none")  # the first runs, whose recipes lack it, took the whole image
+        crop = recipe.eval_crop
     # All are decoded before the first is explained, so that one which cannot be read costs no time.
     shown = [
         (title, decode(encoded, name, model.input_shape[1:], crop)) for title, name, encoded in _read(options, recipe)

@@ -200,5 +200,5 @@ def bias_tables(model: keras.Model) -> dict[str, np.ndarray]:
     for blocks in stages_of(model).values():
         of_stage = [block for block in blocks if isinstance(block, TransformerBlock) and block.relative]
         for block in of_stage[:1] + of_stage[1:][-1:]:
-            tables[block.name] = keras.ops.convert_to_numpy(block.attention.relative_bias.table)
+            tables[block.name] = keras.ops.convert_to_numpy(block.attention.relative_bias.positional_table())
     return tables

@@ -20,7 +20,8 @@ import numpy as np
 
 # State of random number generators is no weight; models with and without dropout differ in it.
 _SEED_GENERATOR = "seed_generator"
-_HEAD = "predictions#"
+_CLASSIFIER = "predictions#"
+_HEAD = ("head_norm#", "head_hidden#", _CLASSIFIER)
 _NAMED_AT_MOST = 5
 
 
@@ -31,15 +32,21 @@ class Loaded:
     Args:
         resized: Bias tables that were resized, with both shapes.
         reset: Weights of the head that kept their new initial values.
+        left_aside: Weights of the file's head, which the model does not have.
     """
 
     resized: tuple[str, ...] = ()
     reset: tuple[str, ...] = ()
+    left_aside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [
             f"{what}: {enumerate_names(which)}"
-            for what, which in (("bias tables resized", self.resized), ("begun anew", self.reset))
+            for what, which in (
+                ("bias tables resized", self.resized),
+                ("begun anew", self.reset),
+                ("left aside", self.left_aside),
+            )
             if which
         ]
         return "; ".join(parts) or "all as they were"
@@ -55,10 +62,11 @@ def load_weights(
         path: `.weights.h5` (from `Model.save_weights`) or `.keras` (from `Model.save`) of the same
             architecture. Layers are matched by name.
         resize: Whether to resize relative position bias tables, for another input size than the file's.
-        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes.
+        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes. In a model
+            without the top the whole head in the file is left aside.
 
     Returns:
-        A `Loaded`, which names what was resized and reset; it prints as one line.
+        A `Loaded`, which names what was resized, reset and left aside; it prints as one line.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -80,10 +88,12 @@ def load_weights(
     with _open(path) as file:
         stored = dict(_stored_weights(file))
         wanted = dict(_model_weights(model))
-        reset, resized = [], []
+        reset, resized, left_aside = [], [], []
         if reset_head:
-            reset = [variable.path for name, variable in wanted.items() if name.startswith(_HEAD)]
-            stored, wanted = ({n: x for n, x in which.items() if not n.startswith(_HEAD)} for which in (stored, wanted))
+            reset = [variable.path for name, variable in wanted.items() if name.startswith(_CLASSIFIER)]
+            head = _CLASSIFIER if reset else _HEAD
+            left_aside = [] if reset else [name for name in stored if name.startswith(head)]
+            stored, wanted = ({n: x for n, x in which.items() if not n.startswith(head)} for which in (stored, wanted))
         values: dict[str, Any] = {}
         for name, variable in wanted.items():
             if resize and name in stored and _is_other_table(variable, stored[name]):
@@ -92,7 +102,7 @@ def load_weights(
         _refuse_misfits(path, wanted, {**stored, **values})
         for name, variable in wanted.items():
             variable.assign(values[name] if name in values else stored[name][()])
-    return Loaded(tuple(resized), tuple(reset))
+    return Loaded(tuple(resized), tuple(reset), tuple(left_aside))
 
 
 def resize_table(table: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
