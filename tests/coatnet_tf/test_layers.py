@@ -163,7 +163,7 @@ def test_stochastic_depth_drops_whole_images_at_its_rate_and_keeps_the_mean():
         (lambda: layers.MBConv(8, downsampling="pool"), "downsampling must be one of expand_conv, depthwise_conv"),
         (lambda: layers.MBConv(8, norm="group"), "norm must be one of batch_norm, sync_batch_norm, layer_norm"),
         (lambda: layers.MBConv(8, drop_path_rate=1.0), "rate must be at least 0 and below 1"),
-        (lambda: layers.RelativeSelfAttention(20, head_size=8), "head_size must divide filters"),
+        (lambda: layers.RelativeSelfAttention(20, head_size=8), "head_size must divide the width of q, k and v"),
         (lambda: layers.RelativePositionBias((2, 2), 1, "scatter"), "reindexing must be one of gather, einsum"),
         (lambda: layers.MBConv(8, 2).build((None, 7, 8, 4)), "height is odd \\(7\\)"),
         (lambda: layers.TransformerBlock(32, 2).build((None, 8, 9, 4)), "width is odd \\(9\\)"),
