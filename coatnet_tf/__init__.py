@@ -3,7 +3,7 @@
 from coatnet_tf import layers
 from coatnet_tf.backbone import CoAtNetBackbone
 from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
-from coatnet_tf.cost import Cost, CostReport, profile
+from coatnet_tf.cost import Cost, CostReport, profile, profile_layers
 from coatnet_tf.family import FAMILY, RELATIVES, get_config
 from coatnet_tf.inference import fold_for_inference
 from coatnet_tf.models import (
@@ -54,4 +54,5 @@ __all__ = [
     "make_config",
     "preprocess_input",
     "profile",
+    "profile_layers",
 ]

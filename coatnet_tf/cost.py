@@ -45,6 +45,7 @@ class Cost:
             and not in `macs`.
         largest_activation: Elements of the largest tensor that a layer or an activation function returns.
         total_activations: Elements of all of them together.
+        activated: Elements that an activation function returns; they are part of `total_activations`.
     """
 
     params: int = 0
@@ -53,6 +54,7 @@ class Cost:
     index_macs: int = 0
     largest_activation: int = 0
     total_activations: int = 0
+    activated: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Cost)}
@@ -140,12 +142,38 @@ def profile(
     return _profile_chain(config.name, layers, shape)
 
 
-def _profile_chain(name: str, layers: list[keras.Layer], input_shape: Shape) -> CostReport:
-    stages: dict[str, Cost] = {}
-    shape = input_shape
+def profile_layers(
+    config: CoAtNetConfig, input_shape: tuple[int, int, int], classes: int = 1000
+) -> list[tuple[str, Cost, Shape]]:
+    """Costs of a configuration layer by layer, a block being one layer.
+
+    Args:
+        config: The configuration.
+        input_shape: `(height, width, channels)`.
+        classes: Number of classes.
+
+    Returns:
+        Name, cost and shape of the output of each layer, in order.
+
+    Raises:
+        ValueError: If the input cannot be halved by every stage.
+    """
+    check_input_shape(config, input_shape)
+    return _layer_costs(feature_layers(config) + head_layers(config, classes, "softmax"), input_shape)
+
+
+def _layer_costs(layers: list[keras.Layer], shape: Shape) -> list[tuple[str, Cost, Shape]]:
+    costs = []
     for layer in layers:
         cost, shape = _cost(layer, shape)
-        stage = "head" if layer.name == "predictions" else layer.name.split("_")[0]
+        costs.append((layer.name, cost, shape))
+    return costs
+
+
+def _profile_chain(name: str, layers: list[keras.Layer], input_shape: Shape) -> CostReport:
+    stages: dict[str, Cost] = {}
+    for layer_name, cost, _ in _layer_costs(layers, input_shape):
+        stage = "head" if layer_name == "predictions" else layer_name.split("_")[0]
         if cost.total_activations or cost.params:
             stages[stage] = stages.get(stage, Cost()) + cost
     total = sum(stages.values(), Cost())
@@ -181,7 +209,7 @@ def _chain(layers: list[Any], shape: Shape) -> tuple[Cost, Shape]:
 
 def _activated(cost: Cost, shape: Shape) -> Cost:
     """Adds the output of an activation function."""
-    return cost + _tensor(shape)
+    return cost + _tensor(shape, activated=math.prod(shape))
 
 
 @_cost.register(keras.layers.InputLayer)
@@ -194,7 +222,7 @@ def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
 
 @_cost.register
 def _(layer: keras.layers.Activation, shape: Shape) -> tuple[Cost, Shape]:
-    return _tensor(shape), shape
+    return _activated(Cost(), shape), shape
 
 
 @_cost.register

@@ -48,3 +48,6 @@ RESULTS = (
     Result("coatnet-6", 512, "expand_conv", 1470, 1521, {"JFT": 90.45}),
     Result("coatnet-7", 512, "expand_conv", 2440, 2586, {"JFT": 90.88}),
 )
+
+# TPUv3-core-days of pre-training (Table 5), at 224: -3 (dagger), -4, -5 for 14 epochs of JFT-300M, -6 and -7 on JFT-3B.
+CORE_DAYS = {"coatnet-3": 580, "coatnet-4": 950, "coatnet-5": 1820, "coatnet-6": 6600, "coatnet-7": 20_100}

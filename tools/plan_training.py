@@ -1,0 +1,315 @@
+"""Plans a training run on accelerators before any is rented: memory, batch, steps, time, input rate, cost.
+
+    python -m tools.plan_training --config=experiments/recipes/jft_pretrain.py:coatnet5 --accelerator=tpu_v3 --chips=512
+    python -m tools.plan_training --accelerator=tpu_v3 --chips=4      # which of the family fits, at 224, data-parallel
+
+Utilisation is the share of an accelerator's bfloat16 peak that training reaches. The defaults are what the paper's
+TPUv3-core-days come to (`docs/planning.md`), one for heads of 32 and one for larger heads; that other accelerators
+reach the same share is an assumption, and `--utilisation` replaces it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+import coatnet_tf
+from experiments.trainer import make_model_config
+from tools.published import CORE_DAYS
+
+GIB = 2**30
+SECONDS_A_DAY = 86_400
+# 18.4 and 22.8 TFLOP/s of a TPUv3 core's 61.5: what the core-days of CoAtNet-3 and -4 (heads of 32), and of -5 come to.
+UTILISATION_OF_HEADS_32 = 18.4 / 61.5
+UTILISATION_OF_LARGER_HEADS = 22.8 / 61.5
+FORWARD_PASSES_A_STEP = 3  # the backward pass costs two
+TRAINING_IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 12_720_275, "jft": 300_000_000}
+JFT_3B = 3_000_000_000
+_RESERVED = 0.9  # of the memory; the rest is the program's, and what its allocator cannot use
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """A chip as its maker describes it.
+
+    Args:
+        devices: Devices of a chip that hold a model each.
+        tflops: Peak of a device in bfloat16, 1e12 FLOP/s, dense; a multiply-accumulate is two.
+        gib: Memory of a device.
+    """
+
+    devices: int
+    tflops: float
+    gib: float
+
+
+ACCELERATORS = {
+    "tpu_v3": Accelerator(devices=2, tflops=61.5, gib=16),
+    "tpu_v4": Accelerator(devices=1, tflops=275, gib=32),
+    "tpu_v5e": Accelerator(devices=1, tflops=197, gib=16),
+    "tpu_v5p": Accelerator(devices=1, tflops=459, gib=95),
+    "tpu_v6e": Accelerator(devices=1, tflops=918, gib=32),
+    "h100": Accelerator(devices=1, tflops=989, gib=80),
+    "h200": Accelerator(devices=1, tflops=989, gib=141),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What training a model holds on each device, in bytes.
+
+    Args:
+        weights: Weights in float32, BatchNorm's averages included.
+        gradients: Gradients in float32.
+        moments: AdamW's two moments in float32.
+        averages: Averaged weights; 0 without.
+        cast: Weights in the dtype of the computation, if that is another.
+        image: Activations kept for the backward pass, for one image.
+        image_rematerialised: The same when only the blocks' inputs are kept, and the inner activations of one.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    averages: int
+    cast: int
+    image: int
+    image_rematerialised: int
+
+    @property
+    def states(self) -> int:
+        """All that does not grow with the batch."""
+        return self.weights + self.gradients + self.moments + self.averages + self.cast
+
+    def largest_batch(self, device_bytes: float, rematerialise: bool) -> int:
+        """Images that fit on a device; 0 if not one does."""
+        image = self.image_rematerialised if rematerialise else self.image
+        return max(0, int((_RESERVED * device_bytes - self.states) / image))
+
+
+def count_memory(
+    config: coatnet_tf.CoAtNetConfig,
+    image_size: int,
+    half: bool = True,
+    averaged: bool = False,
+    fused: bool = True,
+    classes: int = 1000,
+) -> Memory:
+    """Counts what training holds.
+
+    Args:
+        config: The model.
+        image_size: Height and width.
+        half: Whether activations are bfloat16 (`mixed_bfloat16`), rather than float32.
+        averaged: Whether averaged weights are kept (`ema_decay`).
+        fused: Whether a compiler recomputes the three inner values of each GELU, as XLA does; TensorFlow's kernels keep
+            them for the backward pass, which is how the count was checked against measured steps.
+        classes: Number of classes.
+
+    Returns:
+        A `Memory`. Attention's logits and probabilities are counted as the other activations are.
+    """
+    layers = coatnet_tf.profile_layers(config, (image_size, image_size, 3), classes)
+    trained = sum(cost.params for _, cost, _ in layers)
+    weights = 4 * (trained + sum(cost.non_trainable_params for _, cost, _ in layers))
+    size = 2 if half else 4
+    kept = [cost.total_activations + (0 if fused else 3 * cost.activated) for _, cost, _ in layers]
+    outputs = sum(math.prod(shape) for _, _, shape in layers)
+    return Memory(
+        weights=weights,
+        gradients=4 * trained,
+        moments=8 * trained,
+        averages=4 * trained if averaged else 0,
+        cast=2 * trained if half else 0,
+        image=size * sum(kept),
+        image_rematerialised=size * (outputs + max(kept)),
+    )
+
+
+def utilisation_of(config: coatnet_tf.CoAtNetConfig) -> float:
+    """The share of the peak that a model reaches, by the paper's core-days."""
+    return UTILISATION_OF_HEADS_32 if config.head_size <= 32 else UTILISATION_OF_LARGER_HEADS
+
+
+def training_flops(config: coatnet_tf.CoAtNetConfig, image_size: int, rematerialise: bool = False) -> float:
+    """FLOPs of training on one image, two for a multiply-accumulate; recomputing costs one more forward pass."""
+    macs = coatnet_tf.profile(config, (image_size, image_size, 3)).macs
+    return 2.0 * macs * (FORWARD_PASSES_A_STEP + (1 if rematerialise else 0))
+
+
+def core_days(config: coatnet_tf.CoAtNetConfig, images: float) -> float:
+    """TPUv3-core-days of training at 224 on a number of images, all epochs together."""
+    seconds = training_flops(config, 224) * images / (utilisation_of(config) * ACCELERATORS["tpu_v3"].tflops * 1e12)
+    return seconds / SECONDS_A_DAY
+
+
+def implied_epochs(model: str) -> float:
+    """Epochs on JFT-3B that the published core-days of CoAtNet-6 or -7 come to."""
+    return CORE_DAYS[model] / core_days(coatnet_tf.get_config(model), JFT_3B)
+
+
+def _guess_images(config: ml_collections.ConfigDict) -> int:
+    """Training images of the paper's dataset that a recipe is for."""
+    if config.loss == "sigmoid" and config.epochs <= 14:
+        return TRAINING_IMAGES["jft"]
+    return TRAINING_IMAGES["imagenet21k" if config.loss == "sigmoid" else "imagenet1k"]
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    accelerator: str,
+    chips: int,
+    images: int | None = None,
+    utilisation: float | None = None,
+    price: float | None = None,
+) -> list[str]:
+    """Plans the run of a recipe.
+
+    Args:
+        config: The recipe.
+        accelerator: One of `ACCELERATORS`.
+        chips: Number of chips.
+        images: Training images of an epoch; the paper's dataset of the recipe by default.
+        utilisation: Share of the peak; by the paper's core-days by default.
+        price: Price of a chip for an hour, in any currency.
+
+    Returns:
+        Lines of Markdown.
+
+    Raises:
+        ValueError: If the batch cannot be divided among the devices.
+    """
+    chip = ACCELERATORS[accelerator]
+    devices = chip.devices * chips
+    if config.batch_size % devices:
+        raise ValueError(
+            f"A batch of {config.batch_size} images cannot be divided among {devices} devices ({chips} {accelerator} "
+            f"with {chip.devices} each); choose --chips or --config.batch_size so that it can."
+        )
+    model = make_model_config(config.model)
+    images = images or _guess_images(config)
+    share = config.batch_size // devices
+    half = config.dtype != "float32"
+    memory = count_memory(model, config.image_size, half, bool(config.ema_decay))
+    largest = memory.largest_batch(chip.gib * GIB, config.rematerialise)
+    utilisation = utilisation or utilisation_of(model)
+    flops = training_flops(model, config.image_size, config.rematerialise)
+    step_seconds = flops * share / (utilisation * chip.tflops * 1e12)
+    steps = config.epochs * (images // config.batch_size)
+    days = steps * step_seconds / SECONDS_A_DAY
+    activations = memory.image_rematerialised if config.rematerialise else memory.image
+    without, recomputed = (f"{x / 2**20:,.0f}" for x in (memory.image, memory.image_rematerialised))
+    held = _gib(memory.states + share * activations)
+    advice = _advice(memory, chip, largest, share, config.accumulation_steps)
+    rate = config.batch_size / step_seconds
+    rows = [
+        ("parameters", f"{coatnet_tf.profile(model, (config.image_size,) * 2 + (3,)).params / 1e6:,.1f} M"),
+        ("weights, gradients, moments, averages, cast weights", " + ".join(map(_gib, _states(memory))) + " GiB"),
+        ("activations for one image, as the recipe has it", f"{activations / 2**20:,.0f} MiB"),
+        ("the same without / with rematerialisation", f"{without} / {recomputed} MiB"),
+        ("a device's share of the batch", f"{share} images: {held} of {chip.gib:g} GiB"),
+        ("largest share that fits", f"{largest} images{advice}"),
+        ("steps", f"{steps:,} ({config.epochs} epochs of {images:,} images in batches of {config.batch_size:,})"),
+        ("time a step", f"{step_seconds:.3f} s at {utilisation:.0%} of {chip.tflops:g} TFLOP/s a device"),
+        ("time in all", f"{days:,.2f} days on {devices:,} devices: {days * devices:,.0f} device-days"),
+        ("images to read", f"{rate:,.0f} a second, {rate / chips:,.0f} a chip"),
+        ("checkpoint", f"{_gib(memory.weights + memory.moments + memory.averages)} GiB"),
+    ]
+    if price is not None:
+        rows.append(("price", f"{price * chips * days * 24:,.0f} at {price:g} a chip and hour"))
+    return [f"{model.name} at {config.image_size} on {chips} x {accelerator}", "", "| | |", "| --- | --- |"] + [
+        f"| {name} | {value} |" for name, value in rows
+    ]
+
+
+def _states(memory: Memory) -> tuple[int, ...]:
+    return memory.weights, memory.gradients, memory.moments, memory.averages, memory.cast
+
+
+def _gib(value: float) -> str:
+    return f"{value / GIB:.2f}"
+
+
+def _advice(memory: Memory, chip: Accelerator, largest: int, share: int, parts: int) -> str:
+    """What to do if the share of a device does not fit."""
+    if largest * parts >= share:
+        return ""
+    if largest:
+        return f": take it in {math.ceil(share / largest)} parts (config.accumulation_steps)"
+    recomputed = memory.largest_batch(chip.gib * GIB, rematerialise=True)
+    if recomputed:
+        return f": recompute (config.rematerialise=True: {recomputed} images), in {math.ceil(share / recomputed)} parts"
+    return f": shard the states over {_shards(memory, chip)} devices or more (docs/planning.md)"
+
+
+def _shards(memory: Memory, chip: Accelerator) -> int:
+    """Devices that the states of a model must be divided among, so that one image fits beside them."""
+    return math.ceil(memory.states / (_RESERVED * chip.gib * GIB - memory.image_rematerialised))
+
+
+def family_table(accelerator: str, chips: int) -> list[str]:
+    """Which of the family trains data-parallel on some chips, at 224 in bfloat16, without averaged weights.
+
+    Args:
+        accelerator: One of `ACCELERATORS`.
+        chips: Number of chips.
+
+    Returns:
+        Lines of Markdown.
+    """
+    chip = ACCELERATORS[accelerator]
+    devices = chip.devices * chips
+    lines = [
+        f"On {chips} x {accelerator} ({devices} devices of {chip.gib:g} GiB), at 224, mixed_bfloat16, AdamW:",
+        "",
+        "| model | states, GiB | MiB an image | recomputed | images a device | recomputed | what to do |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, config in coatnet_tf.FAMILY.items():
+        memory = count_memory(config, 224)
+        plain, recomputed = (memory.largest_batch(chip.gib * GIB, again) for again in (False, True))
+        sizes = [f"{size / 2**20:,.0f}" for size in (memory.image, memory.image_rematerialised)]
+        verdict = _verdict(memory, chip, devices, plain, recomputed)
+        cells = [name, _gib(memory.states), *sizes, str(plain), str(recomputed), verdict]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _verdict(memory: Memory, chip: Accelerator, devices: int, plain: int, recomputed: int) -> str:
+    if plain:
+        return "data-parallel; larger batches by accumulation"
+    if recomputed:
+        return "data-parallel with rematerialisation"
+    needed = _shards(memory, chip)
+    where = f"{_gib(memory.states / devices)} GiB each here" if needed <= devices else "more than are here"
+    return f"shard the states over {needed} devices or more ({where})"
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    values = flags.FLAGS
+    try:
+        if values["config"].value is None:
+            lines = family_table(values.accelerator, values.chips)
+        else:
+            lines = plan(
+                values.config, values.accelerator, values.chips, values.train_images, values.utilisation, values.price
+            )
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The recipe; without it, the whole family.")
+    flags.DEFINE_enum("accelerator", "tpu_v3", list(ACCELERATORS), "What it runs on.")
+    flags.DEFINE_integer("chips", 4, "Number of chips; a TPU v3-8 has four.", lower_bound=1)
+    flags.DEFINE_integer("train_images", None, "Training images; those of the paper's dataset by default.")
+    flags.DEFINE_float("utilisation", None, "Share of the bfloat16 peak that is reached.", 0.0, 1.0)
+    flags.DEFINE_float("price", None, "Of a chip for an hour.", lower_bound=0.0)
+    app.run(main)
