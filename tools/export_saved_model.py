@@ -137,7 +137,7 @@ def _sources(options: Options) -> tuple[Path, list[str], dict[str, Any] | None, 
                 "first (the command that began it resumes it)."
             )
         recipe = json.loads((options.workdir / workdir.CONFIG).read_text())
-        metrics = workdir.read_metrics(options.workdir)[-1]
+        metrics = workdir.result_of(workdir.read_metrics(options.workdir))
         class_names = (options.workdir / workdir.CLASSES).read_text().splitlines()
     else:
         path = options.weights

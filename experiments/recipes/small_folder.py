@@ -1,0 +1,45 @@
+r"""A small folder of one's own images, fine-tuned until the held-out ones say stop: `tools/fine_tune.py` takes it.
+
+    python -m tools.fine_tune --images=/path/to/images --init_from=RUN_FOLDER_OR_FILE --output=runs/mine
+
+or, with what that command finds out by itself (network, input size, number of training images) given by hand:
+
+    python -m experiments.train --config=experiments/recipes/small_folder.py:240 --workdir=runs/mine \
+        --data=folder:/path/to/images --init_from=coatnet-0.keras --reset_head
+"""
+
+import ml_collections
+
+from experiments.recipes import base
+
+STEPS = 600  # of the longest run, about; early stopping ends most before
+EPOCHS = (10, 60)  # at least and at most
+
+
+def get_config(images: str = "240") -> ml_collections.ConfigDict:
+    """The recipe for a number of training images, with CoAtNet-0 at 224."""
+    config = base.get_config()
+    config.batch_size = _batch_size(int(images))
+    steps_per_epoch = max(1, int(images) // config.batch_size)
+    config.epochs = min(max(EPOCHS[0], round(STEPS / steps_per_epoch)), EPOCHS[1])
+    config.early_stop_patience = max(5, config.epochs // 4)
+    config.image_size = 224
+    config.label_smoothing = 0.1
+    config.steps_per_call = 20
+
+    config.dataset.max_damaged_share = 0.05  # a few damaged photos are named and left out
+
+    config.augment.crop = "inception"
+    config.augment.flip = True
+
+    config.model = base.family_model("coatnet0")
+
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.min_learning_rate = 1e-6
+    config.optimizer.warmup_epochs = 1
+    return config
+
+
+def _batch_size(images: int) -> int:
+    """The largest power of two, of 4 to 32, that leaves at least eight steps an epoch."""
+    return next((size for size in (32, 16, 8) if images // size >= 8), 4)
