@@ -4,8 +4,8 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
-Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, top-5, loss, calibration error
-and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
+Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, top-5, loss,
+calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
 """
 
 from __future__ import annotations

@@ -137,8 +137,8 @@ def find_images(path: str) -> Images:
         lacking = [name for label, name in enumerate(class_names) if not counts[label]]
         if lacking:
             raise ValueError(
-                f"{root}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: add "
-                f"images, ten or more a class, or divide them yourself into folders train and {folder.HELD_OUT_SPLITS[0]}."
+                f"{root}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: "
+                "add images, ten or more a class, or divide them yourself into folders named train and validation."
             )
     return Images(f"folder:{root}", training.count, test)
 

@@ -1,5 +1,6 @@
 """Runs that are killed, preempted, or meet damaged checkpoints, full disks and damaged images."""
 
+import itertools
 import os
 import re
 import resource
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,6 +53,7 @@ def long_run(every_part):
     every_part.epochs = 6
     every_part.steps_per_call = 1
     every_part.checkpoint_steps = 2
+    every_part.early_stop_patience = 6  # keeps the best epoch, never stops
     every_part.augment.randaugment_layers = 0
     return every_part
 
@@ -85,6 +88,31 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
     monkeypatch.setattr(loop.Progress, "show", show)
     run(long_run, tmp_path / "stopped", strategy)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_killed_while_it_waits_for_a_lower_loss(run, config, strategy, scripted_losses, tmp_path, monkeypatch):
+    config.epochs, config.early_stop_patience, config.steps_per_call, config.checkpoint_steps = 9, 2, 1, 2
+    scripted_losses(
+        [0.9, 0.7, 0.8, 0.7, 0.1]
+    )  # the second is the best, the fourth is no lower, the fifth is not reached
+    run(config, tmp_path / "whole", strategy)
+    assert [row["step"] for row in workdir.read_metrics(tmp_path / "whole")] == [5, 10, 15, 20]
+    show = loop.Progress.show
+    steps = itertools.count(1)
+
+    def show_and_die(progress, count, loss):
+        show(progress, count, loss)
+        if next(steps) == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Progress, "show", show_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "killed", strategy)
+    run(config, tmp_path / "killed", strategy)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    models = [keras.models.load_model(tmp_path / name / workdir.MODEL).get_weights() for name in ("killed", "whole")]
+    for mine, theirs in zip(*models, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
