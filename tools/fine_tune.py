@@ -34,6 +34,7 @@ from experiments.stops import RunStopped
 from tools import export_saved_model
 
 FIRST_KERNEL = "stem_conv01#0"
+TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,14 @@ class Start:
         model: The recipe's fields of the network.
         image_size: Height and width of the images it was trained on.
         channels: Of these images, 1 or 3.
+        learning_rate: Peak of the learning rate that suits the network.
     """
 
     init_from: str
     model: ml_collections.ConfigDict
     image_size: int
     channels: int
+    learning_rate: float
 
 
 def find_start(init_from: str, model: str = "") -> Start:
@@ -72,15 +75,19 @@ def find_start(init_from: str, model: str = "") -> Start:
         if model:
             raise ValueError(f"{path} is a run, whose {workdir.CONFIG} says which model it is; leave --model out.")
         recipe = workdir.read_recipe(path, workdir.MODEL)
-        return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL))
+        # How large a rate suits a network depends on its width: its own training knows.
+        learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
+        return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
     channels = _channels(path)
     if model not in coatnet_tf.FAMILY:
         raise ValueError(
             f"Which network are the weights {path} for? Give --model, one of {', '.join(coatnet_tf.FAMILY)}"
             + (f"; got {model!r}." if model else ", or a run's folder in place of the file.")
         )
-    # Its input size is no part of a file: 224 is the paper's, and --config.image_size another.
-    return Start(init_from, base.family_model(model.replace("-", "")), 224, channels)
+    # Its input size is no part of a file: the recipe has the paper's, and --config.image_size another.
+    recipe = small_folder.get_config()
+    learning_rate = recipe.optimizer.learning_rate
+    return Start(init_from, base.family_model(model.replace("-", "")), recipe.image_size, channels, learning_rate)
 
 
 def _channels(weights: epath.Path) -> int:
@@ -158,6 +165,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.init_from, config.reset_head = start.init_from, True
     config.model, config.image_size = start.model, start.image_size
     config.dataset.name, config.dataset.channels = images.data, start.channels
+    config.optimizer.learning_rate = start.learning_rate
     config.update_from_flattened_dict(overrides)
     return config
 

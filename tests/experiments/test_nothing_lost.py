@@ -92,9 +92,7 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
 
 def test_killed_while_it_waits_for_a_lower_loss(run, config, strategy, scripted_losses, tmp_path, monkeypatch):
     config.epochs, config.early_stop_patience, config.steps_per_call, config.checkpoint_steps = 9, 2, 1, 2
-    scripted_losses(
-        [0.9, 0.7, 0.8, 0.7, 0.1]
-    )  # the second is the best, the fourth is no lower, the fifth is not reached
+    scripted_losses([0.9, 0.7, 0.8, 0.7, 0.1])  # the fourth is no lower than the second, the fifth is not reached
     run(config, tmp_path / "whole", strategy)
     assert [row["step"] for row in workdir.read_metrics(tmp_path / "whole")] == [5, 10, 15, 20]
     show = loop.Progress.show
