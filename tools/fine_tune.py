@@ -34,6 +34,7 @@ from experiments.stops import RunStopped
 from tools import export_saved_model
 
 FIRST_KERNEL = "stem_conv01#0"
+PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
 TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
 
 
@@ -163,7 +164,8 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     """
     config = small_folder.get_config(str(images.train_count))
     config.init_from, config.reset_head = start.init_from, True
-    config.model, config.image_size = start.model, start.image_size
+    config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
+    config.augment.randaugment_pixel_scale = config.image_size / PIXELS_ARE_OF
     config.dataset.name, config.dataset.channels = images.data, start.channels
     config.optimizer.learning_rate = start.learning_rate
     config.update_from_flattened_dict(overrides)

@@ -31,12 +31,13 @@ def get_config(images: str = "240") -> ml_collections.ConfigDict:
 
     config.dataset.max_damaged_share = 0.05  # a few damaged photos are named and left out
 
-    config.augment.crop = "inception"
     config.augment.flip = True
+    config.augment.randaugment_layers = 1
+    config.augment.randaugment_magnitude = 5.0
 
     config.model = base.family_model("coatnet0")
 
-    config.optimizer.learning_rate = 1e-4  # twice the paper's for fine-tuning, which takes longer
+    config.optimizer.learning_rate = 1e-4  # twice the paper's, which fine-tunes for longer
     config.optimizer.min_learning_rate = 1e-6
     config.optimizer.warmup_epochs = 1
     return config
