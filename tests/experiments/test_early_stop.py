@@ -1,31 +1,12 @@
-"""Early stopping: when a run ends, and whose weights it leaves."""
+"""Early stopping by a history of losses, and intervals; `test_nothing_lost.py` has the whole run."""
 
 import keras
 import numpy as np
 import pytest
 
-from experiments import evaluate, workdir
+from experiments import evaluate
 from experiments.strategies import make_strategy
 from experiments.trainer import BestEpoch
-
-
-def test_run_stops_after_patience_and_leaves_the_best_epoch(run, config, scripted_losses, tmp_path):
-    config.epochs, config.early_stop_patience, config.ema_decay = 9, 2, 0.5
-    evaluated = scripted_losses([0.9, 0.7, 0.8, 0.75, 0.1])
-    run(config, tmp_path / "run", make_strategy("mirrored"))
-    rows = workdir.read_metrics(tmp_path / "run")
-    assert [(row["step"], row["best_step"]) for row in rows] == [(5, 5), (10, 10), (15, 10), (20, 10)]
-    assert workdir.result_of(rows) == rows[1]
-    kept = keras.models.load_model(tmp_path / "run" / workdir.MODEL).get_weights()
-    for of_second, left in zip(evaluated[1], kept, strict=True):
-        np.testing.assert_array_equal(left, of_second)
-    assert any((of_last != left).any() for of_last, left in zip(evaluated[3], kept, strict=True))
-    measured = evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
-    assert measured["top1"] == pytest.approx(rows[1]["eval_accuracy"], abs=1e-6)
-    text = (tmp_path / "run" / workdir.REPORT).read_text()
-    assert f"| Held-out accuracy | {rows[1]['eval_accuracy']:.2%} |" in text
-    assert "| Kept | epoch 2, of the lowest held-out loss in 4 epochs: the held-out images chose it" in text
-    assert "optimistic, as these images chose the epoch" in (tmp_path / "evaluation" / "evaluation.md").read_text()
 
 
 def test_best_epoch_of_a_history():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import loop, workdir
+from experiments import evaluate, loop, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
@@ -90,11 +90,26 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_killed_while_it_waits_for_a_lower_loss(run, config, strategy, scripted_losses, tmp_path, monkeypatch):
-    config.epochs, config.early_stop_patience, config.steps_per_call, config.checkpoint_steps = 9, 2, 1, 2
-    scripted_losses([0.9, 0.7, 0.8, 0.7, 0.1])  # the fourth is no lower than the second, the fifth is not reached
+def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
+    run, config, strategy, scripted_losses, tmp_path, monkeypatch
+):
+    config.epochs, config.early_stop_patience, config.ema_decay = 9, 2, 0.5
+    config.steps_per_call, config.checkpoint_steps = 1, 2
+    evaluated = scripted_losses([0.9, 0.7, 0.8, 0.7, 0.1])  # the fourth is no lower than the second, and is the last
     run(config, tmp_path / "whole", strategy)
-    assert [row["step"] for row in workdir.read_metrics(tmp_path / "whole")] == [5, 10, 15, 20]
+    rows = workdir.read_metrics(tmp_path / "whole")
+    assert [(row["step"], row["best_step"]) for row in rows] == [(5, 5), (10, 10), (15, 10), (20, 10)]
+    kept = keras.models.load_model(tmp_path / "whole" / workdir.MODEL).get_weights()
+    for of_second, left in zip(evaluated[1], kept, strict=True):
+        np.testing.assert_array_equal(left, of_second)
+    assert any((of_last != left).any() for of_last, left in zip(evaluated[3], kept, strict=True))
+    measured = evaluate.evaluate(tmp_path / "whole", tmp_path / "evaluation")
+    assert measured["top1"] == pytest.approx(rows[1]["eval_accuracy"], abs=1e-6)
+    text = (tmp_path / "whole" / workdir.REPORT).read_text()
+    assert f"| Held-out accuracy | {rows[1]['eval_accuracy']:.2%} |" in text
+    assert "| Kept | epoch 2, of the lowest held-out loss in 4 epochs: the held-out images chose it" in text
+    assert "optimistic, as these images chose the epoch" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+
     show = loop.Progress.show
     steps = itertools.count(1)
 
@@ -108,8 +123,8 @@ def test_killed_while_it_waits_for_a_lower_loss(run, config, strategy, scripted_
         run(config, tmp_path / "killed", strategy)
     run(config, tmp_path / "killed", strategy)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
-    models = [keras.models.load_model(tmp_path / name / workdir.MODEL).get_weights() for name in ("killed", "whole")]
-    for mine, theirs in zip(*models, strict=True):
+    resumed = keras.models.load_model(tmp_path / "killed" / workdir.MODEL).get_weights()
+    for mine, theirs in zip(resumed, kept, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
