@@ -6,6 +6,9 @@ or, with what that command finds out by itself (network, input size, number of t
 
     python -m experiments.train --config=experiments/recipes/small_folder.py:240 --workdir=runs/mine \
         --data=folder:/path/to/images --init_from=coatnet-0.keras --reset_head
+
+On 50 images of each of six Fashion-MNIST classes, from weights of the other four: 86.07 % of 6,000 test images, from
+random weights 84.37 %; `docs/fine_tuning.md` has the commands, and how the values were chosen.
 """
 
 import ml_collections
