@@ -79,6 +79,8 @@ def find_start(init_from: str, model: str = "") -> Start:
         # How large a rate suits a network depends on its width: its own training knows.
         learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
         return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
+    if not path.exists():
+        raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
     channels = _channels(path)
     if model not in coatnet_tf.FAMILY:
         raise ValueError(
