@@ -4,13 +4,15 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
-Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1, top-5, loss, calibration error and a table by
-class, `evaluation.json` with the same numbers, and `confusion.png`.
+Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, top-5, loss,
+calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from statistics import NormalDist
 from typing import Any
 
 import keras
@@ -40,8 +42,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         split: Split in place of the run's held-out one.
 
     Returns:
-        `images`, `top1`, `top5`, `loss` (cross-entropy), `calibration_error`, and by class `images`, `recall`,
-        `precision`.
+        `images`, `top1`, `top1_interval` (95 %), `top5`, `loss` (cross-entropy), `calibration_error`, by class
+        `images`, `recall`, `precision`, and `chose_the_epoch`: whether these images chose the weights, by early
+        stopping, so that what is measured on them is optimistic.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
@@ -71,6 +74,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     probabilities, labels = _predict(model, source, config, damaged)
     measured = measure(probabilities, labels, class_names)
     measured["damaged_images"] = damaged.names
+    measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not data and not split
     _write(
         output,
         measured,
@@ -130,11 +134,41 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
     return {
         "images": len(labels),
         "top1": float(right.mean()),
+        "top1_interval": wilson_interval(int(right.sum()), len(labels)),
         "top5": float((order[:, :5] == labels[:, None]).any(axis=-1).mean()),
         "loss": float(-np.log(np.maximum(chance, np.finfo("float32").tiny)).mean()),
         "calibration_error": calibration_error(probabilities.max(axis=-1), right),
         "by_class": by_class,
     }
+
+
+def wilson_interval(right: int, images: int) -> list[float]:
+    """The 95 % confidence interval of a share (Wilson, 1927), which holds for few images and near 0 and 1 too.
+
+    Args:
+        right: How many were right.
+        images: Of how many, at least 1.
+
+    Returns:
+        Lower and upper end.
+
+    Example:
+    >>> from experiments.evaluate import wilson_interval
+    >>> [round(end, 3) for end in wilson_interval(57, 60)]
+    [0.863, 0.983]
+    """
+    z_squared = NormalDist().inv_cdf(0.975) ** 2
+    share = right / images
+    center = share + z_squared / (2 * images)
+    reach = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * images)) / images)
+    return [(center + side * reach) / (1 + z_squared / images) for side in (-1, 1)]
+
+
+def describe_top1(measured: dict[str, Any]) -> str:
+    """Top-1 with its interval and what weakens it, for people."""
+    low, high = measured["top1_interval"]
+    weakened = "; optimistic, as these images chose the epoch" if measured["chose_the_epoch"] else ""
+    return f"{measured['top1']:.2%} (95 % interval: {low:.2%} to {high:.2%}{weakened})"
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -171,7 +205,7 @@ def _write(
 
     lines = [f"# {title}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
-    lines += [f"| Top-1 | {measured['top1']:.2%} |", f"| Top-5 | {measured['top5']:.2%} |"]
+    lines += [f"| Top-1 | {describe_top1(measured)} |", f"| Top-5 | {measured['top5']:.2%} |"]
     lines += [f"| Loss | {measured['loss']:.4f} |"]
     lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
     lines += ["![Counts by true and predicted class](confusion.png)", ""]
@@ -192,7 +226,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(
-        f"{measured['images']} images: top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%}, loss "
+        f"{measured['images']} images: top-1 {describe_top1(measured)}, top-5 {measured['top5']:.2%}, loss "
         f"{measured['loss']:.4f}, calibration error {measured['calibration_error']:.4f}; see {output}/evaluation.md"
     )
 

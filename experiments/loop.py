@@ -26,10 +26,12 @@ CHOICES = {
     "eval_crop": ("none", "center"),
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
+    "dataset.channels": (0, 1, 3),
 }
 AT_LEAST_ONE = ("epochs", "batch_size", "image_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
 AT_LEAST_ZERO = (
     "checkpoint_steps",
+    "early_stop_patience",
     "augment.randaugment_layers",
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
@@ -99,7 +101,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
     for field, known in CHOICES.items():
         if value_of(field) not in known:
-            raise ValueError(f"config.{field} must be one of {', '.join(known)}; got {value_of(field)!r}.")
+            raise ValueError(f"config.{field} must be one of {', '.join(map(str, known))}; got {value_of(field)!r}.")
     ranges = (
         (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
         (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
@@ -235,11 +237,9 @@ def train(
         History(folder, writes) as history,
         Progress(config, step, total_steps, writes) as progress,
     ):
-        if step == total_steps:  # stopped between the last checkpoint and the report
-            trainer.evaluate()
         batches = trainer.training_iterator(step)
-        started, first, stopping = time.monotonic(), step, False
-        while step < total_steps:
+        begun_at, started, first, stopping = step, time.monotonic(), step, False
+        while step < total_steps and not _has_stopped_improving(config, strategy, trainer, step, steps_per_epoch):
             until = _next_stop(step, steps_per_epoch, config.checkpoint_steps)
             while step < until and not stopping:
                 count = min(config.steps_per_call, until - step)
@@ -250,7 +250,7 @@ def train(
                 stopping = on_any_process(strategy, preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
-                row = trainer.evaluate() | {
+                row = trainer.evaluate(step) | {
                     "step": step,
                     "epoch": step / steps_per_epoch,
                     "learning_rate": float(trainer.schedule(step)),
@@ -265,10 +265,28 @@ def train(
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
-    confusion = trainer.confusion()  # all workers have to ask for it
-    if writes:
-        with trainer.averaged_weights():
+    with trainer.kept_weights():
+        if trainer.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
+            trainer.evaluate_held_out()
+        confusion = trainer.confusion()  # all workers have to ask for it
+        if writes:
             _write_results(config, source, trainer, confusion, folder)
+
+
+def _has_stopped_improving(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    trainer: Trainer,
+    step: int,
+    steps_per_epoch: int,
+) -> bool:
+    """Whether the best evaluation is as many epochs ago as the recipe's patience; the same on all processes.
+
+    It depends on nothing but the step and what the checkpoint holds, so a resumed run stops where it would have.
+    """
+    if trainer.best is None:
+        return False
+    return on_any_process(strategy, step - trainer.best.step >= config.early_stop_patience * steps_per_epoch)
 
 
 def _next_stop(step: int, steps_per_epoch: int, checkpoint_steps: int) -> int:
@@ -379,6 +397,13 @@ def _write_results(
     images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
     probabilities = keras.ops.convert_to_numpy(model(images, training=False))
     cost = coatnet_tf.profile(model)
+    chosen = {}
+    if trainer.best is not None:
+        rows = workdir.read_metrics(folder)
+        chosen["Kept"] = (
+            f"epoch {workdir.result_of(rows)['epoch']:g}, of the lowest held-out loss in {rows[-1]['epoch']:g} epochs: "
+            "the held-out images chose it, so that their accuracy is optimistic"
+        )
     report.write(
         folder,
         title=f"{config.model.name} on {source.name}",
@@ -387,6 +412,7 @@ def _write_results(
         class_names=source.class_names,
         examples=(images.numpy(), targets.numpy(), probabilities),
         facts={
+            **chosen,
             "Parameters": f"{cost.params:,}",
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "Training images": f"{source.train.count:,}",

@@ -44,12 +44,12 @@ def write(
     if confusion is not None:
         plot_confusion(confusion, class_names, folder / "confusion.png")
     plot_predictions(*examples, class_names, folder / "predictions.png")
-    last = rows[-1]
+    result = workdir.result_of(rows)
     table = {
-        "Held-out accuracy": f"{last['eval_accuracy']:.2%}",
-        "Held-out loss": f"{last['eval_loss']:.4f}",
+        "Held-out accuracy": f"{result['eval_accuracy']:.2%}",
+        "Held-out loss": f"{result['eval_loss']:.4f}",
         **facts,
-        "Epochs": f"{last['epoch']:g}",
+        "Epochs": f"{rows[-1]['epoch']:g}",
         "Training speed": f"{np.median([row['images_per_second'] for row in rows]):,.0f} images/s (median of epochs)",
     }
     lines = [

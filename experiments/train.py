@@ -34,8 +34,27 @@ def main(argv: list[str]) -> None:
         config.init_from = flags.FLAGS.init_from
     if flags.FLAGS.reset_head:
         config.reset_head = True
+    run(config, folder, flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    folder: epath.Path,
+    strategy: str = "one_device",
+    tpu: str = "",
+    logical_cpus: int = 1,
+) -> None:
+    """Trains, or resumes the run in the folder; ends the process with its status if it cannot be completed.
+
+    Args:
+        config: The recipe.
+        folder: Folder of the run.
+        strategy: See `strategies.make_strategy`, also for the other arguments.
+        tpu: Name of the TPU.
+        logical_cpus: Devices that the CPU is parted into.
+    """
     try:
-        run(config, folder)
+        _run(config, folder, strategy, tpu, logical_cpus)
     except Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(PREEMPTED_STATUS)
@@ -48,15 +67,10 @@ def main(argv: list[str]) -> None:
         os._exit(PREEMPTED_STATUS)  # an ordinary exit would wait for the lost one
 
 
-def run(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
-    """Checks, builds and trains, in this order.
-
-    Args:
-        config: The recipe.
-        folder: Folder of the run.
-    """
+def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: str, logical_cpus: int) -> None:
+    """Checks, builds and trains, in this order."""
     try:
-        strategy = make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
+        strategy = make_strategy(name, tpu, logical_cpus)
         source = loop.prepare(config, folder, strategy)
         start = loop.build(config, folder, strategy, source)
     except (ValueError, FileNotFoundError) as error:

@@ -91,6 +91,7 @@ class Trainer:
             if not source.multi_label and source.num_classes <= MAX_CONFUSION_CLASSES:
                 self._confusion = losses.ConfusionMatrix(source.num_classes)
             self.skipped = SkippedSteps()
+            self.best = BestEpoch(self.model.weights) if config.early_stop_patience else None
         self.schedule = schedule
 
     def state(self) -> dict[str, list[tf.Variable]]:
@@ -100,7 +101,8 @@ class Trainer:
             "optimizer": self.optimizer.variables,
             "metrics": [*self.loss.variables, *self.accuracy.variables],
         }
-        return {name: [v.value for v in group] for name, group in groups.items()} | {"skipped": self.skipped.variables}
+        groups = {name: [v.value for v in group] for name, group in groups.items()}
+        return groups | {"skipped": self.skipped.variables} | ({"best": self.best.variables} if self.best else {})
 
     def part_random_streams(self) -> None:
         """Gives each replica random numbers of its own, from the state that all share when new or restored.
@@ -211,17 +213,46 @@ class Trainer:
         if not self._config.ema_decay:
             yield
             return
-        variables = self.model.trainable_variables
-        kept = [tf.identity(variable.value) for variable in variables]
-        self.optimizer.finalize_variable_values(variables)
-        try:
+        with _put_back(self.model.trainable_variables):
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
             yield
-        finally:
-            for variable, value in zip(variables, kept, strict=True):
-                variable.assign(value)
 
-    def evaluate(self) -> dict[str, float]:
-        """Evaluates on the whole held-out split, and hands over and resets the training metrics."""
+    @contextlib.contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """Puts the weights that the run leaves in the place of the model's for a while.
+
+        The best epoch's, if the recipe looks for one, else `averaged_weights`.
+        """
+        if self.best is None:
+            with self.averaged_weights():
+                yield
+            return
+        with _put_back(self.model.weights):
+            self.best.assign_to(self.model.weights)
+            yield
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates after `step` steps, keeps the weights if they are the best, and resets the training metrics.
+
+        Args:
+            step: The step.
+
+        Returns:
+            Metrics of training since the last call and of the held-out split, by name; with early stopping also
+            `best_step`, the step of the best evaluation.
+        """
+        with self.averaged_weights():
+            held_out = self.evaluate_held_out()
+            if self.best is not None:
+                self.best.update(step, held_out["eval_loss"], self.model.weights)
+                held_out["best_step"] = self.best.step
+        row = {metric.name: float(metric.result()) for metric in (self.loss, self.accuracy)}
+        self.loss.reset_state()
+        self.accuracy.reset_state()
+        return row | held_out
+
+    def evaluate_held_out(self) -> dict[str, float]:
+        """Evaluates the weights that the model has on the whole held-out split."""
         batches = iter(
             self._strategy.distribute_datasets_from_function(
                 lambda context: pipeline.evaluation_batches(
@@ -232,13 +263,8 @@ class Trainer:
         for metric in (self.eval_loss, self.eval_accuracy, self._confusion):
             if metric is not None:
                 metric.reset_state()
-        with self.averaged_weights():
-            self._evaluate_steps(batches, tf.constant(math.ceil(self._source.eval.count / self._config.batch_size)))
-        metrics = (self.loss, self.accuracy, self.eval_loss, self.eval_accuracy)
-        row = {metric.name: float(metric.result()) for metric in metrics}
-        self.loss.reset_state()
-        self.accuracy.reset_state()
-        return row
+        self._evaluate_steps(batches, tf.constant(math.ceil(self._source.eval.count / self._config.batch_size)))
+        return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_accuracy)}
 
     def confusion(self) -> Any:
         """Counts of the last evaluation by true and predicted class; `None` for multi-label or too many classes.
@@ -258,6 +284,17 @@ class Trainer:
         self.eval_accuracy.update_state(_share_of_top_class(tf.cast(targets, tf.float32), logits), weights)
         if self._confusion is not None:
             self._confusion.update_state(tf.argmax(targets, axis=-1), logits, weights)
+
+
+@contextlib.contextmanager
+def _put_back(variables: list[keras.Variable]) -> Iterator[None]:
+    """Gives variables their values back at the end."""
+    kept = [tf.identity(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
 
 def _share_of_top_class(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -298,3 +335,38 @@ class SkippedSteps:
     def last(self) -> int:
         """The last step skipped, counted from 0."""
         return int(self._last.numpy())
+
+
+class BestEpoch:
+    """The weights with the lowest held-out loss so far; variables, so that they and their step are in the checkpoint.
+
+    Args:
+        weights: The weights of the model, whose values will be kept.
+    """
+
+    def __init__(self, weights: list[keras.Variable]) -> None:
+        def keep(value: Any) -> tf.Variable:
+            return tf.Variable(value, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+        self._loss, self._step = keep(math.inf), keep(tf.constant(0, tf.int64))
+        self._weights = [keep(weight.value) for weight in weights]
+        self.variables = [self._loss, self._step, *self._weights]
+
+    def update(self, step: int, loss: float, weights: list[keras.Variable]) -> None:
+        """Keeps the weights of an evaluation if its loss is the lowest; a later one of the same loss is not."""
+        loss = loss if math.isfinite(loss) else math.inf
+        if not self.step or loss < float(self._loss.numpy()):
+            self._loss.assign(loss)
+            self._step.assign(step)
+            for kept, weight in zip(self._weights, weights, strict=True):
+                kept.assign(weight.value)
+
+    def assign_to(self, weights: list[keras.Variable]) -> None:
+        """Gives the model's weights the kept values."""
+        for weight, kept in zip(weights, self._weights, strict=True):
+            weight.assign(kept)
+
+    @property
+    def step(self) -> int:
+        """The step of the best evaluation; 0 before the first."""
+        return int(self._step.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -221,6 +222,12 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     path = workdir / METRICS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def result_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of the weights that a run leaves: the last, or with early stopping the best."""
+    step = rows[-1].get("best_step", rows[-1]["step"])
+    return next(row for row in rows if row["step"] == step)
 
 
 def drop_metrics_after(workdir: epath.Path, step: int) -> None:

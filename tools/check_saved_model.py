@@ -92,7 +92,7 @@ def check(folder: Path, saved_model: Path) -> str:
 
     right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
     accuracy = float(right.mean())
-    trained = workdir.read_metrics(folder)[-1]["eval_accuracy"]
+    trained = workdir.result_of(workdir.read_metrics(folder))["eval_accuracy"]
     if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
         raise ValueError(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
     first = np.argsort(right, kind="stable")[: report.CONTACT_SHEET]

@@ -121,7 +121,7 @@ def _check(options: Options) -> None:
 
 def _history(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Recipe and last metrics of a finished run."""
-    return json.loads((folder / workdir.CONFIG).read_text()), workdir.read_metrics(folder)[-1]
+    return json.loads((folder / workdir.CONFIG).read_text()), workdir.result_of(workdir.read_metrics(folder))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Weights: files that Keras wrote, and other people's trained networks."""
 
 from coatnet_tf.weights.catalog import CATALOG, PretrainedWeights, list_weights
-from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table
+from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table, stored_shapes
 from coatnet_tf.weights.pretrained import Source, find_source, load_pretrained
 from coatnet_tf.weights.tensor_files import read_tensors
 
@@ -16,4 +16,5 @@ __all__ = [
     "load_weights",
     "read_tensors",
     "resize_table",
+    "stored_shapes",
 ]

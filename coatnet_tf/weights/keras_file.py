@@ -105,6 +105,23 @@ def load_weights(
     return Loaded(tuple(resized), tuple(reset), tuple(left_aside))
 
 
+def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights in a file, from its index alone.
+
+    Args:
+        path: `.weights.h5` or `.keras`, as for `load_weights`.
+
+    Returns:
+        Shapes by `path/of/layer#index`; `stem_conv01#0` is the first kernel of a CoAtNet.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no weights file.
+    """
+    with _open(os.fspath(path)) as file:
+        return {name: tuple(data.shape) for name, data in _stored_weights(file)}
+
+
 def resize_table(table: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resizes relative position bias tables bilinearly, axis by axis.
 

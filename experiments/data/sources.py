@@ -52,8 +52,8 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
 
     Args:
         dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, or `folder:PATH`), `train_split`,
-            `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty) and
-            `manual_dir` (folder of files that TFDS does not download).
+            `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty),
+            `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own).
         in_turn: Calls the function it is given when this process may prepare; see
             `strategies.chief_first`. At once by default.
 
@@ -74,7 +74,7 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
         class_names, train, held_out = folder.read(
             name.removeprefix("folder:"), dataset.train_split, dataset.eval_split
         )
-        return Source(name, train, held_out, class_names, channels=3)
+        return Source(name, train, held_out, class_names, dataset.channels or 3)
     _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
     builder = _find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
@@ -87,7 +87,7 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     for split in (dataset.train_split, dataset.eval_split):
         _check_split(name, builder, split)
     train, held_out = (RecordFiles(builder, split) for split in (dataset.train_split, dataset.eval_split))
-    return Source(name, train, held_out, class_names, channels, multi_label)
+    return Source(name, train, held_out, class_names, dataset.channels or channels, multi_label)
 
 
 def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

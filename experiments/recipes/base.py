@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.0  # of the averaged weights that are evaluated and kept; 0: none
     config.accumulation_steps = 1  # parts of a batch taken one after the other, to save memory
     config.rematerialise = False  # recompute the activations of the blocks, to save memory
+    config.early_stop_patience = 0  # epochs without a lower held-out loss that end the run; 0: none
     config.steps_per_call = 100  # steps between two looks at the progress
     config.checkpoint_steps = 0  # steps between two checkpoints, beside those of the epochs; 0: none
     config.max_skipped_steps = 20  # in a row whose loss or gradient is not finite
@@ -31,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.eval_split = "validation"
     config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty
     config.dataset.manual_dir = ""  # files that TFDS does not download
+    config.dataset.channels = 0  # that images are decoded to: 1, 3, or 0 for the dataset's own (a folder's: 3)
     config.dataset.max_damaged_share = 0.001  # of the images
 
     config.augment = ml_collections.ConfigDict()

@@ -88,8 +88,8 @@ def wait_for(folder, pattern, processes):
 
 def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
     """The dataset too is prepared by one of them, while the other waits."""
-    finish(*start_two(tmp_path / "two", tmp_path / "tfds"))
-    finish(start(tmp_path / "one", tmp_path / "tfds", "one_device"))
+    finish(*start_two(tmp_path / "two", tmp_path / "tfds", early_stop_patience=1))
+    finish(start(tmp_path / "one", tmp_path / "tfds", "one_device", early_stop_patience=1))
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
     assert len(workdir.read_metrics(tmp_path / "two")) == 2

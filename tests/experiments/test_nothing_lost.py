@@ -1,5 +1,6 @@
 """Runs that are killed, preempted, or meet damaged checkpoints, full disks and damaged images."""
 
+import itertools
 import os
 import re
 import resource
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import loop, workdir
+from experiments import evaluate, loop, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
@@ -51,6 +53,7 @@ def long_run(every_part):
     every_part.epochs = 6
     every_part.steps_per_call = 1
     every_part.checkpoint_steps = 2
+    every_part.early_stop_patience = 6  # keeps the best epoch, never stops
     every_part.augment.randaugment_layers = 0
     return every_part
 
@@ -85,6 +88,44 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
     monkeypatch.setattr(loop.Progress, "show", show)
     run(long_run, tmp_path / "stopped", strategy)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
+    run, config, strategy, scripted_losses, tmp_path, monkeypatch
+):
+    config.epochs, config.early_stop_patience, config.ema_decay = 9, 2, 0.5
+    config.steps_per_call, config.checkpoint_steps = 1, 2
+    evaluated = scripted_losses([0.9, 0.7, 0.8, 0.7, 0.1])  # the fourth is no lower than the second, and is the last
+    run(config, tmp_path / "whole", strategy)
+    rows = workdir.read_metrics(tmp_path / "whole")
+    assert [(row["step"], row["best_step"]) for row in rows] == [(5, 5), (10, 10), (15, 10), (20, 10)]
+    kept = keras.models.load_model(tmp_path / "whole" / workdir.MODEL).get_weights()
+    for of_second, left in zip(evaluated[1], kept, strict=True):
+        np.testing.assert_array_equal(left, of_second)
+    assert any((of_last != left).any() for of_last, left in zip(evaluated[3], kept, strict=True))
+    measured = evaluate.evaluate(tmp_path / "whole", tmp_path / "evaluation")
+    assert measured["top1"] == pytest.approx(rows[1]["eval_accuracy"], abs=1e-6)
+    text = (tmp_path / "whole" / workdir.REPORT).read_text()
+    assert f"| Held-out accuracy | {rows[1]['eval_accuracy']:.2%} |" in text
+    assert "| Kept | epoch 2, of the lowest held-out loss in 4 epochs: the held-out images chose it" in text
+    assert "optimistic, as these images chose the epoch" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+
+    show = loop.Progress.show
+    steps = itertools.count(1)
+
+    def show_and_die(progress, count, loss):
+        show(progress, count, loss)
+        if next(steps) == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Progress, "show", show_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "killed", strategy)
+    run(config, tmp_path / "killed", strategy)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    resumed = keras.models.load_model(tmp_path / "killed" / workdir.MODEL).get_weights()
+    for mine, theirs in zip(resumed, kept, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):

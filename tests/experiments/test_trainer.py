@@ -100,11 +100,11 @@ def test_evaluation_is_on_averaged_weights(config):
         averaged_model = trainer.model.get_weights()
     for variable, weight in zip(trainer.model.trainable_variables, history[-1], strict=True):
         np.testing.assert_array_equal(variable, weight)
-    row = trainer.evaluate()
+    row = trainer.evaluate(0)
     config.ema_decay = 0.0
     plain = make_trainer(config)
     plain.model.set_weights(averaged_model)
-    assert row["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+    assert row["eval_loss"] == pytest.approx(plain.evaluate(0)["eval_loss"], rel=1e-5)
 
 
 class NotFinite:
@@ -197,6 +197,6 @@ def test_sigmoid_counts_precision_at_one(config):
     config.loss = "sigmoid"
     config.label_smoothing = 0.0001
     trainer = train(config, 5)
-    row = trainer.evaluate()
+    row = trainer.evaluate(0)
     counts = trainer.confusion()
     assert row["eval_accuracy"] == pytest.approx(counts.trace() / counts.sum())

@@ -36,7 +36,7 @@ def write(
         weights: The file that was exported, whose checksum the card holds.
         facts: What the exported model is, by name.
         recipe: Recipe of the run, if it comes from one.
-        metrics: Last row of the run's metrics, if it comes from one.
+        metrics: Row of the run's metrics for these weights, if it comes from one.
     """
     lines = [f"# {title}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]

@@ -1,0 +1,156 @@
+"""The user's path: a folder of images, weights, one command; and what it refuses before any work."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import coatnet_tf
+from experiments import train, workdir
+from experiments.recipes import digits, small_folder
+from experiments.trainer import make_model_config
+from tools import check_saved_model, fine_tune
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("blue", "green", "red")
+
+
+def make_images(path, count, classes=CLASSES):
+    generator = np.random.default_rng(0)
+    for color, name in enumerate(classes):
+        (path / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 80, (20, 24, 3))
+            pixels[..., color] += 170
+            keras.utils.save_img(path / name / f"{index:02d}.png", pixels, scale=False)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """What a finished run on grey digits of 8 x 8 leaves for others to begin with."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    config = digits.get_config()
+    config.image_size = 8
+    config.model.update(depths=(1, 1, 1), widths=(8, 16, 32), strides=(1, 2, 2), layout="C-T")
+    (folder / workdir.CONFIG).write_text(config.to_json())
+    coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 1), classes=10).save(folder / workdir.MODEL)
+    return folder
+
+
+def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
+    make_images(tmp_path / "images" / "train", 20)
+    make_images(tmp_path / "images" / "test", 4)
+    output = tmp_path / "mine"
+    command = [sys.executable, "-m", "tools.fine_tune", f"--images={tmp_path / 'images'}", f"--init_from={pretrained}"]
+    command += [f"--output={output}", "--config.epochs=2", "--config.augment.crop=none"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "begun anew: predictions/kernel, predictions/bias" in result.stderr
+    held_out = workdir.result_of(workdir.read_metrics(output))
+    found = re.search(r"(\d+) held-out images: top-1 ([\d.]+)% \(95 % interval: .*; optimistic, as", result.stdout)
+    assert found and float(found[2]) == pytest.approx(100 * held_out["eval_accuracy"], abs=0.006)
+    assert re.search(r"\n12 test images: top-1 [\d.]+% \(95 % interval: [\d.]+% to [\d.]+%\);", result.stdout)
+
+    config = workdir.read_recipe(output)
+    assert (config.image_size, config.dataset.channels, config.epochs, config.augment.crop) == (8, 1, 2, "none")
+    assert config.model == workdir.read_recipe(pretrained).model
+    data = json.loads((output / workdir.DATA).read_text())
+    assert data["classes"] == list(CLASSES) and data["train"] + data["eval"] == 60 and data["eval"] == int(found[1])
+    for folder in ("evaluation", "test_evaluation"):
+        assert (output / folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "held-out images right" in check_saved_model.check(output, output / "serving")
+
+    # Other values for the same folder are another run.
+    config = fine_tune.configure(
+        fine_tune.find_images(str(tmp_path / "images")), fine_tune.find_start(str(pretrained)), {"epochs": 3}
+    )
+    with pytest.raises(SystemExit, match=r"holds another run, whose config differs in .*config.epochs \(2 there, 3"):
+        train.run(config, output)
+
+
+def test_which_images_choose_and_which_do_not(tmp_path):
+    flat = make_images(tmp_path / "flat", 20)
+    images = fine_tune.find_images(flat + "/")
+    assert (images.data, images.test) == (f"folder:{flat}", "") and 30 < images.train_count < 60
+    make_images(tmp_path / "split" / "train", 20)
+    split = str(tmp_path / "split")
+    assert fine_tune.find_images(split) == fine_tune.Images(f"folder:{split}/train", images.train_count)
+    make_images(tmp_path / "split" / "test", 2)
+    assert fine_tune.find_images(split).data == f"folder:{split}/train"
+    assert fine_tune.find_images(split).test == f"folder:{split}"
+    make_images(tmp_path / "split" / "val", 2)
+    assert fine_tune.find_images(split) == fine_tune.Images(f"folder:{split}", 60, f"folder:{split}")
+
+
+def test_folders_that_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+        fine_tune.find_images(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no training images; images .* in one folder a class"):
+        fine_tune.find_images(str(tmp_path / "empty"))
+    with pytest.raises(
+        ValueError, match="holds one class, 'blue'; put the images of each class in a folder of its own"
+    ):
+        fine_tune.find_images(make_images(tmp_path / "one", 20, ("blue",)))
+    with pytest.raises(
+        ValueError, match="none of the images of .*red.* is held out. One in five is held out by its name"
+    ):
+        fine_tune.find_images(make_images(tmp_path / "few", 2))
+    make_images(tmp_path / "odd" / "train", 20)
+    make_images(tmp_path / "odd" / "test", 2, ("blue", "gray"))
+    with pytest.raises(ValueError, match="odd/test has classes that train has not: gray"):
+        fine_tune.find_images(str(tmp_path / "odd"))
+
+
+def test_start_is_found_or_refused(pretrained, tmp_path):
+    start = fine_tune.find_start(str(pretrained))
+    assert (start.image_size, start.channels, start.model.widths) == (8, 1, [8, 16, 32])
+    assert start.learning_rate == pytest.approx(2e-3 / 3)
+    file = pretrained / workdir.MODEL
+    start = fine_tune.find_start(str(file), "coatnet-2")
+    assert (start.image_size, start.channels, start.model.name, start.learning_rate) == (224, 1, "coatnet-2", 1e-4)
+    with pytest.raises(
+        ValueError, match=r"Which network are the weights .*model.keras for\? Give --model, one of coatnet-0"
+    ):
+        fine_tune.find_start(str(file))
+    with pytest.raises(ValueError, match=r"one of coatnet-0, .*; got 'coatnet-9'"):
+        fine_tune.find_start(str(file), "coatnet-9")
+    with pytest.raises(ValueError, match="is a run, whose config.json says which model it is; leave --model out"):
+        fine_tune.find_start(str(pretrained), "coatnet-0")
+    with pytest.raises(FileNotFoundError, match="nowhere is neither the folder of a finished run nor a weights file"):
+        fine_tune.find_start(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="holds no config.json; let the run finish first"):
+        fine_tune.find_start(str(tmp_path))
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="holds no weights of a CoAtNet: there is no stem_conv01 in it"):
+        fine_tune.find_start(str(tmp_path / "other.keras"), "coatnet-0")
+
+
+def test_weights_of_another_network_are_refused_before_any_work(pretrained, tmp_path):
+    images = fine_tune.find_images(make_images(tmp_path / "images", 20))
+    start = fine_tune.find_start(str(pretrained))
+    start.model.widths = [8, 16, 64]
+    with pytest.raises(SystemExit, match="do not fit the model"):
+        train.run(fine_tune.configure(images, start, {}), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(("images", "batch_size", "epochs"), [(8, 4, 60), (64, 8, 60), (250, 16, 40), (9000, 32, 10)])
+def test_values_follow_the_number_of_images(images, batch_size, epochs):
+    config = small_folder.get_config(str(images))
+    assert (config.batch_size, config.epochs) == (batch_size, epochs)
+    assert 5 <= config.early_stop_patience < config.epochs
+
+
+def test_recipe_without_a_number_is_refused():
+    with pytest.raises(ValueError, match="'many' is no number"):
+        small_folder.get_config("many")

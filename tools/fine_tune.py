@@ -1,0 +1,226 @@
+"""Fine-tunes existing weights on a small folder of images, evaluates, and exports for serving: one command.
+
+    python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
+    python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
+
+The images lie in one folder a class. By their names one in five is held out: where the loss on these is lowest, the
+weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
+`validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
+what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
+override them.
+
+`--output` becomes the folder of the run, with `report.md`, `evaluation/` (and `test_evaluation/`) and `serving/1`. The
+same command resumes a stopped run. Exit status: as `experiments.train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+import coatnet_tf
+from coatnet_tf.weights import stored_shapes
+from experiments import evaluate, train, workdir
+from experiments.data import folder
+from experiments.recipes import base, small_folder
+from experiments.stops import RunStopped
+from tools import export_saved_model
+
+FIRST_KERNEL = "stem_conv01#0"
+PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
+TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where to begin.
+
+    Args:
+        init_from: Folder of a finished run, or a file of weights.
+        model: The recipe's fields of the network.
+        image_size: Height and width of the images it was trained on.
+        channels: Of these images, 1 or 3.
+        learning_rate: Peak of the learning rate that suits the network.
+    """
+
+    init_from: str
+    model: ml_collections.ConfigDict
+    image_size: int
+    channels: int
+    learning_rate: float
+
+
+def find_start(init_from: str, model: str = "") -> Start:
+    """Turns what the user names into a network and its weights; other kinds of weights would come in here.
+
+    Args:
+        init_from: Folder of a finished run, or a `.keras` or `.weights.h5` file.
+        model: Which of `coatnet_tf.FAMILY` a file is for; a run says it itself.
+
+    Returns:
+        A `Start`.
+
+    Raises:
+        FileNotFoundError: If there are no such weights, or the run is not finished.
+        ValueError: If the file holds no CoAtNet, or it is not clear of which.
+    """
+    path = epath.Path(init_from)
+    if path.is_dir():
+        if model:
+            raise ValueError(f"{path} is a run, whose {workdir.CONFIG} says which model it is; leave --model out.")
+        recipe = workdir.read_recipe(path, workdir.MODEL)
+        # How large a rate suits a network depends on its width: its own training knows.
+        learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
+        return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
+    if not path.exists():
+        raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
+    channels = _channels(path)
+    if model not in coatnet_tf.FAMILY:
+        raise ValueError(
+            f"Which network are the weights {path} for? Give --model, one of {', '.join(coatnet_tf.FAMILY)}"
+            + (f"; got {model!r}." if model else ", or a run's folder in place of the file.")
+        )
+    # Its input size is no part of a file: the recipe has the paper's, and --config.image_size another.
+    recipe = small_folder.get_config()
+    learning_rate = recipe.optimizer.learning_rate
+    return Start(init_from, base.family_model(model.replace("-", "")), recipe.image_size, channels, learning_rate)
+
+
+def _channels(weights: epath.Path) -> int:
+    shapes = stored_shapes(weights)
+    if FIRST_KERNEL not in shapes:
+        raise ValueError(
+            f"{weights} holds no weights of a CoAtNet: there is no {FIRST_KERNEL.partition('#')[0]} in it."
+        )
+    return shapes[FIRST_KERNEL][2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Which images are for what.
+
+    Args:
+        data: The dataset to train and choose on, `folder:PATH`.
+        train_count: Number of its training images.
+        test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
+    """
+
+    data: str
+    train_count: int
+    test: str = ""
+
+
+def find_images(path: str) -> Images:
+    """Looks at a folder of images and refuses what cannot be fine-tuned on.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        An `Images`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no image in it.
+        ValueError: If there is one class only, or a class has nothing to train on or nothing held out.
+    """
+    root, test = path.rstrip("/"), ""
+    if (epath.Path(root) / "train").is_dir():
+        if (epath.Path(root) / "test").is_dir():
+            test = f"folder:{root}"
+            folder.read(root, "train", "test")  # refuses other classes than those of train
+        if not any((epath.Path(root) / split).is_dir() for split in ("validation", "valid", "val")):
+            root += "/train"
+    class_names, training, held_out = folder.read(root, "train", "validation")
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{root} holds one class, {class_names[0]!r}; put the images of each class in a folder of its own."
+        )
+    for what, split in (("to train on", training), ("held out", held_out)):
+        counts = Counter(split.labels)
+        lacking = [name for label, name in enumerate(class_names) if not counts[label]]
+        if lacking:
+            raise ValueError(
+                f"{root}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: "
+                "add images, ten or more a class, or divide them yourself into folders named train and validation."
+            )
+    return Images(f"folder:{root}", training.count, test)
+
+
+def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The recipe of the run.
+
+    Args:
+        images: From `find_images`.
+        start: From `find_start`.
+        overrides: Fields to replace, by name, such as `optimizer.learning_rate`.
+
+    Returns:
+        The recipe.
+    """
+    config = small_folder.get_config(str(images.train_count))
+    config.init_from, config.reset_head = start.init_from, True
+    config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
+    config.augment.randaugment_pixel_scale = config.image_size / PIXELS_ARE_OF
+    config.dataset.name, config.dataset.channels = images.data, start.channels
+    config.optimizer.learning_rate = start.learning_rate
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def finish(output: epath.Path, test: str) -> list[str]:
+    """Evaluates and exports a trained run.
+
+    Args:
+        output: Its folder.
+        test: As of `Images`.
+
+    Returns:
+        What to tell the user, line by line.
+    """
+    lines = []
+    for name, data, split in (("evaluation", "", ""), ("test_evaluation", test, "test")):
+        if name == "evaluation" or test:
+            measured = evaluate.evaluate(output, output / name, data, split)
+            lines.append(f"{measured['images']} {'test' if split else 'held-out'} images: top-1 ")
+            lines[-1] += f"{evaluate.describe_top1(measured)}; see {output / name}/evaluation.md and confusion.png"
+    options = export_saved_model.Options(
+        workdir=Path(output), output=Path(output) / "serving", fold=True, version=1, overwrite=True
+    )
+    return [*lines, f"SavedModel: {export_saved_model.export(options)}"]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
+    logging.set_verbosity(logging.INFO)
+    output = epath.Path(flags.FLAGS.output)
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    try:
+        images = find_images(flags.FLAGS.images)
+        config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    train.run(config, output)
+    try:
+        print("\n".join(finish(output, images.test)))
+    except (OSError, ValueError, RunStopped) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "images", None, "Folder of class-named folders of images, or of train, validation, test of such."
+    )
+    flags.DEFINE_string("init_from", None, "Weights to begin with: folder of a finished run, .keras or .weights.h5.")
+    flags.DEFINE_string("model", "", f"With a file: which network it is for, one of {', '.join(coatnet_tf.FAMILY)}.")
+    flags.DEFINE_string("output", None, "Folder of the new run; the same command resumes what it holds.")
+    config_flags.DEFINE_config_dict("config", small_folder.get_config(), "Fields of the recipe to override.")
+    flags.mark_flags_as_required(["images", "init_from", "output"])
+    app.run(main)
