@@ -21,7 +21,7 @@ from coatnet_tf.models import (
     from_pretrained,
     preprocess_input,
 )
-from coatnet_tf.weights import PretrainedWeights, list_weights, load_weights
+from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "CoAtNetConfig",
     "Cost",
     "CostReport",
+    "Loaded",
     "PretrainedWeights",
     "StageConfig",
     "check_input_shape",

@@ -11,8 +11,7 @@ import keras
 from coatnet_tf.config import CoAtNetConfig, StageConfig
 from coatnet_tf.family import get_config
 from coatnet_tf.models import CoAtNet, Shape, report
-from coatnet_tf.weights import find_source, load_pretrained, load_weights
-from coatnet_tf.weights.pretrained import is_pretrained_name
+from coatnet_tf.weights import find_source, is_pretrained_name, load_pretrained, load_weights
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")

@@ -13,8 +13,8 @@ import numpy as np
 from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
-from coatnet_tf.weights import Loaded, find_source, load_pretrained, load_weights
-from coatnet_tf.weights.pretrained import count_classes, is_pretrained_name
+from coatnet_tf.weights import Loaded, find_source, is_pretrained_name, load_pretrained, load_weights
+from coatnet_tf.weights.pretrained import count_classes
 
 DEFAULT_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]

@@ -15,6 +15,7 @@ from absl import logging
 from etils import epath
 
 import coatnet_tf
+from coatnet_tf.weights import find_source, is_pretrained_name, load_pretrained
 from experiments import losses, optimization, report, workdir
 from experiments.data import pipeline, sources
 from experiments.stops import Preempted, Preemption, RunStopped
@@ -60,7 +61,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     coatnet_tf.check_input_shape(make_model_config(config.model), (config.image_size, config.image_size, 1))
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
-        _initial_weights(config.init_from)
+        _check_initial_weights(config.init_from)
     source = sources.prepare(config.dataset, lambda do: chief_first(strategy, do))
     if source.multi_label and config.loss == "softmax":
         raise ValueError(
@@ -145,16 +146,35 @@ def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.
         raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
 
 
-def _initial_weights(path: str) -> epath.Path:
+def _check_initial_weights(init_from: str) -> None:
+    """Refuses weights that are not there, but for those that are yet to be downloaded."""
+    if is_pretrained_name(init_from):
+        find_source(init_from)
+    else:
+        _file_of_weights(init_from)
+
+
+def _file_of_weights(path: str) -> epath.Path:
     """The file of weights in a run's folder, or the file itself."""
     found = epath.Path(path)
     found = found / workdir.MODEL if found.is_dir() else found
     if not found.exists():
         raise FileNotFoundError(
             f"--init_from={path} is neither a weights file (.keras or .weights.h5) nor the folder of a finished run, "
-            f"with its {workdir.MODEL}."
+            f"with its {workdir.MODEL}, nor a name that coatnet_tf.list_weights() lists."
         )
     return found
+
+
+def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf.Loaded:
+    """Loads the weights of `config.init_from`: of a run, of a file, or of a name."""
+    if is_pretrained_name(config.init_from):
+        named = find_source(config.init_from)
+        return load_pretrained(model, make_model_config(config.model), named, named.read(), config.reset_head)
+    with tempfile.TemporaryDirectory() as local:  # it can be on object storage
+        found = _file_of_weights(config.init_from)
+        path = found.copy(epath.Path(local) / found.name)
+        return coatnet_tf.load_weights(model, path, resize=True, reset_head=config.reset_head)
 
 
 def build(
@@ -189,11 +209,7 @@ def build(
         workdir.check_data(folder, source)
         logging.info("Resuming %s at step %d.", folder, step)
     elif config.init_from:
-        with tempfile.TemporaryDirectory() as local:  # it can be on object storage
-            found = _initial_weights(config.init_from)
-            path = found.copy(epath.Path(local) / found.name)
-            loaded = coatnet_tf.load_weights(trainer.model, path, resize=True, reset_head=config.reset_head)
-        logging.info("Weights of %s: %s", config.init_from, loaded)
+        logging.info("Weights of %s: %s", config.init_from, _load_initial_weights(config, trainer.model))
     trainer.part_random_streams()
     return trainer, checkpoints, step
 

@@ -82,7 +82,9 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what it holds.")
     flags.DEFINE_string("data", "", "Dataset in place of the recipe's: tfds:NAME or folder:PATH.")
-    flags.DEFINE_string("init_from", "", "Weights to begin with: folder of a finished run, .keras or .weights.h5.")
+    flags.DEFINE_string(
+        "init_from", "", "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
+    )
     flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
     flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")

@@ -38,7 +38,7 @@ def make_model_config(settings: ml_collections.ConfigDict) -> coatnet_tf.CoAtNet
     """
     fields = settings.to_dict()
     if "depths" in fields:
-        if fields["name"] in coatnet_tf.FAMILY:
+        if fields["name"] in {**coatnet_tf.FAMILY, **coatnet_tf.RELATIVES}:
             raise ValueError(
                 f"config.model.name is {fields['name']!r}, but config.model.depths describes a model of its own: "
                 "take another name, or a recipe without depths."
@@ -70,8 +70,10 @@ class Trainer:
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         model_config = make_model_config(config.model)
-        if strategy.num_replicas_in_sync > 1 and model_config.conv_norm == "batch_norm":
-            model_config = dataclasses.replace(model_config, conv_norm="sync_batch_norm")
+        if strategy.num_replicas_in_sync > 1:
+            norms = ("conv_norm", "transformer_norm")
+            synchronised = {norm: "sync_batch_norm" for norm in norms if getattr(model_config, norm) == "batch_norm"}
+            model_config = dataclasses.replace(model_config, **synchronised)
         if isinstance(strategy, tf.distribute.TPUStrategy):
             model_config = dataclasses.replace(model_config, bias_reindexing="einsum")
         keras.utils.set_random_seed(config.seed)

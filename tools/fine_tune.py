@@ -1,5 +1,6 @@
 """Fine-tunes existing weights on a small folder of images, evaluates, and exports for serving: one command.
 
+    python -m tools.fine_tune --images=/path/to/images --init_from=timm/coatnet_0_rw_224.sw_in1k --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
 
@@ -26,7 +27,7 @@ from etils import epath
 from ml_collections import config_flags
 
 import coatnet_tf
-from coatnet_tf.weights import stored_shapes
+from coatnet_tf.weights import find_source, is_pretrained_name, stored_shapes
 from experiments import evaluate, train, workdir
 from experiments.data import folder
 from experiments.recipes import base, small_folder
@@ -35,6 +36,7 @@ from tools import export_saved_model
 
 FIRST_KERNEL = "stem_conv01#0"
 PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
+RGB = 3
 TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
 
 
@@ -58,11 +60,12 @@ class Start:
 
 
 def find_start(init_from: str, model: str = "") -> Start:
-    """Turns what the user names into a network and its weights; other kinds of weights would come in here.
+    """Turns what the user names into a network and its weights.
 
     Args:
-        init_from: Folder of a finished run, or a `.keras` or `.weights.h5` file.
-        model: Which of `coatnet_tf.FAMILY` a file is for; a run says it itself.
+        init_from: Folder of a finished run, a `.keras` or `.weights.h5` file, or a name that
+            `coatnet_tf.list_weights` lists.
+        model: Which of `coatnet_tf.FAMILY` or `coatnet_tf.RELATIVES` a file is for; a run and a name say it themselves.
 
     Returns:
         A `Start`.
@@ -71,6 +74,12 @@ def find_start(init_from: str, model: str = "") -> Start:
         FileNotFoundError: If there are no such weights, or the run is not finished.
         ValueError: If the file holds no CoAtNet, or it is not clear of which.
     """
+    defaults = small_folder.get_config()
+    if is_pretrained_name(init_from):
+        source = find_source(init_from)
+        if model not in ("", source.config):
+            raise ValueError(f"{init_from} is for the model {source.config}, not {model}; leave --model out.")
+        return Start(init_from, _relative(source.config), source.image_size, RGB, defaults.optimizer.learning_rate)
     path = epath.Path(init_from)
     if path.is_dir():
         if model:
@@ -82,15 +91,19 @@ def find_start(init_from: str, model: str = "") -> Start:
     if not path.exists():
         raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
     channels = _channels(path)
-    if model not in coatnet_tf.FAMILY:
+    known = (*coatnet_tf.FAMILY, *coatnet_tf.RELATIVES)
+    if model not in known:
         raise ValueError(
-            f"Which network are the weights {path} for? Give --model, one of {', '.join(coatnet_tf.FAMILY)}"
+            f"Which network are the weights {path} for? Give --model, one of {', '.join(known)}"
             + (f"; got {model!r}." if model else ", or a run's folder in place of the file.")
         )
     # Its input size is no part of a file: the recipe has the paper's, and --config.image_size another.
-    recipe = small_folder.get_config()
-    learning_rate = recipe.optimizer.learning_rate
-    return Start(init_from, base.family_model(model.replace("-", "")), recipe.image_size, channels, learning_rate)
+    fields = base.family_model(model.replace("-", "")) if model in coatnet_tf.FAMILY else _relative(model)
+    return Start(init_from, fields, defaults.image_size, channels, defaults.optimizer.learning_rate)
+
+
+def _relative(name: str) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({"name": name, "drop_path_rate": 0.0})
 
 
 def _channels(weights: epath.Path) -> int:
@@ -218,8 +231,8 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "images", None, "Folder of class-named folders of images, or of train, validation, test of such."
     )
-    flags.DEFINE_string("init_from", None, "Weights to begin with: folder of a finished run, .keras or .weights.h5.")
-    flags.DEFINE_string("model", "", f"With a file: which network it is for, one of {', '.join(coatnet_tf.FAMILY)}.")
+    flags.DEFINE_string("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
+    flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
     flags.DEFINE_string("output", None, "Folder of the new run; the same command resumes what it holds.")
     config_flags.DEFINE_config_dict("config", small_folder.get_config(), "Fields of the recipe to override.")
     flags.mark_flags_as_required(["images", "init_from", "output"])

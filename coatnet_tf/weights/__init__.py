@@ -2,7 +2,7 @@
 
 from coatnet_tf.weights.catalog import CATALOG, PretrainedWeights, list_weights
 from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table, stored_shapes
-from coatnet_tf.weights.pretrained import Source, find_source, load_pretrained
+from coatnet_tf.weights.pretrained import Source, find_source, is_pretrained_name, load_pretrained
 from coatnet_tf.weights.tensor_files import read_tensors
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PretrainedWeights",
     "Source",
     "find_source",
+    "is_pretrained_name",
     "list_weights",
     "load_pretrained",
     "load_weights",

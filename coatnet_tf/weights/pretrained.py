@@ -129,6 +129,9 @@ def load_pretrained(
         ValueError: If the weights belong to another configuration, or do not fit by name and shape.
     """
     expected = RELATIVES[source.config]
+    # Statistics over all replicas are the same weights.
+    norms = {name: getattr(config, name).removeprefix("sync_") for name in ("conv_norm", "transformer_norm")}
+    config = dataclasses.replace(config, **norms)
     differing = [
         f"{field.name} is {getattr(config, field.name)!r} and must be {getattr(expected, field.name)!r}"
         for field in dataclasses.fields(CoAtNetConfig)

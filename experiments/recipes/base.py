@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps_per_call = 100  # steps between two looks at the progress
     config.checkpoint_steps = 0  # steps between two checkpoints, beside those of the epochs; 0: none
     config.max_skipped_steps = 20  # in a row whose loss or gradient is not finite
-    config.init_from = ""  # weights to begin with: a run's folder, or a file
+    config.init_from = ""  # weights to begin with: a run's folder, a file, or a name of coatnet_tf.list_weights()
     config.reset_head = False  # with init_from: begin with a new classifier
 
     config.dataset = ml_collections.ConfigDict()

@@ -1,12 +1,17 @@
 """Beginning with other weights: another resolution, other classes, and what is refused."""
 
 import keras
+import ml_collections
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from coatnet_tf.weights import resize_table
+from coatnet_tf import family
+from coatnet_tf.weights import catalog, resize_table
+from coatnet_tf.weights.timm import load_timm
 from experiments import loop, workdir
 from experiments.strategies import make_strategy
+from tests.coatnet_tf import golden_imports as golden
 
 
 @pytest.fixture
@@ -84,3 +89,40 @@ def test_missing_weights_are_refused_before_any_work(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a weights file .* nor the folder of a finished run"):
         build(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_published_weights_begin_a_run(run, config, tmp_path, monkeypatch, caplog):
+    """As `--init_from=timm/...` would after a download, on coloured images of 64 x 64 of one's own."""
+    caplog.set_level("INFO", logger="absl")
+    name = "timm/coatnet_bn_0_rw_224.sw_in1k"
+    monkeypatch.setitem(family.RELATIVES, "coatnet_bn_0_rw", golden.small_config("coatnet_bn_0_rw"))
+    tensors, _, _ = golden.read("coatnet_bn_0_rw")
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    monkeypatch.setattr(catalog, "download", lambda entry: str(tmp_path / "model.safetensors"))
+    for index, label in enumerate(("a", "b", "c")):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.full((64, 64, 3), 20 * number)
+            pixels[..., index] = 255
+            keras.utils.save_img(tmp_path / "images" / label / f"{number}.png", pixels, scale=False)
+    config.dataset.name, config.dataset.train_split = f"folder:{tmp_path / 'images'}", "train"
+    config.dataset.eval_split, config.image_size = "validation", 64
+    config.batch_size, config.epochs, config.augment.translate = 8, 1, 0
+    config.init_from, config.reset_head = name, True
+    config.model = ml_collections.ConfigDict({"name": "coatnet_bn_0_rw", "drop_path_rate": 0.1})
+
+    trainer = build(config, tmp_path / "tuned")
+    expected = golden.make_model("coatnet_bn_0_rw", classes=3)
+    load_timm(expected, tensors, reset_head=True)
+    for variable, value in zip(trainer.model.weights, expected.weights, strict=True):
+        if not variable.path.startswith("predictions"):
+            np.testing.assert_array_equal(variable, value, err_msg=variable.path)
+    assert "begun anew: predictions/kernel, predictions/bias" in caplog.text
+    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    assert len(workdir.read_metrics(tmp_path / "tuned")) == 1
+
+
+def test_unknown_names_are_refused_before_any_work(config, tmp_path):
+    config.init_from = "timm/coatnet_9_rw_224.sw_in1k"
+    with pytest.raises(ValueError, match="There are no trained weights 'timm/coatnet_9_rw_224.sw_in1k'"):
+        loop.prepare(config, tmp_path / "tuned", make_strategy("one_device"))

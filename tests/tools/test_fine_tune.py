@@ -135,6 +135,15 @@ def test_start_is_found_or_refused(pretrained, tmp_path):
         fine_tune.find_start(str(tmp_path / "other.keras"), "coatnet-0")
 
 
+def test_start_from_published_weights():
+    start = fine_tune.find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k")
+    assert (start.model.name, start.image_size, start.channels) == ("coatnet_rmlp_2_rw", 384, 3)
+    with pytest.raises(ValueError, match="is for the model coatnet_rmlp_2_rw, not coatnet-0; leave --model out"):
+        fine_tune.find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k", "coatnet-0")
+    with pytest.raises(ValueError, match="those of this network are timm/coatnet_0_rw_224.sw_in1k"):
+        fine_tune.find_start("timm/coatnet_0_rw_224")
+
+
 def test_weights_of_another_network_are_refused_before_any_work(pretrained, tmp_path):
     images = fine_tune.find_images(make_images(tmp_path / "images", 20))
     start = fine_tune.find_start(str(pretrained))
