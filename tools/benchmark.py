@@ -5,6 +5,7 @@ r"""Measures speed on this machine: medians of interleaved runs, and their ratio
     python -m tools.benchmark inference --output=docs \
         --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
     python -m tools.benchmark operations  # where a served model's time goes, by kind of operation
+    python -m tools.benchmark memory      # peak memory of training steps, and what tools.plan_training counts
 
 Times depend on the machine and on what else it does; ratios of one run are what to look at.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tools.benchmarks import inference, operations, timing, training
+from tools.benchmarks import inference, memory, operations, timing, training
 
 TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 
@@ -29,10 +30,12 @@ def main(argv: list[str]) -> None:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
     elif what == "operations":
         operations.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
+    elif what == "memory":
+        print("\n".join(memory.run()))
     elif what in TRAINING:
         print("\n".join(timing.report(TRAINING[what]())))
     else:
-        raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference', 'operations'))}.")
+        raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference', 'operations', 'memory'))}.")
 
 
 if __name__ == "__main__":

@@ -220,11 +220,20 @@ def plan(
         ("images to read", f"{rate:,.0f} a second, {rate / chips:,.0f} a chip"),
         ("checkpoint", f"{_gib(memory.weights + memory.moments + memory.averages)} GiB"),
     ]
+    if images == TRAINING_IMAGES["jft"] and accelerator == "tpu_v3" and model.name in CORE_DAYS:
+        rows.append(("the paper's (Table 5)", _of_the_paper(model.name)))
     if price is not None:
         rows.append(("price", f"{price * chips * days * 24:,.0f} at {price:g} a chip and hour"))
     return [f"{model.name} at {config.image_size} on {chips} x {accelerator}", "", "| | |", "| --- | --- |"] + [
         f"| {name} | {value} |" for name, value in rows
     ]
+
+
+def _of_the_paper(model: str) -> str:
+    published = f"{CORE_DAYS[model]:,} core-days"
+    if model in ("coatnet-6", "coatnet-7"):
+        published += f"; at this utilisation {implied_epochs(model):.2f} epochs of JFT-3B"
+    return published
 
 
 def _states(memory: Memory) -> tuple[int, ...]:
@@ -240,11 +249,16 @@ def _advice(memory: Memory, chip: Accelerator, largest: int, share: int, parts: 
     if largest * parts >= share:
         return ""
     if largest:
-        return f": take it in {math.ceil(share / largest)} parts (config.accumulation_steps)"
+        return f": take it in {_parts(share, largest)} parts (config.accumulation_steps)"
     recomputed = memory.largest_batch(chip.gib * GIB, rematerialise=True)
     if recomputed:
-        return f": recompute (config.rematerialise=True: {recomputed} images), in {math.ceil(share / recomputed)} parts"
+        return f": recompute (config.rematerialise=True: {recomputed} images), in {_parts(share, recomputed)} parts"
     return f": shard the states over {_shards(memory, chip)} devices or more (docs/planning.md)"
+
+
+def _parts(share: int, largest: int) -> int:
+    """The fewest equal parts of a share that are not larger than the largest that fits."""
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= largest)
 
 
 def _shards(memory: Memory, chip: Accelerator) -> int:
