@@ -1,0 +1,99 @@
+"""Ablations: statistics, sentences and resuming, without training."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import coatnet_tf
+from experiments import ablation, workdir
+from experiments.recipes import small_ablations
+from experiments.trainer import make_model_config
+
+VARIANTS = [(study, variant) for study, variants in small_ablations.STUDIES.items() for variant in variants]
+
+
+@pytest.mark.parametrize("study, variant", VARIANTS)
+def test_every_variant_is_a_network_of_its_own(study, variant):
+    config = small_ablations.get_config(f"{study},{variant},2000")
+    model = make_model_config(config.model)
+    coatnet_tf.check_input_shape(model, (28, 28, 1))
+    assert config.dataset.train_split.split("+") == ["train[:2000]"] * 5
+    first = next(iter(small_ablations.STUDIES[study]))
+    same = make_model_config(small_ablations.get_config(f"{study},{first}").model)
+    assert (model == same) == (variant == first)
+
+
+def test_unknown_variants_are_refused():
+    with pytest.raises(ValueError, match="There is no ablation 'layout,V3'; name a study, a comma and a variant"):
+        small_ablations.get_config("layout,V3")
+
+
+def test_published_numbers_are_of_the_variants():
+    assert ablation.PUBLISHED.keys() == small_ablations.STUDIES.keys()
+    for study, published in ablation.PUBLISHED.items():
+        assert {published.larger[0], *published.larger[1], *published.values} <= set(small_ablations.STUDIES[study])
+
+
+def test_statistics_of_a_textbook_case():
+    """Differences of 1, 2 and 3: t = 2 / (1 / sqrt(3)) = 3.46 with two degrees of freedom, p = 0.0742."""
+    first, second = ablation.summarise({"a": [80.0, 81.0, 82.0], "b": [81.0, 83.0, 85.0]})
+    assert first.p_value is None
+    assert second.p_value == pytest.approx(0.0742, abs=1e-4)
+    assert (first.mean, first.deviation) == pytest.approx((81.0, 1.0))
+    assert first.half_interval == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+
+
+def test_one_seed_has_no_interval():
+    (_, second) = ablation.summarise({"with": [80.0], "without": [79.0]})
+    assert second.p_value is None and math.isnan(second.half_interval)
+    assert "one seed says nothing" in ablation.conclude(
+        "relative_attention", ablation.summarise({"with": [80.0], "without": [79.0]})
+    )
+
+
+@pytest.mark.parametrize(
+    "without, words",
+    [
+        ([79.0, 79.1, 78.9, 79.0], "with is +1.02 points from without, as in the paper (p = 0.0"),
+        ([81.0, 81.1, 80.9, 81.0], "with is -0.98 points from without, against the paper (p = 0.0"),
+        ([81.0, 79.0, 80.5, 79.4], "which may be chance"),
+    ],
+)
+def test_whatever_comes_out_is_said(without, words):
+    summaries = ablation.summarise({"with": [80.0, 80.1, 80.0, 80.0], "without": without})
+    assert words in ablation.conclude("relative_attention", summaries)
+
+
+def test_finished_runs_are_read_and_missing_ones_made(tmp_path):
+    made = []
+
+    def train_one(study, variant, seed, images, folder, overrides):
+        if not (folder / workdir.MODEL).is_file():
+            made.append((variant, seed))
+            if len(made) == 3:
+                raise RuntimeError("stopped")
+            folder.mkdir(parents=True)
+            (folder / workdir.MODEL).touch()
+            accuracy = 0.8 + 0.01 * seed - (0.02 + 0.001 * seed if variant == "without" else 0)
+            (folder / workdir.METRICS).write_text(json.dumps({"step": 1, "eval_accuracy": accuracy}) + "\n")
+        return ablation.train(study, variant, seed, images, folder, overrides)
+
+    arguments = ("relative_attention", 3, 1000, tmp_path)
+    with pytest.raises(RuntimeError, match="stopped"):
+        ablation.run(*arguments, train_one=train_one)
+    text = ablation.run(*arguments, train_one=train_one)
+    assert made == [("with", 0), ("without", 0), ("with", 1), ("with", 1), ("without", 1), ("with", 2), ("without", 2)]
+    folder = tmp_path / "relative_attention_1000"
+    assert (folder / "study.md").read_text() == text
+    assert (folder / "study.png").stat().st_size > 5000
+    assert "| with | 81.00 | 1.00 |" in text and "| without | 78.90 | 0.90 |" in text
+    assert "with is +2.10 points from without, as in the paper" in text
+    assert np.isclose(float(text.split("| without |")[1].split("|")[3]), 0.0, atol=0.01)  # p
+
+
+def test_a_failed_run_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="layout, V1, seed 4 ended with status .*train.log"):
+        ablation.train("layout", "V1", 4, 1000, tmp_path / "run", ["--config.no_such_field=1"])
+    assert "no_such_field" in (tmp_path / "run" / "train.log").read_text()
