@@ -51,3 +51,33 @@ RESULTS = (
 
 # TPUv3-core-days of pre-training (Table 5), at 224: -3 (dagger), -4, -5 for 14 epochs of JFT-300M, -6 and -7 on JFT-3B.
 CORE_DAYS = {"coatnet-3": 580, "coatnet-4": 950, "coatnet-5": 1820, "coatnet-6": 6600, "coatnet-7": 20_100}
+
+
+class Rival(NamedTuple):
+    """A rival of Table 5, pre-trained on JFT-300M (ViT-G/14: JFT-3B).
+
+    Args:
+        model: Name in `coatnet_tf.baselines.FAMILY`.
+        size: Evaluation size in pixels.
+        params: Parameters in millions.
+        macs: FLOPs as printed, in billions; `None` where there are none.
+        top1: ImageNet top-1 accuracy in percent.
+        core_days: TPUv3-core-days of pre-training; `None` where there are none.
+    """
+
+    model: str
+    size: int
+    params: float
+    macs: float | None
+    top1: float
+    core_days: float | None
+
+
+RIVALS = (
+    Rival("resnet50-vit-l-16", 384, 330, None, 87.12, None),
+    Rival("vit-l-16", 512, 307, 364, 87.76, 680),
+    Rival("vit-h-14", 518, 632, 1021, 88.55, 2500),
+    Rival("nfnet-f4-plus", 512, 527, 367, 89.2, 1860),
+    # Its FLOPs count a multiply-add as two (docs/baselines.md); its core-days are read off a figure, "more than".
+    Rival("vit-g-14", 518, 1840, 5160, 90.45, 30_000),
+)
