@@ -1,0 +1,36 @@
+"""The rivals of Table 5.
+
+| | patch | width | depth | MLP | heads | evaluated at |
+| --- | --- | --- | --- | --- | --- | --- |
+| ViT-L/16 | 16 | 1024 | 24 | 4096 | 16 | 512 |
+| ViT-H/14 | 14 | 1280 | 32 | 5120 | 16 | 518 |
+| ViT-G/14 | 14 | 1664 | 48 | 8192 | 16 | 518 |
+| ResNet-50 + ViT-L/16 | 16 | 1024 | 24 | 4096 | 16 | 384 |
+
+| | blocks | widths | group width | evaluated at |
+| --- | --- | --- | --- | --- |
+| NFNet-F4 | 5, 10, 30, 15 | 256, 512, 1536, 1536 | 128 | 512 |
+| NFNet-F4+ | 5, 10, 30, 15 | 384, 768, 2048, 2048 | 128 | 512 |
+"""
+
+from __future__ import annotations
+
+from coatnet_tf.baselines.base import BaselineConfig, factory
+from coatnet_tf.baselines.nfnet import NFNetConfig
+from coatnet_tf.baselines.resnet import ResNetConfig
+from coatnet_tf.baselines.vit import ViTConfig
+
+_LARGE = {"width": 1024, "depth": 24, "mlp_width": 4096, "num_heads": 16}
+_F4 = (5, 10, 30, 15)
+
+_CONFIGS: tuple[BaselineConfig, ...] = (
+    ViTConfig(name="vit-l-16", patch_size=16, **_LARGE),
+    ViTConfig(name="vit-h-14", patch_size=14, width=1280, depth=32, mlp_width=5120, num_heads=16),
+    ViTConfig(name="vit-g-14", patch_size=14, width=1664, depth=48, mlp_width=8192, num_heads=16),
+    ViTConfig(name="resnet50-vit-l-16", patch_size=1, resnet=ResNetConfig(strides=(1, 2, 2, 1)), **_LARGE),
+    NFNetConfig(name="nfnet-f4", depths=_F4, widths=(256, 512, 1536, 1536), stem_widths=(16, 32, 64, 128)),
+    NFNetConfig(name="nfnet-f4-plus", depths=_F4, widths=(384, 768, 2048, 2048), stem_widths=(16, 32, 64, 192)),
+)
+FAMILY: dict[str, BaselineConfig] = {config.name: config for config in _CONFIGS}
+
+ViTL16 = factory("ViTL16", FAMILY["vit-l-16"], "")
