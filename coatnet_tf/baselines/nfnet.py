@@ -27,8 +27,8 @@ class NFNetConfig(BaselineConfig):
         depths: Number of blocks of each stage.
         widths: Output width of each stage. A 1x1 convolution to twice the last one follows.
         stem_widths: Output width of each of the four 3x3 convolutions of the stem.
-        group_width: Channels of one group of the 3x3 convolutions of the blocks, whose width is half the stage's,
-            rounded down to whole groups.
+        group_width: Least number of channels of a group of the 3x3 convolutions of the blocks, whose width is half the
+            stage's.
         alpha: Weight of the residual branches.
         name: See `BaselineConfig`, as for `drop_path_rate` and `dropout`.
 
@@ -47,10 +47,8 @@ class NFNetConfig(BaselineConfig):
         for field in ("depths", "widths", "stem_widths"):
             if len(getattr(self, field)) != 4:
                 raise ValueError(f"{self.name}: {field} must be four; got {getattr(self, field)}.")
-        if min(self.widths) < 2 * self.group_width:
-            raise ValueError(
-                f"{self.name}: widths must be at least two groups of {self.group_width} channels; got {self.widths}."
-            )
+        for width in self.widths:
+            count_groups(width, self.group_width)
 
     @property
     def preprocessing(self) -> str:
@@ -94,6 +92,18 @@ class NFNetConfig(BaselineConfig):
         pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")
         initializer = keras.initializers.RandomNormal(stddev=0.01)
         return [pool, *self.classifier_layers(classes, activation, initializer)]
+
+
+def count_groups(filters: int, group_width: int) -> int:
+    """Groups of the 3x3 convolutions of a block: as many as half its width holds.
+
+    DeepMind's code goes on to round that half down to whole groups. The parameters and FLOPs that were published for
+    NFNet-F4+, whose first stage has 192 channels there, are those of one group of 192.
+    """
+    groups = filters // 2 // group_width
+    if groups < 1 or filters // 2 % groups:
+        raise ValueError(f"Half a width must be equal groups of {group_width} channels or more; got width {filters}.")
+    return groups
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -144,6 +154,16 @@ class ScaledStandardizedConv2D(StandardizedConv2D):
         fan_in = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
         return super().standardized(kernel) * (ops.cast(self.gain, "float32") * fan_in**-0.5)
 
+    # Keras' convolutions save and load their kernel and bias, and nothing else.
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        store[str(1 + self.use_bias)] = self.gain
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+        self.gain.assign(store[str(1 + self.use_bias)])
+
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
 class NFNetBlock(keras.layers.Layer):
@@ -154,17 +174,17 @@ class NFNetBlock(keras.layers.Layer):
     over 2x2 where the stride is 2. Inputs are `[batch, H, W, C]`, outputs `[batch, H / strides, W / strides, filters]`.
 
     Args:
-        filters: Output width; the inner width is half of it, rounded down to whole groups.
+        filters: Output width; the inner width is half of it.
         strides: 1 or 2.
         project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
-        group_width: Channels of one group.
+        group_width: Least number of channels of a group.
         alpha: Weight of the residual branch.
         beta: One over the standard deviation that the input is expected to have.
         drop_path_rate: Stochastic depth rate of the residual branch.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `filters` is less than two groups.
+        ValueError: If half of `filters` is no number of equal groups.
 
     Example:
     >>> import numpy as np
@@ -185,8 +205,6 @@ class NFNetBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if filters < 2 * group_width:
-            raise ValueError(f"filters must be at least two groups of {group_width} channels; got {filters}.")
         self.filters = filters
         self.strides = strides
         self.project = project
@@ -195,14 +213,11 @@ class NFNetBlock(keras.layers.Layer):
         self.beta = beta
         self.drop_path_rate = drop_path_rate
 
-        groups = filters // 2 // group_width
-        inner = groups * group_width
+        inner, groups = filters // 2, count_groups(filters, group_width)
         policy = self.dtype_policy
         prefix = f"{self.name}_"
         self.reduce_conv = _conv(inner, 1, prefix + "reduce_conv", dtype=policy)
-        self.spatial_conv1 = _conv(
-            inner, 3, prefix + "spatial_conv01", strides=strides, groups=groups, dtype=policy
-        )
+        self.spatial_conv1 = _conv(inner, 3, prefix + "spatial_conv01", strides=strides, groups=groups, dtype=policy)
         self.spatial_conv2 = _conv(inner, 3, prefix + "spatial_conv02", groups=groups, dtype=policy)
         self.expand_conv = _conv(filters, 1, prefix + "expand_conv", dtype=policy)
         self.se = SqueezeExcite(
