@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from coatnet_tf import baselines
-from coatnet_tf.config import CoAtNetConfig
+from coatnet_tf.config import CoAtNetConfig, require_fields
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import (
     CentredMaxPooling2D,
@@ -136,13 +136,15 @@ def profile(
     shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
     with_top = include_top or include_top is None
     classes = 1000 if classes is None else classes
-    baseline = baselines.FAMILY.get(model) if isinstance(model, str) else model
-    if isinstance(baseline, baselines.BaselineConfig):
-        baseline = dataclasses.replace(baseline, **overrides)
-        baseline.check_input_shape(shape)
-        layers = baseline.feature_layers(shape)
-        layers += baseline.head_layers(classes, "softmax") if with_top else baseline.map_layers(shape)
-        return _profile_chain(baseline.name, layers, shape)
+    if isinstance(model, str) and model in baselines.FAMILY:
+        model = baselines.FAMILY[model]
+    if isinstance(model, baselines.BaselineConfig):
+        require_fields(overrides, type(model))
+        model = dataclasses.replace(model, **overrides)
+        model.check_input_shape(shape)
+        layers = model.feature_layers(shape)
+        layers += model.head_layers(classes, "softmax") if with_top else model.map_layers(shape)
+        return _profile_chain(model.name, layers, shape)
     config = get_config(model, **overrides)
     check_input_shape(config, shape)
     layers = feature_layers(config)

@@ -41,13 +41,9 @@ class BaselineConfig(abc.ABC):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, tuple)) and not all(map(is_positive_int, _flat(value))):
-                raise ValueError(f"{self.name}: {field.name} must be positive integers; got {value!r}.")
         for rate in ("drop_path_rate", "dropout"):
             if not 0.0 <= getattr(self, rate) < 1.0:
-                raise ValueError(f"{self.name}: {rate} must be at least 0 and below 1; got {getattr(self, rate)!r}.")
+                raise ValueError(f"{rate} must be at least 0 and below 1; got {getattr(self, rate)!r}.")
 
     @property
     @abc.abstractmethod
@@ -93,8 +89,12 @@ class BaselineConfig(abc.ABC):
                 )
 
 
-def _flat(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def require_positive(config: Any, *fields: str) -> None:
+    """Refuses a configuration in which one of these fields is no positive integer, or no tuple of them."""
+    for field in fields:
+        value = getattr(config, field)
+        if not all(map(is_positive_int, value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{field} must be positive integers; got {value!r}.")
 
 
 def Baseline(
@@ -148,8 +148,8 @@ def Baseline(
     >>> tuple(model(images).shape)
     (2, 10)
     """
-    rates = {"drop_path_rate": drop_path_rate, "dropout": dropout}
-    config = dataclasses.replace(config, **{rate: value for rate, value in rates.items() if value is not None})
+    replaced: dict[str, Any] = {"drop_path_rate": drop_path_rate, "dropout": dropout}
+    config = dataclasses.replace(config, **{field: value for field, value in replaced.items() if value is not None})
     check_top(include_top, pooling, classes)
     image = image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])

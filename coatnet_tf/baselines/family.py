@@ -15,12 +15,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from coatnet_tf.baselines.base import BaselineConfig, factory
 from coatnet_tf.baselines.nfnet import NFNetConfig
 from coatnet_tf.baselines.resnet import ResNetConfig
 from coatnet_tf.baselines.vit import ViTConfig
 
-_LARGE = {"width": 1024, "depth": 24, "mlp_width": 4096, "num_heads": 16}
+_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp_width": 4096, "num_heads": 16}
 _F4 = (5, 10, 30, 15)
 
 _CONFIGS: tuple[BaselineConfig, ...] = (

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.baselines.base import BaselineConfig
+from coatnet_tf.baselines.base import BaselineConfig, require_positive
 from coatnet_tf.baselines.resnet import StandardizedConv2D
 from coatnet_tf.layers import SqueezeExcite, StochasticDepth
 from coatnet_tf.models import Shape
@@ -44,9 +44,10 @@ class NFNetConfig(BaselineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive(self, "depths", "widths", "stem_widths", "group_width")
         for field in ("depths", "widths", "stem_widths"):
             if len(getattr(self, field)) != 4:
-                raise ValueError(f"{self.name}: {field} must be four; got {getattr(self, field)}.")
+                raise ValueError(f"{field} must be four integers; got {getattr(self, field)}.")
         for width in self.widths:
             count_groups(width, self.group_width)
 
@@ -224,7 +225,8 @@ class NFNetBlock(keras.layers.Layer):
             filters // 2, "relu", kernel_initializer="lecun_normal", dtype=policy, name=prefix + "se"
         )
         self.drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "drop_path")
-        self.proj_pool = self.proj_conv = None
+        self.proj_pool: keras.layers.Layer | None = None
+        self.proj_conv: keras.layers.Layer | None = None
         if project:
             self.proj_conv = _conv(filters, 1, prefix + "proj_conv", dtype=policy)
         if strides > 1:
@@ -238,7 +240,7 @@ class NFNetBlock(keras.layers.Layer):
         for layer in branch:
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
-        if self.project:
+        if self.proj_conv is not None:
             self.proj_conv.build((*shape[:-1], input_shape[-1]))
         self.skip_gain = self.add_weight(name="skip_gain", shape=(), initializer="zeros")
         self.built = True
@@ -246,7 +248,7 @@ class NFNetBlock(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = scaled_gelu(inputs) * self.beta
         shortcut = inputs
-        if self.project:
+        if self.proj_conv is not None:
             shortcut = self.proj_conv(x if self.proj_pool is None else self.proj_pool(x))
         x = self.reduce_conv(x)
         x = self.spatial_conv1(scaled_gelu(x))

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from coatnet_tf.baselines.base import require_positive
+
 GROUP_NORM_EPSILON = 1e-5
 INITIALIZER = "lecun_normal"  # the scale of a kernel that is standardised has no effect
 
@@ -25,7 +27,7 @@ class ResNetConfig:
         groups: Groups of every GroupNorm.
 
     Raises:
-        ValueError: If the stages' fields are of different lengths.
+        ValueError: If a field is out of its range, or the stages' fields are of different lengths.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -35,10 +37,16 @@ class ResNetConfig:
     groups: int = 32
 
     def __post_init__(self) -> None:
+        require_positive(self, "depths", "strides", "widths", "stem_width", "groups")
         if not len(self.depths) == len(self.strides) == len(self.widths):
             raise ValueError(
                 "depths, strides and widths have one entry a stage; got "
                 f"{len(self.depths)}, {len(self.strides)} and {len(self.widths)} of them."
+            )
+        if any(width % (4 * self.groups) for width in self.widths) or self.stem_width % self.groups:
+            raise ValueError(
+                f"groups must divide stem_width and the inner widths, a quarter of widths; got {self.groups}, "
+                f"{self.stem_width} and {self.widths}."
             )
 
     @property
@@ -158,7 +166,10 @@ class Bottleneck(keras.layers.Layer):
         self.conv1, self.norm1 = self._conv_and_norm(inner, 1, 1, "reduce")
         self.conv2, self.norm2 = self._conv_and_norm(inner, 3, strides, "spatial")
         self.conv3, self.norm3 = self._conv_and_norm(filters, 1, 1, "expand")
-        self.proj_conv, self.proj_norm = self._conv_and_norm(filters, 1, strides, "proj") if project else (None, None)
+        self.proj_conv: keras.layers.Layer | None = None
+        self.proj_norm: keras.layers.Layer | None = None
+        if project:
+            self.proj_conv, self.proj_norm = self._conv_and_norm(filters, 1, strides, "proj")
 
     def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> Any:
         name = f"{self.name}_{name}"
@@ -179,13 +190,15 @@ class Bottleneck(keras.layers.Layer):
         for layer in (self.conv1, self.norm1, self.conv2, self.norm2, self.conv3, self.norm3):
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
-        if self.project:
+        if self.proj_conv is not None and self.proj_norm is not None:
             self.proj_conv.build(input_shape)
             self.proj_norm.build(shape)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        shortcut = self.proj_norm(self.proj_conv(inputs)) if self.project else inputs
+        shortcut = inputs
+        if self.proj_conv is not None and self.proj_norm is not None:
+            shortcut = self.proj_norm(self.proj_conv(inputs))
         x = ops.relu(self.norm1(self.conv1(inputs)))
         x = ops.relu(self.norm2(self.conv2(x)))
         return ops.relu(ops.add(shortcut, self.norm3(self.conv3(x))))

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.baselines.base import BaselineConfig
+from coatnet_tf.baselines.base import BaselineConfig, require_positive
 from coatnet_tf.baselines.resnet import ResNetConfig
 from coatnet_tf.layers import TransformerBlock, common
 from coatnet_tf.models import Shape
@@ -43,8 +43,9 @@ class ViTConfig(BaselineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive(self, "patch_size", "width", "depth", "mlp_width", "num_heads")
         if self.width % self.num_heads:
-            raise ValueError(f"{self.name}: num_heads must divide width {self.width}; got {self.num_heads}.")
+            raise ValueError(f"num_heads must divide width {self.width}; got {self.num_heads}.")
 
     @property
     def preprocessing(self) -> str:

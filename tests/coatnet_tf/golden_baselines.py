@@ -39,10 +39,10 @@ def read(name):
     return golden_imports.read(name, FOLDER)
 
 
-def make_model(name, input_shape, **arguments):
+def make_model(case, /, input_shape, **arguments):
     """The untrained model of a golden case."""
     arguments = {"classes": 10, "classifier_activation": None, **arguments}
-    return baselines.Baseline(CONFIGS[name], input_shape=input_shape, **arguments)
+    return baselines.Baseline(CONFIGS[case], input_shape=input_shape, **arguments)
 
 
 def load(model, tensors):
