@@ -84,7 +84,7 @@ class BaselineConfig(abc.ABC):
             if size % stride:
                 near = [str(n) for n in (size // stride * stride, (size // stride + 1) * stride) if n]
                 raise ValueError(
-                    f"{self.name}: {axis} {size} is no multiple of {stride}, the size of a patch; choose "
+                    f"{self.name}: {axis} {size} is no multiple of the total stride, {stride}; choose "
                     f"{' or '.join(near)}."
                 )
 
