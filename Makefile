@@ -28,7 +28,8 @@ test-tensorflow: $(VENV)/installed
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(PY) -m pytest tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_models.py tests/jax_backend \
 		tests/coatnet_tf/test_inference.py::test_same_outputs_of_other_models \
-		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code
+		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code \
+		tests/coatnet_tf/test_baselines.py::test_outputs_of_timm
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \

@@ -1,6 +1,6 @@
 """CoAtNet (Dai et al., NeurIPS 2021, arXiv:2106.04803) for Keras 3."""
 
-from coatnet_tf import layers
+from coatnet_tf import baselines, layers
 from coatnet_tf.backbone import CoAtNetBackbone
 from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
 from coatnet_tf.cost import Cost, CostReport, profile, profile_layers
@@ -44,6 +44,7 @@ __all__ = [
     "Loaded",
     "PretrainedWeights",
     "StageConfig",
+    "baselines",
     "check_input_shape",
     "decode_predictions",
     "fold_for_inference",

@@ -264,11 +264,11 @@ class CoAtNetConfig:
         return sum(stage.depth for stage in self.stages)
 
 
-def require_fields(names: Iterable[str]) -> None:
-    """Refuses names of fields that `CoAtNetConfig` does not have."""
-    known = [field.name for field in dataclasses.fields(CoAtNetConfig)]
+def require_fields(names: Iterable[str], config_class: Any = CoAtNetConfig) -> None:
+    """Refuses names of fields that a dataclass does not have."""
+    known = [field.name for field in dataclasses.fields(config_class)]
     for name in names:
-        _require(name in known, f"CoAtNetConfig has no field {name!r}; its fields are {', '.join(known)}.")
+        _require(name in known, f"{config_class.__name__} has no field {name!r}; its fields are {', '.join(known)}.")
 
 
 def make_config(

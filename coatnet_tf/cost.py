@@ -1,6 +1,6 @@
-"""What a CoAtNet costs: parameters, multiply-accumulates and activations, without building it.
+"""What a model costs: parameters, multiply-accumulates and activations, without building it.
 
-A CoAtNet is a chain of layers, so a shape is sent through them one after the other; what each kind of
+A CoAtNet or a baseline is a chain of layers, so a shape is sent through them one after the other; what each kind of
 layer adds is one small function below. The layers stay unbuilt: nothing is allocated.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 
-from coatnet_tf.config import CoAtNetConfig
+from coatnet_tf import baselines
+from coatnet_tf.config import CoAtNetConfig, require_fields
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import (
     CentredMaxPooling2D,
@@ -92,7 +93,7 @@ class CostReport(Cost):
 
 
 def profile(
-    model: str | CoAtNetConfig | keras.Model,
+    model: str | CoAtNetConfig | baselines.BaselineConfig | keras.Model,
     input_shape: tuple[int, int, int] | None = None,
     *,
     include_top: bool | None = None,
@@ -102,11 +103,12 @@ def profile(
     """Counts parameters, multiply-accumulates and activations.
 
     Args:
-        model: `"coatnet-0"` .. `"coatnet-7"`, a `CoAtNetConfig`, or a model that `CoAtNet` built.
+        model: `"coatnet-0"` .. `"coatnet-7"` or a name in `baselines.FAMILY`, a configuration of either, or a model
+            that `CoAtNet` or `Baseline` built.
         input_shape: `(height, width, channels)`; `(224, 224, 3)` by default, the model's own for a model.
         include_top: Whether to count the classifier, as by default (configurations only).
         classes: Number of classes of the classifier, 1000 by default (configurations only).
-        **overrides: Fields of `CoAtNetConfig` to replace (configurations only).
+        **overrides: Fields of the configuration to replace (configurations only).
 
     Returns:
         A `CostReport`. FLOPs in the paper are the multiply-accumulates counted here.
@@ -133,12 +135,23 @@ def profile(
                 f"{model.name} was built for {shape}, not {tuple(input_shape)}; profile its configuration instead."
             )
         return _profile_chain(model.name, list(model.layers), shape)
-    config = get_config(model, **overrides)
     shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
+    with_top = include_top or include_top is None
+    classes = 1000 if classes is None else classes
+    if isinstance(model, str) and model in baselines.FAMILY:
+        model = baselines.FAMILY[model]
+    if isinstance(model, baselines.BaselineConfig):
+        require_fields(overrides, type(model))
+        model = dataclasses.replace(model, **overrides)
+        model.check_input_shape(shape)
+        layers = model.feature_layers(shape)
+        layers += model.head_layers(classes, "softmax") if with_top else model.map_layers(shape)
+        return _profile_chain(model.name, layers, shape)
+    config = get_config(model, **overrides)
     check_input_shape(config, shape)
     layers = feature_layers(config)
-    if include_top or include_top is None:
-        layers += head_layers(config, 1000 if classes is None else classes, "softmax")
+    if with_top:
+        layers += head_layers(config, classes, "softmax")
     return _profile_chain(config.name, layers, shape)
 
 
@@ -212,6 +225,13 @@ def _activated(cost: Cost, shape: Shape) -> Cost:
     return cost + _tensor(shape, activated=math.prod(shape))
 
 
+@_cost.register(baselines.ClassToken)
+@_cost.register(keras.layers.Cropping2D)
+@_cost.register(keras.layers.Reshape)
+def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
+    return Cost(), _output_shape(layer, shape)
+
+
 @_cost.register(keras.layers.InputLayer)
 @_cost.register(keras.layers.Rescaling)
 @_cost.register(StochasticDepth)
@@ -255,8 +275,9 @@ def _(layer: keras.layers.BatchNormalization, shape: Shape) -> tuple[Cost, Shape
     return _tensor(shape, params=2 * shape[-1], non_trainable_params=2 * shape[-1]), shape
 
 
-@_cost.register
-def _(layer: keras.layers.LayerNormalization, shape: Shape) -> tuple[Cost, Shape]:
+@_cost.register(keras.layers.GroupNormalization)
+@_cost.register(keras.layers.LayerNormalization)
+def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
     return _tensor(shape, params=2 * shape[-1]), shape
 
 
@@ -348,7 +369,7 @@ def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
 @_cost.register
 def _(layer: FeedForward, shape: Shape) -> tuple[Cost, Shape]:
     width = shape[-1]
-    expanded, inner = _cost(keras.layers.Dense(layer.expansion * width, use_bias=layer.use_bias), shape)
+    expanded, inner = _cost(keras.layers.Dense(layer.inner_width(width), use_bias=layer.use_bias), shape)
     shrunk, output = _cost(keras.layers.Dense(width, use_bias=layer.use_bias), inner)
     return _activated(expanded, inner) + shrunk, output
 
@@ -360,3 +381,36 @@ def _(layer: TransformerBlock, shape: Shape) -> tuple[Cost, Shape]:
     transformed, output = _chain([layer.ffn_norm, layer.ffn, *_present(layer.ffn_scale)], output)
     additions = _tensor(output) + _tensor(output)
     return _shortcut(layer, shape) + attended + transformed + additions, output
+
+
+@_cost.register
+def _(layer: baselines.TokenEmbedding, shape: Shape) -> tuple[Cost, Shape]:
+    output = _output_shape(layer, shape)
+    return _tensor(output) + _tensor(output, params=shape[-1] + math.prod(output)), output
+
+
+@_cost.register
+def _(layer: baselines.ScaledStandardizedConv2D, shape: Shape) -> tuple[Cost, Shape]:
+    cost, output = _cost.dispatch(keras.layers.Conv2D)(layer, shape)
+    return cost + Cost(params=layer.filters), output
+
+
+@_cost.register
+def _(layer: baselines.Bottleneck, shape: Shape) -> tuple[Cost, Shape]:
+    reduced, inner = _chain([layer.conv1, layer.norm1], shape)
+    filtered, pooled = _chain([layer.conv2, layer.norm2], inner)
+    expanded, output = _chain([layer.conv3, layer.norm3], pooled)
+    shortcut, _ = _chain([*_present(layer.proj_conv), *_present(layer.proj_norm)], shape)
+    branch = _activated(reduced, inner) + _activated(filtered, pooled) + expanded
+    return shortcut + branch + _activated(_tensor(output), output), output
+
+
+@_cost.register
+def _(layer: baselines.NFNetBlock, shape: Shape) -> tuple[Cost, Shape]:
+    shortcut, _ = _chain([*_present(layer.proj_pool), *_present(layer.proj_conv)], shape)
+    reduced, inner = _cost(layer.reduce_conv, shape)
+    filtered, pooled = _cost(layer.spatial_conv1, inner)
+    again, pooled = _cost(layer.spatial_conv2, pooled)
+    expanded, output = _chain([layer.expand_conv, layer.se], pooled)
+    branch = _activated(reduced, inner) + _activated(filtered, pooled) + _activated(again, pooled) + expanded
+    return _activated(shortcut, shape) + branch + _tensor(output, params=1), output

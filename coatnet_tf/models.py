@@ -87,24 +87,15 @@ def CoAtNet(
         "dropout": dropout,
     }
     config = get_config(config, **{field: value for field, value in replaced.items() if value is not None})
-    if pooling not in (None, "avg", "max"):
-        raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
-    if include_top and not is_positive_int(classes):
-        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
-
-    image = _image_input(input_tensor, input_shape)
+    check_top(include_top, pooling, classes)
+    image = image_input(input_tensor, input_shape)
     check_input_shape(config, image.shape[1:])
 
-    x = preprocessing_layer(config)(image) if include_preprocessing else image
+    x = preprocessing_layer(config.preprocessing)(image) if include_preprocessing else image
     for layer in feature_layers(config):
         x = layer(x)
-    if include_top:
-        for layer in head_layers(config, classes, classifier_activation):
-            x = layer(x)
-    elif pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")(x)
-    elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")(x)
+    for layer in head_layers(config, classes, classifier_activation) if include_top else pooling_layers(pooling):
+        x = layer(x)
 
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name or config.name)
@@ -178,7 +169,15 @@ def report(loaded: Loaded, name: str) -> None:
         warnings.warn(f"{name}: {loaded}.", stacklevel=3)
 
 
-def _image_input(input_tensor: Any, input_shape: Shape | None) -> Any:
+def check_top(include_top: bool, pooling: str | None, classes: Any) -> None:
+    """Refuses arguments of a factory that say how the model ends and are out of range."""
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
+    if include_top and not is_positive_int(classes):
+        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
+
+
+def image_input(input_tensor: Any, input_shape: Shape | None) -> Any:
     """The tensor of images that the model starts from."""
     if input_tensor is None:
         return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
@@ -202,14 +201,8 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
     Raises:
         ValueError: If it is not three positive numbers, or a stage cannot halve it.
     """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or not all(map(is_positive_int, shape)):
-        raise ValueError(
-            f"{config.name}: input_shape must be (height, width, channels), three positive integers; got {shape}."
-        )
-    if shape[0] in (1, 3) and shape[2] > 4:
-        raise ValueError(f"{config.name}: input_shape is (height, width, channels), channels last; got {shape}.")
-    for axis, size in zip(("height", "width"), shape[:2], strict=True):
+    check_image_shape(config.name, input_shape)
+    for axis, size in zip(("height", "width"), input_shape[:2], strict=True):
         left = size
         for stage, stride in [("s0", config.stem_stride)] + [(s.name, s.stride) for s in config.stages]:
             if left % stride:
@@ -222,9 +215,20 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
             left //= stride
 
 
-def preprocessing_layer(config: CoAtNetConfig) -> keras.layers.Layer:
-    """The unbuilt layer that takes images in [0, 255] to the range of the configuration."""
-    if config.preprocessing == "tf":
+def check_image_shape(name: str, input_shape: tuple[Any, ...]) -> None:
+    """Refuses what is not `(height, width, channels)`, channels last."""
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(map(is_positive_int, shape)):
+        raise ValueError(
+            f"{name}: input_shape must be (height, width, channels), three positive integers; got {shape}."
+        )
+    if shape[0] in (1, 3) and shape[2] > 4:
+        raise ValueError(f"{name}: input_shape is (height, width, channels), channels last; got {shape}.")
+
+
+def preprocessing_layer(preprocessing: str) -> keras.layers.Layer:
+    """The unbuilt layer that takes images in [0, 255] to a range, `"tf"` or `"torch"`; see `CoAtNetConfig`."""
+    if preprocessing == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")
     scale = [1 / (255 * deviation) for deviation in IMAGENET_STD]
     offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
@@ -340,14 +344,22 @@ def head_layers(config: CoAtNetConfig, classes: int, activation: Any) -> list[ke
         layers.append(common.dense(width, "head_hidden", config.kernel_initializer, activation="tanh"))
     if config.dropout:
         layers.append(keras.layers.Dropout(config.dropout, name="head_dropout"))
-    # Probabilities and logits rounded to bfloat16 would be of little use.
-    half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
-    layers.append(
-        common.dense(
-            classes, "predictions", config.kernel_initializer, activation=activation, dtype="float32" if half else None
-        )
-    )
+    layers.append(predictions_layer(classes, activation, config.kernel_initializer))
     return layers
+
+
+def predictions_layer(classes: int, activation: Any, initializer: Any = None) -> keras.layers.Layer:
+    """The unbuilt classifier, in float32: probabilities and logits rounded to bfloat16 would be of little use."""
+    half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
+    return common.dense(classes, "predictions", initializer, activation=activation, dtype="float32" if half else None)
+
+
+def pooling_layers(pooling: str | None) -> list[keras.layers.Layer]:
+    """The unbuilt layers behind the last feature map of a model without the top."""
+    if pooling is None:
+        return []
+    pool = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}[pooling]
+    return [pool(data_format="channels_last", name="head_pool")]
 
 
 def preprocess_input(x: Any) -> Any:

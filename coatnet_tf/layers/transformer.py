@@ -68,7 +68,7 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(
         self,
-        expansion: int = 4,
+        expansion: float = 4,
         kernel_initializer: Any = None,
         activation: str = "gelu_tanh",
         use_bias: bool = True,
@@ -81,9 +81,13 @@ class FeedForward(keras.layers.Layer):
         self.use_bias = use_bias
         self.act = common.get_activation(activation)
 
+    def inner_width(self, input_width: int) -> int:
+        """Hidden width."""
+        return round(self.expansion * input_width)
+
     def build(self, input_shape: Shape) -> None:
         width = input_shape[-1]
-        inner = self.expansion * width
+        inner = self.inner_width(width)
         options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
         self.expand = common.dense(inner, "expand", self.kernel_initializer, **options)
         self.shrink = common.dense(width, "shrink", self.kernel_initializer, **options)
@@ -152,7 +156,7 @@ class TransformerBlock(ResidualBlock):
         filters: int,
         strides: int = 1,
         head_size: int = 32,
-        expansion: int = 4,
+        expansion: float = 4,
         relative: bool = True,
         reindexing: str = "gather",
         drop_path_rate: float = 0.0,

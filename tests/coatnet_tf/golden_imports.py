@@ -13,9 +13,9 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 TIMM_NAMES = [name for name in NAMES if name != "kecam_coatnet0"]
 
 
-def read(name):
+def read(name, folder=FOLDER):
     """Tensors by name in float32, images and logits."""
-    with np.load(FOLDER / f"{name}.npz") as file:
+    with np.load(folder / f"{name}.npz") as file:
         layout, values = json.loads(str(file["layout"])), file["values"].astype("float32")
         images, logits = file["images"], file["logits"]
     ends = np.cumsum([int(np.prod(shape)) for shape in layout.values()])

@@ -43,7 +43,7 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
         for name, tensor in model.state_dict().items():
             if tensor.dtype == torch.int64:
                 tensor.fill_(1)
-            elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1) or "gamma" in name:
+            elif name.endswith(("running_var", "gamma", "gain")) or (name.endswith("weight") and tensor.ndim == 1):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
             elif tensor.ndim == 1:
                 tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))

@@ -1,0 +1,217 @@
+"""The ResNet below a hybrid ViT: GroupNorm and standardised convolutions (BiT, Kolesnikov et al., arXiv:1912.11370)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from coatnet_tf.baselines.base import require_positive
+
+GROUP_NORM_EPSILON = 1e-5
+INITIALIZER = "lecun_normal"  # the scale of a kernel that is standardised has no effect
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """A ResNet of bottleneck blocks without classifier: ResNet-50 by default.
+
+    Args:
+        depths: Number of blocks of each stage.
+        strides: Stride of the first block of each stage.
+        widths: Output width of each stage.
+        stem_width: Width of the 7x7 convolution, which halves the image; a 3x3 max pool halves it again.
+        groups: Groups of every GroupNorm.
+
+    Raises:
+        ValueError: If a field is out of its range, or the stages' fields are of different lengths.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    stem_width: int = 64
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        require_positive(self, "depths", "strides", "widths", "stem_width", "groups")
+        if not len(self.depths) == len(self.strides) == len(self.widths):
+            raise ValueError(
+                "depths, strides and widths have one entry a stage; got "
+                f"{len(self.depths)}, {len(self.strides)} and {len(self.widths)} of them."
+            )
+        if any(width % (4 * self.groups) for width in self.widths) or self.stem_width % self.groups:
+            raise ValueError(
+                f"groups must divide stem_width and the inner widths, a quarter of widths; got {self.groups}, "
+                f"{self.stem_width} and {self.widths}."
+            )
+
+    @property
+    def total_stride(self) -> int:
+        """Image size over the size of the feature map."""
+        return 4 * math.prod(self.strides)
+
+    def layers(self) -> list[keras.layers.Layer]:
+        """The unbuilt layers from the preprocessed image to the feature map, each called on the one before."""
+        layers = [
+            StandardizedConv2D(
+                self.stem_width, 7, strides=2, padding="same", use_bias=False, name="resnet_stem_conv", **_OPTIONS
+            ),
+            _group_norm(self.groups, "resnet_stem_norm"),
+            keras.layers.Activation("relu", name="resnet_stem_act"),
+            keras.layers.MaxPooling2D(3, 2, padding="same", data_format="channels_last", name="resnet_stem_pool"),
+        ]
+        for stage, (depth, stride, width) in enumerate(zip(self.depths, self.strides, self.widths, strict=True), 1):
+            for number in range(1, depth + 1):
+                layers.append(
+                    Bottleneck(
+                        width,
+                        strides=stride if number == 1 else 1,
+                        project=number == 1,
+                        groups=self.groups,
+                        name=f"resnet_s{stage}_block{number:02d}",
+                    )
+                )
+        return layers
+
+
+_OPTIONS: dict[str, Any] = {"data_format": "channels_last", "kernel_initializer": INITIALIZER}
+
+
+def _group_norm(groups: int, name: str, **kwargs: Any) -> keras.layers.GroupNormalization:
+    return keras.layers.GroupNormalization(groups, epsilon=GROUP_NORM_EPSILON, name=name, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class StandardizedConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose kernel has mean 0 and variance 1 over the inputs of each output channel.
+
+    Weight standardisation (Qiao et al., arXiv:1903.10520). The weights are those of `Conv2D`; what they are
+    convolved with is computed from them in each call, in float32.
+
+    Args:
+        *args: Arguments of `keras.layers.Conv2D`.
+        epsilon: Added to the variance.
+        **kwargs: Arguments of `keras.layers.Conv2D`.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.baselines import StandardizedConv2D
+    >>> layer = StandardizedConv2D(4, 3, use_bias=False)
+    >>> layer.build((None, 8, 8, 3))
+    >>> np.asarray(layer.standardized(layer.kernel)).var(axis=(0, 1, 2)).round(3).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, *args: Any, epsilon: float = 1e-8, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epsilon = epsilon
+
+    def standardized(self, kernel: Any) -> Any:
+        """The kernel that images are convolved with, in float32."""
+        kernel = ops.cast(kernel, "float32")
+        mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
+        return (kernel - mean) * ops.rsqrt(variance + self.epsilon)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return super().convolution_op(inputs, ops.cast(self.standardized(kernel), inputs.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class Bottleneck(keras.layers.Layer):
+    """Residual block of 1x1, 3x3 and 1x1 standardised convolutions, each with GroupNorm; the 3x3 carries the stride.
+
+    Inputs are `[batch, H, W, C]`, outputs `[batch, H / strides, W / strides, filters]`.
+
+    Args:
+        filters: Output width; the inner width is a quarter of it.
+        strides: 1 or 2.
+        project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
+        groups: Groups of every GroupNorm.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If 4 does not divide `filters`.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.baselines import Bottleneck
+    >>> tuple(Bottleneck(64, strides=2, project=True, groups=4)(np.zeros((2, 8, 6, 32), "float32")).shape)
+    (2, 4, 3, 64)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        project: bool = False,
+        groups: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if filters % 4:
+            raise ValueError(f"filters must be divisible by 4, of which the inner width is one; got {filters}.")
+        self.filters = filters
+        self.strides = strides
+        self.project = project
+        self.groups = groups
+
+        inner = filters // 4
+        self.conv1, self.norm1 = self._conv_and_norm(inner, 1, 1, "reduce")
+        self.conv2, self.norm2 = self._conv_and_norm(inner, 3, strides, "spatial")
+        self.conv3, self.norm3 = self._conv_and_norm(filters, 1, 1, "expand")
+        self.proj_conv: keras.layers.Layer | None = None
+        self.proj_norm: keras.layers.Layer | None = None
+        if project:
+            self.proj_conv, self.proj_norm = self._conv_and_norm(filters, 1, strides, "proj")
+
+    def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> Any:
+        name = f"{self.name}_{name}"
+        conv = StandardizedConv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            dtype=self.dtype_policy,
+            name=f"{name}_conv",
+            **_OPTIONS,
+        )
+        return conv, _group_norm(self.groups, f"{name}_norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        shape = input_shape
+        for layer in (self.conv1, self.norm1, self.conv2, self.norm2, self.conv3, self.norm3):
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+        if self.proj_conv is not None and self.proj_norm is not None:
+            self.proj_conv.build(input_shape)
+            self.proj_norm.build(shape)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        shortcut = inputs
+        if self.proj_conv is not None and self.proj_norm is not None:
+            shortcut = self.proj_norm(self.proj_conv(inputs))
+        x = ops.relu(self.norm1(self.conv1(inputs)))
+        x = ops.relu(self.norm2(self.conv2(x)))
+        return ops.relu(ops.add(shortcut, self.norm3(self.conv3(x))))
+
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        shape = self.conv2.compute_output_shape(self.conv1.compute_output_shape(input_shape))
+        return (*shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
+            "project": self.project,
+            "groups": self.groups,
+        }
