@@ -11,8 +11,6 @@ import tensorflow as tf
 
 import coatnet_tf
 from experiments import report, workdir
-from experiments.recipes import digits
-from experiments.strategies import make_strategy
 from tests.tools.samples import SIZE, photo
 from tools import check_saved_model, compare_exports
 from tools.export_saved_model import Options, export
@@ -32,21 +30,43 @@ assert "coatnet_tf" not in sys.modules and "experiments" not in sys.modules
 """
 
 
+def call(module, *flags):
+    """Runs a program as its user does."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", module, *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, run):
-    """A finished run of one short epoch."""
-    folder = tmp_path_factory.mktemp("run")
-    config = digits.get_config()
-    config.epochs = 1
-    config.optimizer.warmup_steps = 2
-    config.dataset.train_split = "train[:256]"
-    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
-    run(config, folder, make_strategy("one_device"))
+def training(tmp_path_factory):
+    """The folder of a run of one short epoch, its flags, and the finished process."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    flags = [
+        "--config=experiments/recipes/digits.py",
+        f"--workdir={folder}",
+        f"--config.dataset.data_dir={tmp_path_factory.mktemp('tfds')}",
+        "--config.epochs=1",
+        "--config.optimizer.warmup_steps=2",
+        "--config.dataset.train_split=train[:256]",
+    ]
+    return folder, flags, call("experiments.train", *flags)
+
+
+@pytest.fixture(scope="module")
+def run_folder(training):
+    folder, _, process = training
+    assert process.returncode == 0, process.stderr
     return folder
 
 
-def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, tmp_path):
-    versions = [export(Options(workdir=run_folder, output=tmp_path / "serving", fold=fold)) for fold in (False, True)]
+@pytest.fixture(scope="module")
+def versions(run_folder, tmp_path_factory):
+    """Its exports as it is and folded; no test changes them."""
+    output = tmp_path_factory.mktemp("serving")
+    return [export(Options(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
+
+
+def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, versions, tmp_path):
     assert [version.name for version in versions] == ["1", "2"]
     images = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 1)).astype("float32")
     np.save(tmp_path / "images.npy", images)
@@ -88,41 +108,25 @@ def test_folders_that_export_refuses(run_folder, tmp_path):
         check_saved_model.newest_version(tmp_path)
 
 
-def test_the_readmes_commands(tmp_path):
+def test_the_readmes_commands(training, run_folder, tmp_path):
     """Flags, overrides, messages and exit codes of the programs."""
-
-    def call(module, *flags):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-m", module, *flags]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    folder = tmp_path / "run"
-    train = [
-        "--config=experiments/recipes/digits.py",
-        f"--workdir={folder}",
-        f"--config.dataset.data_dir={tmp_path / 'tfds'}",
-        "--config.epochs=1",
-        "--config.optimizer.warmup_steps=2",
-        "--config.dataset.train_split=train[:256]",
-    ]
-    result = call("experiments.train", *train)
-    assert result.returncode == 0, result.stderr
+    _, flags, result = training
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
     assert "is resized to 16 x 16" in result.stderr
 
-    result = call("experiments.train", *train, "--config.seed=1")
+    result = call("experiments.train", *flags, "--config.seed=1")
     assert result.returncode == 1
     assert "holds another run, whose config differs in config.seed (0 there, 1 here)" in result.stderr
     assert "Traceback" not in result.stderr
 
-    result = call("tools.export_saved_model", f"--workdir={folder}", f"--output={tmp_path / 'serving'}")
+    result = call("tools.export_saved_model", f"--workdir={run_folder}", f"--output={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
-    result = call("tools.check_saved_model", f"--workdir={folder}", f"--saved_model={tmp_path / 'serving'}")
+    result = call("tools.check_saved_model", f"--workdir={run_folder}", f"--saved_model={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
-    assert f"of 359 held-out images right, {workdir.read_metrics(folder)[-1]['eval_accuracy']:.2%}" in result.stdout
-    assert (folder / workdir.REPORT).read_text().count("## Served by the SavedModel") == 1
-    assert (folder / "served.png").stat().st_size > 0
+    assert f"of 359 held-out images right, {workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}" in result.stdout
+    assert (run_folder / workdir.REPORT).read_text().count("## Served by the SavedModel") == 1
+    assert (run_folder / "served.png").stat().st_size > 0
 
 
 def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
@@ -131,8 +135,7 @@ def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_exports_are_compared(run_folder, tmp_path):
-    versions = [export(Options(workdir=run_folder, output=tmp_path, fold=fold)) for fold in (False, True)]
+def test_exports_are_compared(run_folder, versions, tmp_path):
     lines = compare_exports.compare(run_folder, versions)
     accuracy = f"{workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}"
     assert len(lines) == 4
