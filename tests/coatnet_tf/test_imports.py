@@ -1,5 +1,6 @@
 """Other people's weights: the outputs of their code, and every tensor used exactly once."""
 
+import dataclasses
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import coatnet_tf
-from coatnet_tf.weights import read_tensors, resize_table
+from coatnet_tf.weights import Loaded, read_tensors, resize_table
 from coatnet_tf.weights.kecam import load_kecam
 from coatnet_tf.weights.timm import load_timm
 from tests.coatnet_tf import golden_imports as golden
@@ -57,23 +58,36 @@ def outputs(model, images):
     return keras.ops.convert_to_numpy(model(images.astype("float32")))
 
 
-@pytest.mark.parametrize("name", golden.NAMES)
-def test_outputs_of_their_code(name):
-    tensors, images, logits = read(name)
-    model = golden.make_model(name)
-    loaded = load(model, name, tensors)
-    assert not loaded.resized and not loaded.reset
-    assert_close(outputs(model, images), logits)
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A golden case and its model with the weights; built once, as no test changes it."""
+
+    name: str
+    tensors: dict[str, np.ndarray]
+    images: np.ndarray
+    logits: np.ndarray
+    model: keras.Model
+    loaded: Loaded
 
 
-@pytest.mark.parametrize("name", golden.NAMES)
-def test_folded_outputs_of_their_code(name):
-    tensors, images, logits = read(name)
-    model = golden.make_model(name)
-    load(model, name, tensors)
-    folded = coatnet_tf.fold_for_inference(model)
-    assert len(folded.weights) < len(model.weights)
-    assert_close(outputs(folded, images), logits)
+@pytest.fixture(scope="module")
+def case(request):
+    tensors, images, logits = read(request.param)
+    model = golden.make_model(request.param)
+    return Case(request.param, tensors, images, logits, model, load(model, request.param, tensors))
+
+
+@pytest.mark.parametrize("case", golden.NAMES, indirect=True)
+def test_outputs_of_their_code(case):
+    assert not case.loaded.resized and not case.loaded.reset
+    assert_close(outputs(case.model, case.images), case.logits)
+
+
+@pytest.mark.parametrize("case", golden.NAMES, indirect=True)
+def test_folded_outputs_of_their_code(case):
+    folded = coatnet_tf.fold_for_inference(case.model)
+    assert len(folded.weights) < len(case.model.weights)
+    assert_close(outputs(folded, case.images), case.logits)
 
 
 @pytest.mark.parametrize("name", TIMM_PARAMS)
@@ -82,22 +96,18 @@ def test_parameters_of_timm(name):
     assert round(coatnet_tf.profile(name, classes=classes).params / 1e6, 2) == TIMM_PARAMS[name]
 
 
-@pytest.mark.parametrize("name", golden.NAMES)
-def test_profile_counts_what_is_built(name):
-    model = golden.make_model(name)
-    report = coatnet_tf.profile(golden.small_config(name), (64, 64, 3), classes=10)
-    trained = sum(int(np.prod(variable.shape)) for variable in model.trainable_weights)
+@pytest.mark.parametrize("case", golden.NAMES, indirect=True)
+def test_profile_counts_what_is_built(case):
+    report = coatnet_tf.profile(golden.small_config(case.name), (64, 64, 3), classes=10)
+    trained = sum(int(np.prod(variable.shape)) for variable in case.model.trainable_weights)
     assert report.params == trained
-    assert report.params + report.non_trainable_params == model.count_params()
+    assert report.params + report.non_trainable_params == case.model.count_params()
 
 
-@pytest.mark.parametrize("name", ["coatnet_rmlp_2_rw", "coatnet_nano_cc", "kecam_coatnet0"])
-def test_configurations_survive_saving(name, tmp_path):
-    tensors, images, logits = read(name)
-    model = golden.make_model(name)
-    load(model, name, tensors)
-    model.save(tmp_path / "model.keras")
-    assert_close(outputs(keras.models.load_model(tmp_path / "model.keras"), images), logits)
+@pytest.mark.parametrize("case", ["coatnet_rmlp_2_rw", "coatnet_nano_cc", "kecam_coatnet0"], indirect=True)
+def test_configurations_survive_saving(case, tmp_path):
+    case.model.save(tmp_path / "model.keras")
+    assert_close(outputs(keras.models.load_model(tmp_path / "model.keras"), case.images), case.logits)
 
 
 def test_counters_and_nothing_else_are_left_aside():
@@ -163,14 +173,13 @@ def test_computed_tables_need_no_resizing():
     np.testing.assert_allclose(tables[0][:, 2:-2, 2:-2], tables[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["coatnet_0_rw", "coatnet_0", "kecam_coatnet0"])
-def test_without_the_top(name):
-    tensors, images, _ = read(name)
-    features, whole = golden.make_model(name, include_top=False), golden.make_model(name)
-    load(features, name, tensors)
-    load(whole, name, tensors)
-    last = keras.Model(whole.inputs, whole.get_layer("s4_block02" if name != "kecam_coatnet0" else "s4_block01").output)
-    assert_close(outputs(features, images), outputs(last, images), 1e-6)
+@pytest.mark.parametrize("case", ["coatnet_0_rw", "coatnet_0", "kecam_coatnet0"], indirect=True)
+def test_without_the_top(case):
+    features = golden.make_model(case.name, include_top=False)
+    load(features, case.name, case.tensors)
+    end = case.model.get_layer("s4_block02" if case.name != "kecam_coatnet0" else "s4_block01").output
+    last = keras.Model(case.model.inputs, end)
+    assert_close(outputs(features, case.images), outputs(last, case.images), 1e-6)
 
 
 def test_a_new_head_begins_anew():

@@ -1,12 +1,14 @@
 """A recipe that trains in seconds."""
 
 import functools
+import shutil
 
 import keras
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
-from experiments import strategies, workdir
+from experiments import report, strategies, workdir
 from experiments.recipes import digits
 from experiments.trainer import Trainer
 
@@ -25,9 +27,7 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
 
 
-@pytest.fixture
-def config(data_dir):
-    """The digits recipe with a tiny model, two epochs of a few steps, and every random part in use."""
+def make_config(data_dir):
     config = digits.get_config()
     config.epochs = 2
     config.batch_size = 32
@@ -45,6 +45,31 @@ def config(data_dir):
     config.model.layout = "C-T"
     config.model.drop_path_rate = 0.2
     return config
+
+
+@pytest.fixture
+def config(data_dir):
+    """The digits recipe with a tiny model, two epochs of a few steps, and every random part in use."""
+    return make_config(data_dir)
+
+
+@pytest.fixture(scope="session")
+def whole_run(run, data_dir, tmp_path_factory):
+    """What `config` leaves on one device, made once to look at; `finished_run` is a copy to change."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(make_config(data_dir), folder, strategies.make_strategy("one_device"))
+    return folder
+
+
+@pytest.fixture
+def finished_run(whole_run, tmp_path):
+    return shutil.copytree(whole_run, tmp_path / "finished")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leaves the pictures of reports out, which take longer than training, where nobody looks at them."""
+    monkeypatch.setattr(report, "_save", lambda figure, path: pyplot.close(figure))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Trains in processes that are killed at random moments, then in one that may finish.
+"""Trains in one process, then again in processes that are killed at random moments and one that may finish.
 
-    python tests/experiments/killed_runs.py CONFIG.json FOLDER KILLS SEED
+    python tests/experiments/killed_runs.py CONFIG.json WHOLE_FOLDER KILLED_FOLDER KILLS SEED
 
 Every third process is killed while it writes a checkpoint, the others up to 1.5 s after their first steps.
 They are forked from this one, which has imported TensorFlow but used nothing of it.
@@ -39,9 +39,7 @@ def is_saving(folder: Path) -> bool:
     return any(f"{part.partition('.')[0]}.index" not in parts for part in parts)
 
 
-def main(config_path: str, folder: Path, kills: int, seed: int) -> None:
-    config = ml_collections.ConfigDict(json.loads(Path(config_path).read_text()))
-    generator = random.Random(seed)
+def train_and_kill(config: ml_collections.ConfigDict, folder: Path, kills: int, generator: random.Random) -> None:
     while True:
         (folder.parent / SIGN).unlink(missing_ok=True)
         child = os.fork()
@@ -63,8 +61,16 @@ def main(config_path: str, folder: Path, kills: int, seed: int) -> None:
             kills -= 1
         _, status = finished if finished[0] else os.waitpid(child, 0)
         if os.WIFEXITED(status):
-            sys.exit(os.WEXITSTATUS(status) or (3 if kills else 0))  # 3: finished before it could be killed
+            if os.WEXITSTATUS(status) or kills:
+                sys.exit(os.WEXITSTATUS(status) or 3)  # 3: finished before it could be killed
+            return
+
+
+def main(config_path: str, whole: Path, killed: Path, kills: int, seed: int) -> None:
+    config = ml_collections.ConfigDict(json.loads(Path(config_path).read_text()))
+    train_and_kill(config, whole, 0, random.Random(seed))
+    train_and_kill(config, killed, kills, random.Random(seed))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -13,12 +13,14 @@ from experiments import loop, workdir
 from experiments.strategies import make_strategy
 from tests.coatnet_tf import golden_imports as golden
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
-def pretrained(run, config, tmp_path):
+def pretrained(config, finished_run):
+    """The folder of a run to begin with; fine-tuning is of one epoch."""
     config.epochs = 1
-    run(config, tmp_path / "pretrained", make_strategy("one_device"))
-    return tmp_path / "pretrained"
+    return finished_run
 
 
 def build(config, folder):

@@ -19,6 +19,8 @@ from experiments import evaluate, loop, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -61,14 +63,15 @@ def long_run(every_part):
 def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(long_run.to_json())
-    script = [sys.executable, str(HERE / "killed_runs.py"), str(path)]
     seed = str(int(time.time()))
-    for folder, kills in ((tmp_path / "whole" / "run", "0"), (tmp_path / "killed" / "run", "10")):
+    folders = [tmp_path / "whole" / "run", tmp_path / "killed" / "run"]
+    for folder in folders:
         folder.parent.mkdir()
-        process = subprocess.run([*script, str(folder), kills, seed], env=ENVIRONMENT, capture_output=True, text=True)
-        assert process.returncode == 0, f"seed {seed}\n{process.stdout}\n{process.stderr[-3000:]}"
-    assert process.stdout.count("killed") == 10
-    assert_same_run(tmp_path / "killed" / "run", tmp_path / "whole" / "run")
+    command = [sys.executable, str(HERE / "killed_runs.py"), str(path), *map(str, folders), "10", seed]
+    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert process.returncode == 0, f"seed {seed}\n{process.stdout}\n{process.stderr[-3000:]}"
+    assert process.stdout.count("killed [") == 10
+    assert_same_run(*reversed(folders))
 
 
 def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, monkeypatch):
@@ -144,9 +147,8 @@ def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["data", "index", "cut", "half-written"])
-def test_damaged_checkpoint_is_passed_over(run, config, strategy, tmp_path, damage, caplog):
-    run(config, tmp_path / "run", strategy)
-    folder = tmp_path / "run" / workdir.CHECKPOINTS
+def test_damaged_checkpoint_is_passed_over(config, strategy, finished_run, damage, caplog):
+    folder = finished_run / workdir.CHECKPOINTS
     data, index = folder / "ckpt-10.data-00000-of-00001", folder / "ckpt-10.index"
     if damage == "data":
         content = bytearray(data.read_bytes())
@@ -158,29 +160,28 @@ def test_damaged_checkpoint_is_passed_over(run, config, strategy, tmp_path, dama
         data.write_bytes(data.read_bytes()[:1000])
     else:
         index.unlink()
-    before = without_speed(tmp_path / "run")
-    model = (tmp_path / "run" / workdir.MODEL).read_bytes()
-    source = loop.prepare(config, tmp_path / "run", strategy)
-    trainer, checkpoints, step = loop.build(config, tmp_path / "run", strategy, source)
+    before = without_speed(finished_run)
+    model = (finished_run / workdir.MODEL).read_bytes()
+    source = loop.prepare(config, finished_run, strategy)
+    trainer, checkpoints, step = loop.build(config, finished_run, strategy, source)
     assert step == 5
     if damage != "half-written":
         assert "ckpt-10 is damaged and is passed over" in caplog.text
-    loop.train(config, tmp_path / "run", strategy, source, trainer, checkpoints, step)
-    assert without_speed(tmp_path / "run") == before
-    assert len(model) == (tmp_path / "run" / workdir.MODEL).stat().st_size
+    loop.train(config, finished_run, strategy, source, trainer, checkpoints, step)
+    assert without_speed(finished_run) == before
+    assert len(model) == (finished_run / workdir.MODEL).stat().st_size
 
 
-def test_only_damaged_checkpoints_are_refused(run, config, strategy, tmp_path):
-    run(config, tmp_path, strategy)
-    for path in (tmp_path / workdir.CHECKPOINTS).glob("*.index"):
+def test_only_damaged_checkpoints_are_refused(run, config, strategy, finished_run):
+    for path in (finished_run / workdir.CHECKPOINTS).glob("*.index"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="None of the 2 checkpoints in .* can be read"):
-        run(config, tmp_path, strategy)
+        run(config, finished_run, strategy)
 
 
-def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, strategy, tmp_path, monkeypatch):
-    config.epochs = 3
-    run(config, tmp_path / "whole", strategy)
+def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
+    run, config, strategy, whole_run, tmp_path, monkeypatch
+):
     save = workdir.Checkpoints.save
 
     def save_on_full_disk(checkpoints, step):
@@ -198,4 +199,4 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, str
     assert not list((tmp_path / "stopped" / workdir.CHECKPOINTS).glob("ckpt-10*"))
     monkeypatch.setattr(workdir.Checkpoints, "save", save)
     run(config, tmp_path / "stopped", strategy)
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    assert_same_run(tmp_path / "stopped", whole_run)

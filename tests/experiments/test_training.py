@@ -32,18 +32,16 @@ def without_speed(rows):
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
 
 
-def test_run_leaves_model_metrics_and_report(run, config, strategy, tmp_path):
-    run(config, tmp_path / "run", strategy)
-    folder = tmp_path / "run"
-    rows = workdir.read_metrics(folder)
+def test_run_leaves_model_metrics_and_report(config, whole_run):
+    rows = workdir.read_metrics(whole_run)
     assert [(row["step"], row["epoch"]) for row in rows] == [(5, 1), (10, 2)]
     assert rows[-1]["learning_rate"] == pytest.approx(config.optimizer.min_learning_rate, rel=1e-3)
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     for name in ("report.md", "curves.png", "confusion.png", "predictions.png", "classes.txt", "config.json"):
-        assert (folder / name).stat().st_size > 0, name
-    assert list((folder / "tensorboard").glob("events*"))
+        assert (whole_run / name).stat().st_size > 0, name
+    assert list((whole_run / "tensorboard").glob("events*"))
 
-    model = keras.models.load_model(folder / workdir.MODEL)
+    model = keras.models.load_model(whole_run / workdir.MODEL)
     batches = pipeline.evaluation_batches(sources.prepare(config.dataset), config).as_numpy_iterator()
     images, targets, weights = (np.concatenate(part) for part in zip(*batches, strict=True))
     probabilities = model.predict(images.astype("float32"), verbose=0)
@@ -52,27 +50,23 @@ def test_run_leaves_model_metrics_and_report(run, config, strategy, tmp_path):
     assert right.sum() / 50 == pytest.approx(rows[-1]["eval_accuracy"])
 
 
-def test_stopped_run_resumes_to_the_same_end(run, config, strategy, tmp_path):
-    run(config, tmp_path / "whole", strategy)
-    folder = tmp_path / "stopped"
-    run(config, folder, strategy)
+def test_stopped_run_resumes_to_the_same_end(run, config, strategy, whole_run, finished_run):
     # As if it had been stopped in the second epoch: the first epoch's checkpoint, a row too many, no results.
-    for path in (folder / workdir.CHECKPOINTS).glob("ckpt-10*"):
+    for path in (finished_run / workdir.CHECKPOINTS).glob("ckpt-10*"):
         path.unlink()
-    (folder / workdir.MODEL).unlink()
-    run(config, folder, strategy)
-    for mine, theirs in zip(final_weights(folder), final_weights(tmp_path / "whole"), strict=True):
+    (finished_run / workdir.MODEL).unlink()
+    run(config, finished_run, strategy)
+    for mine, theirs in zip(final_weights(finished_run), final_weights(whole_run), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert without_speed(workdir.read_metrics(folder)) == without_speed(workdir.read_metrics(tmp_path / "whole"))
+    assert without_speed(workdir.read_metrics(finished_run)) == without_speed(workdir.read_metrics(whole_run))
 
 
-def test_finished_run_writes_its_report_again(run, config, strategy, tmp_path):
-    run(config, tmp_path, strategy)
-    before = workdir.read_metrics(tmp_path)
-    (tmp_path / workdir.REPORT).unlink()
-    run(config, tmp_path, strategy)
-    assert workdir.read_metrics(tmp_path) == before
-    assert f"{before[-1]['eval_accuracy']:.2%}" in (tmp_path / workdir.REPORT).read_text()
+def test_finished_run_writes_its_report_again(run, config, strategy, finished_run):
+    before = workdir.read_metrics(finished_run)
+    (finished_run / workdir.REPORT).unlink()
+    run(config, finished_run, strategy)
+    assert workdir.read_metrics(finished_run) == before
+    assert f"{before[-1]['eval_accuracy']:.2%}" in (finished_run / workdir.REPORT).read_text()
 
 
 def test_two_replicas_train_as_one_device(run, assert_same_models, config, strategy, tmp_path):

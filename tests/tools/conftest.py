@@ -1,12 +1,15 @@
-"""A model to export."""
+"""A model to export, and what a server gets of it."""
 
 import keras
 import pytest
+import tensorflow as tf
 
 import coatnet_tf
+from tests.tools.samples import LABELS, SIZE
+from tools.export_saved_model import Options, export
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
     """A model of seven classes for images of 32 x 32, with weights that tell them apart."""
     keras.utils.set_random_seed(0)
@@ -19,5 +22,26 @@ def model_file(tmp_path_factory):
         kernel_initializer="lecun_normal",
     )
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=7).save(path)
+    coatnet_tf.CoAtNet(config, input_shape=(SIZE, SIZE, 3), classes=len(LABELS)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def model(model_file):
+    """The model itself, for the numbers that an export must give; no test changes it."""
+    return keras.models.load_model(model_file, compile=False)
+
+
+@pytest.fixture(scope="session")
+def version(model_file, tmp_path_factory):
+    """A SavedModel of it with names of the classes, folded, as version 1 of its folder."""
+    labels = tmp_path_factory.mktemp("labels") / "labels.txt"
+    labels.write_text("\n".join(LABELS) + "\n")
+    output = tmp_path_factory.mktemp("serving")
+    return export(Options(output=output, weights=model_file, labels=labels, fold=True, top_k=3))
+
+
+@pytest.fixture(scope="session")
+def served(version):
+    """That SavedModel as a server has it."""
+    return tf.saved_model.load(str(version))

@@ -1,4 +1,4 @@
-"""The whole way as a user goes it: train, export, serve with TensorFlow alone."""
+"""The whole way as a user goes it: train, export, serve with TensorFlow alone; and the options of the export."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import coatnet_tf
 from experiments import report, workdir
-from experiments.recipes import digits
-from experiments.strategies import make_strategy
+from tests.tools.samples import SIZE, photo
 from tools import check_saved_model, compare_exports
 from tools.export_saved_model import Options, export
 
@@ -30,21 +30,43 @@ assert "coatnet_tf" not in sys.modules and "experiments" not in sys.modules
 """
 
 
+def call(module, *flags):
+    """Runs a program as its user does."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", module, *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, run):
-    """A finished run of one short epoch."""
-    folder = tmp_path_factory.mktemp("run")
-    config = digits.get_config()
-    config.epochs = 1
-    config.optimizer.warmup_steps = 2
-    config.dataset.train_split = "train[:256]"
-    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
-    run(config, folder, make_strategy("one_device"))
+def training(tmp_path_factory):
+    """The folder of a run of one short epoch, its flags, and the finished process."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    flags = [
+        "--config=experiments/recipes/digits.py",
+        f"--workdir={folder}",
+        f"--config.dataset.data_dir={tmp_path_factory.mktemp('tfds')}",
+        "--config.epochs=1",
+        "--config.optimizer.warmup_steps=2",
+        "--config.dataset.train_split=train[:256]",
+    ]
+    return folder, flags, call("experiments.train", *flags)
+
+
+@pytest.fixture(scope="module")
+def run_folder(training):
+    folder, _, process = training
+    assert process.returncode == 0, process.stderr
     return folder
 
 
-def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, tmp_path):
-    versions = [export(Options(workdir=run_folder, output=tmp_path / "serving", fold=fold)) for fold in (False, True)]
+@pytest.fixture(scope="module")
+def versions(run_folder, tmp_path_factory):
+    """Its exports as it is and folded; no test changes them."""
+    output = tmp_path_factory.mktemp("serving")
+    return [export(Options(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
+
+
+def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, versions, tmp_path):
     assert [version.name for version in versions] == ["1", "2"]
     images = np.random.default_rng(0).uniform(0, 255, (3, 16, 16, 1)).astype("float32")
     np.save(tmp_path / "images.npy", images)
@@ -76,7 +98,7 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "serving").iterdir())
 
 
-def test_what_export_refuses(run_folder, tmp_path):
+def test_folders_that_export_refuses(run_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no model.keras, which training writes at its end"):
         export(Options(workdir=tmp_path, output=tmp_path / "serving"))
     (tmp_path / "file").write_text("")
@@ -86,41 +108,25 @@ def test_what_export_refuses(run_folder, tmp_path):
         check_saved_model.newest_version(tmp_path)
 
 
-def test_the_readmes_commands(tmp_path):
+def test_the_readmes_commands(training, run_folder, tmp_path):
     """Flags, overrides, messages and exit codes of the programs."""
-
-    def call(module, *flags):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-m", module, *flags]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    folder = tmp_path / "run"
-    train = [
-        "--config=experiments/recipes/digits.py",
-        f"--workdir={folder}",
-        f"--config.dataset.data_dir={tmp_path / 'tfds'}",
-        "--config.epochs=1",
-        "--config.optimizer.warmup_steps=2",
-        "--config.dataset.train_split=train[:256]",
-    ]
-    result = call("experiments.train", *train)
-    assert result.returncode == 0, result.stderr
+    _, flags, result = training
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
     assert "is resized to 16 x 16" in result.stderr
 
-    result = call("experiments.train", *train, "--config.seed=1")
+    result = call("experiments.train", *flags, "--config.seed=1")
     assert result.returncode == 1
     assert "holds another run, whose config differs in config.seed (0 there, 1 here)" in result.stderr
     assert "Traceback" not in result.stderr
 
-    result = call("tools.export_saved_model", f"--workdir={folder}", f"--output={tmp_path / 'serving'}")
+    result = call("tools.export_saved_model", f"--workdir={run_folder}", f"--output={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
-    result = call("tools.check_saved_model", f"--workdir={folder}", f"--saved_model={tmp_path / 'serving'}")
+    result = call("tools.check_saved_model", f"--workdir={run_folder}", f"--saved_model={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
-    assert f"of 359 held-out images right, {workdir.read_metrics(folder)[-1]['eval_accuracy']:.2%}" in result.stdout
-    assert (folder / workdir.REPORT).read_text().count("## Served by the SavedModel") == 1
-    assert (folder / "served.png").stat().st_size > 0
+    assert f"of 359 held-out images right, {workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}" in result.stdout
+    assert (run_folder / workdir.REPORT).read_text().count("## Served by the SavedModel") == 1
+    assert (run_folder / "served.png").stat().st_size > 0
 
 
 def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
@@ -129,8 +135,7 @@ def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_exports_are_compared(run_folder, tmp_path):
-    versions = [export(Options(workdir=run_folder, output=tmp_path, fold=fold)) for fold in (False, True)]
+def test_exports_are_compared(run_folder, versions, tmp_path):
     lines = compare_exports.compare(run_folder, versions)
     accuracy = f"{workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}"
     assert len(lines) == 4
@@ -138,3 +143,73 @@ def test_exports_are_compared(run_folder, tmp_path):
         assert f"| {accuracy} | 100.00% |" in line
     with pytest.raises(FileNotFoundError, match="There is no file"):
         compare_exports.compare(run_folder, [tmp_path / "9"])
+
+
+def test_uint8_images(model_file, model, tmp_path):
+    version = export(Options(output=tmp_path, weights=model_file, input_dtype="uint8"))
+    pixels = photo(SIZE, SIZE)[None]
+    found = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
+    np.testing.assert_allclose(found["probabilities"], model.predict(pixels.astype("float32"), verbose=0), rtol=1e-4)
+
+
+def test_another_size(model_file, model, tmp_path):
+    version = export(Options(output=tmp_path, weights=model_file, image_size=64, fold=True))
+    served = tf.saved_model.load(str(version))
+    larger = keras.models.clone_model(model, input_tensors=keras.Input((64, 64, 3)))
+    coatnet_tf.load_weights(larger, model_file, resize=True)
+    pixels = photo(64, 64)[None].astype("float32")
+    found = served.signatures["serving_default"](images=tf.constant(pixels))["probabilities"]
+    np.testing.assert_allclose(found, larger.predict(pixels, verbose=0), rtol=1e-4)
+
+
+def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):
+    pixels = np.stack([photo(SIZE, SIZE, seed=seed) for seed in range(16)]).astype("float32")
+    expected = model.predict(pixels, verbose=0)
+    for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "fold": True}, {"quantize": "int8", "fold": True}):
+        version = export(Options(output=tmp_path, weights=model_file, **changes))
+        served = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
+        found = served["probabilities"].numpy()
+        assert found.dtype == np.float32
+        assert np.abs(found - expected).max() < 0.05
+        assert not np.array_equal(found, expected)
+
+
+def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
+    def refused(error, message, **changes):
+        given = {"output": tmp_path / "out", "weights": model_file, **changes}
+        with pytest.raises(error, match=message):
+            export(Options(**given))
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+    labels = tmp_path / "labels.txt"
+    labels.write_text("one\ntwo\n")
+    refused(ValueError, "has 7 classes and there are 2 labels", labels=labels)
+    refused(FileNotFoundError, "no file .*missing.txt", labels=tmp_path / "missing.txt")
+    refused(FileNotFoundError, "no file .*missing.keras", weights=tmp_path / "missing.keras")
+    refused(ValueError, "Give either --workdir", weights=None)
+    refused(ValueError, "labels.txt is no .keras file", weights=labels)
+    refused(ValueError, "--top_k=8 is more than the 7 classes", top_k=8)
+    refused(ValueError, "--version must be at least 0", version=-1)
+    refused(ValueError, "--format must be one of tf_saved_model, onnx", format="tf")
+    refused(ValueError, "odd|multiple|divisible", image_size=33)
+    foreign = tmp_path / "foreign.keras"
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, keras.layers.Conv2D(2, 3)(image)).save(foreign)
+    refused(ValueError, "and no score a class; export a model with its classifier", weights=foreign)
+    flat = keras.Input((8,))
+    keras.Model(flat, keras.layers.Dense(2)(flat)).save(foreign)
+    refused(ValueError, "does not take square images", weights=foreign)
+    damaged = tmp_path / "damaged.keras"
+    damaged.write_bytes(model_file.read_bytes()[:-3000])
+    refused(ValueError, "is no .keras file|no model that Keras can load", weights=damaged)
+    with pytest.raises(FileExistsError, match="exists; give another --version, or --overwrite"):
+        export(Options(output=version.parent, weights=model_file, version=int(version.name)))
+
+
+def test_overwrite_replaces_the_whole_version(model_file, tmp_path):
+    options = Options(output=tmp_path, weights=model_file, version=5)
+    version = export(options)
+    (version / "old").write_text("")
+    assert export(Options(**{**vars(options), "overwrite": True})) == version
+    assert not (version / "old").exists() and (version / "saved_model.pb").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["5"]

@@ -1,10 +1,12 @@
 """Exports for other runtimes, each run in its own."""
 
-import keras
 import numpy as np
 import pytest
 
+import coatnet_tf
+from tests.tools.samples import SIZE, photo
 from tools.export_saved_model import Options, export
+from tools.serving import runtimes
 
 RUNTIMES = {}
 
@@ -41,10 +43,28 @@ def litert(folder, images):
 
 @pytest.mark.parametrize("fold", [False, True], ids=["as it is", "folded"])
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
-def test_another_runtime_gives_the_models_answers(name, fold, model_file, tmp_path):
+def test_another_runtime_gives_the_models_answers(name, fold, model_file, model, tmp_path):
     folder = export(Options(output=tmp_path, weights=model_file, format=name, fold=fold))
-    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
-    expected = keras.models.load_model(model_file).predict(images, verbose=0)
+    images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(RUNTIMES[name](folder, images), expected, rtol=1e-3, atol=1e-5)
     assert (folder / "classes.txt").read_text().splitlines() == [str(i) for i in range(7)]
     assert (folder / "model_card.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "kind", "count"),
+    [
+        ("tf_saved_model", "FusedGelu", 3),
+        ("onnx", "FlatGelu", 3),
+        ("openvino", "Conv2D", 12),
+        ("litert", "Conv2D", 12),
+    ],
+)
+def test_other_layers_give_the_same_numbers(model, runtime, kind, count):
+    folded = coatnet_tf.fold_for_inference(model)
+    swapped = runtimes.for_runtime(folded, runtime)
+    kinds = [type(layer).__name__ for layer in swapped.layers]
+    assert kinds.count(kind) == count  # three GELUs; stem, shortcuts, both products of four blocks
+    pixels = photo(SIZE, SIZE)[None].astype("float32")
+    np.testing.assert_allclose(swapped.predict(pixels, verbose=0), folded.predict(pixels, verbose=0), rtol=1e-5)
