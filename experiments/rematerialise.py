@@ -29,7 +29,7 @@ def rematerialised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
         calls += 1
         if calls == 1:
             return layer(x, training=True)
-        with keras.StatelessScope(state_mapping=before):
+        with keras.StatelessScope(state_mapping=before, initialize_variables=False):  # none are made here
             return layer(x, training=True)
 
     return call(inputs)
