@@ -184,16 +184,16 @@ def report(study: str, summaries: Sequence[Summary], images: int, folder: Path) 
 
 
 def _plot(study: str, summaries: Sequence[Summary], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(1.5 + 1.3 * len(summaries), 3.6))
+    figure, axes = plt.subplots(figsize=(max(5.0, 1.5 + 1.3 * len(summaries)), 3.8))
     places = np.arange(len(summaries))
-    for place, summary in zip(places, summaries, strict=True):
-        axes.plot([place] * len(summary.accuracies), summary.accuracies, "o", color="0.7", markersize=4)
+    for of_a_seed in zip(*(summary.accuracies for summary in summaries), strict=True):
+        axes.plot(places, of_a_seed, "o-", color="0.75", markersize=4, linewidth=0.8)
     means = [summary.mean for summary in summaries]
     axes.errorbar(places, means, [summary.half_interval for summary in summaries], fmt="o", capsize=5)
     axes.set_xticks(places, [summary.name for summary in summaries])
     axes.set_xlim(-0.5, len(summaries) - 0.5)
     axes.set_ylabel("held-out accuracy, %")
-    axes.set_title(f"{study}: mean and its 95 % interval; grey: seeds")
+    axes.set_title(f"{study}: means with 95 % intervals; grey: each seed", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
