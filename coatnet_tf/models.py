@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
+from coatnet_tf.config import PREPROCESSING, CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
 from coatnet_tf.weights import Loaded, find_source, is_pretrained_name, load_pretrained, load_weights
@@ -362,16 +362,21 @@ def pooling_layers(pooling: str | None) -> list[keras.layers.Layer]:
     return [pool(data_format="channels_last", name="head_pool")]
 
 
-def preprocess_input(x: Any) -> Any:
-    """Rescales images from [0, 255] to the model's own range, [-1, 1].
+def preprocess_input(x: Any, mode: str = "tf") -> Any:
+    """Takes images from [0, 255] to a model's own range.
 
-    Only for models built with `include_preprocessing=False`; the others rescale their input themselves.
+    Only for models built with `include_preprocessing=False`; the others do it themselves.
 
     Args:
         x: NumPy array or tensor of images, channels last, in [0, 255].
+        mode: The `preprocessing` of the model's configuration: `"tf"`, [-1, 1], as in the paper's code, or `"torch"`,
+            ImageNet's mean and standard deviation.
 
     Returns:
-        The images as floating point numbers in [-1, 1].
+        The images as floating point numbers.
+
+    Raises:
+        ValueError: If `mode` is another.
 
     Example:
     >>> import numpy as np
@@ -379,9 +384,10 @@ def preprocess_input(x: Any) -> Any:
     >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()
     [[[-1.0, 0.0, 1.0]]]
     """
+    common.check_known("mode", mode, PREPROCESSING)
     if isinstance(x, np.ndarray):
         x = x.copy()  # Keras would rescale it in place
-    return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode="tf")
+    return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode=mode)
 
 
 def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:

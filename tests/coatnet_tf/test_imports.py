@@ -263,3 +263,14 @@ class TestFiles:
             archive.writestr("readme.txt", "nothing")
         with pytest.raises(ValueError, match="none that torch.save wrote"):
             read_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("name", ["coatnet_bn_0_rw", "coatnet_0_rw"])
+def test_preprocessing_is_in_the_model_or_before_it(name):
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    inside, outside = (golden.make_model(name, include_preprocessing=inside) for inside in (True, False))
+    outside.set_weights(inside.get_weights())
+    mode = coatnet_tf.RELATIVES[name].preprocessing
+    assert_close(outputs(outside, coatnet_tf.preprocess_input(images, mode)), outputs(inside, images))
+    with pytest.raises(ValueError, match="mode must be one of tf, torch; got 'caffe'"):
+        coatnet_tf.preprocess_input(images, "caffe")

@@ -174,7 +174,7 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"ema_decay": 0.9999}, "ema_decay 0.9999 is too slow for a run of 10 steps: .* Take at most 0.9330, or 0"),
         ({"image_size": None}, "config.image_size is not set; give it in the recipe or with --config.image_size="),
         ({"reset_head": True}, "--reset_head has a meaning only with --init_from"),
-        ({"model.head_size": 24}, "head_size 24 must divide the width of every Transformer stage"),
+        ({"model.head_size": 24}, "head_size 24 must divide the width of q, k and v in every Transformer stage"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, change, message):
