@@ -169,6 +169,8 @@ class MBConv(ResidualBlock):
         self.residual_pool: keras.layers.Layer | None = None
         if strides > 1 and downsampling == "avg_pool":
             self.residual_pool = pooling.make_pool("avg", prefix + "residual_pool", dtype=policy)
+        if expansion_of == "output":
+            self.expand_conv = self._make_expand_conv(expansion * filters)
         self.expand_norm = common.make_norm(norm, prefix + "expand_norm", norm_epsilon, dtype=policy)
         depthwise_strides = strides if downsampling == "depthwise_conv" else 1
         self.depthwise_padding: keras.layers.Layer | None = None
@@ -185,6 +187,8 @@ class MBConv(ResidualBlock):
             name=prefix + "depthwise_conv",
         )
         self.depthwise_norm = common.make_norm(norm, prefix + "depthwise_norm", norm_epsilon, dtype=policy)
+        if se_ratio_of == "output":
+            self.se = self._make_se(max(1, int(filters * se_ratio)), kernel_initializer)
         self.shrink_conv = common.conv(
             filters, 1, prefix + "shrink_conv", self.kernel_initializer, use_bias=use_bias, dtype=policy
         )
@@ -199,25 +203,28 @@ class MBConv(ResidualBlock):
         of = self.filters if self.se_ratio_of == "output" else self.inner_width(input_width)
         return max(1, int(of * self.se_ratio))
 
-    def build(self, input_shape: Shape) -> None:
-        self.build_shortcut(input_shape)
-        policy = self.dtype_policy
-        self.expand_conv = common.conv(
-            self.inner_width(input_shape[-1]),
+    def _make_expand_conv(self, width: int) -> keras.layers.Conv2D:
+        return common.conv(
+            width,
             1,
             f"{self.name}_expand_conv",
             self.kernel_initializer,
             strides=self.strides if self.downsampling == "expand_conv" else 1,
             use_bias=False,
-            dtype=policy,
+            dtype=self.dtype_policy,
         )
-        self.se = SqueezeExcite(
-            self.se_width(input_shape[-1]),
-            self.se_activation,
-            kernel_initializer=self.kernel_initializer,
-            dtype=policy,
-            name=f"{self.name}_se",
+
+    def _make_se(self, width: int, kernel_initializer: Any) -> SqueezeExcite:
+        return SqueezeExcite(
+            width, self.se_activation, kernel_initializer, dtype=self.dtype_policy, name=f"{self.name}_se"
         )
+
+    def build(self, input_shape: Shape) -> None:
+        self.build_shortcut(input_shape)
+        if self.expansion_of == "input":
+            self.expand_conv = self._make_expand_conv(self.inner_width(input_shape[-1]))
+        if self.se_ratio_of == "inner":
+            self.se = self._make_se(self.se_width(input_shape[-1]), self.kernel_initializer)
         shape = input_shape
         for layer in (
             self.pre_norm,

@@ -204,6 +204,8 @@ class RelativeSelfAttention(keras.layers.Layer):
         self.inner_width = inner_width
         self.use_bias = use_bias
         self.relative_bias: RelativePositionBias | None = None  # built for the grid of the input
+        if inner_width == "output":
+            self._make_projections(filters)
 
     @staticmethod
     def _check_heads(head_size: int, width: int) -> None:
@@ -226,11 +228,8 @@ class RelativeSelfAttention(keras.layers.Layer):
         inner = self.inner_filters(channels)
         self._check_heads(self.head_size, inner)
         self.num_heads = inner // self.head_size
-        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
-        self.query, self.key, self.value = (
-            common.dense(inner, name, self.kernel_initializer, **options) for name in ("query", "key", "value")
-        )
-        self.out = common.dense(self.filters, "out", self.kernel_initializer, **options)
+        if self.inner_width == "input":
+            self._make_projections(inner)
         for layer in (self.query, self.key, self.value):
             layer.build((batch, height * width, channels))
         if self.relative:
@@ -238,6 +237,13 @@ class RelativeSelfAttention(keras.layers.Layer):
             self.relative_bias.build((batch, self.num_heads, height * width, height * width))
         self.out.build((batch, height * width, inner))
         self.built = True
+
+    def _make_projections(self, inner: int) -> None:
+        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+        self.query, self.key, self.value = (
+            common.dense(inner, name, self.kernel_initializer, **options) for name in ("query", "key", "value")
+        )
+        self.out = common.dense(self.filters, "out", self.kernel_initializer, **options)
 
     def make_bias(self, grid: tuple[int, int], num_heads: int) -> RelativePositionBias:
         """The unbuilt layer of the relative bias for a grid."""
