@@ -20,6 +20,7 @@ BLOCKS = ("mbconv", "transformer")
 LAYOUT_LETTERS = {"C": "mbconv", "T": "transformer"}
 HEADS = ("pool_norm_hidden", "norm_pool", "pool")
 PREPROCESSING = ("tf", "torch")
+STEM_STRIDES = (1, 2, 4, 8, 16, 32)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -110,10 +111,12 @@ class CoAtNetConfig:
 
     Args:
         name: Model name, e.g. `"coatnet-0"`.
-        stem_depth: Number of 3x3 convolutions of S0.
+        stem_depth: Number of convolutions of S0.
         stem_width: Channels of S0, or of each of its convolutions.
         stages: The runs of blocks of S1, S2, ..., in order.
-        stem_stride: Stride of the first convolution of S0; 1 suits small images.
+        stem_stride: Stride of the first convolution of S0: 1, which suits small images, 2, or more for patches.
+        stem_kernel_size: Kernel of the convolutions of S0, at least the stride. One convolution with a kernel as large
+            as its stride is the stem of ViT (Figure 1).
         head_size: Channels of one attention head; divides every Transformer width.
         downsampling: Place of the stride in an MBConv block: `"expand_conv"` (Eq. 5, the paper's
             default), `"depthwise_conv"` (the dagger variant of Table 5) or `"avg_pool"` (before the expansion).
@@ -171,6 +174,7 @@ class CoAtNetConfig:
     stem_width: int | tuple[int, ...]
     stages: tuple[StageConfig, ...]
     stem_stride: int = 2
+    stem_kernel_size: int = 3
     head_size: int = 32
     downsampling: str = "expand_conv"
     conv_norm: str = "batch_norm"
@@ -204,7 +208,7 @@ class CoAtNetConfig:
     head: str = "pool_norm_hidden"
 
     def __post_init__(self) -> None:
-        for field in ("stem_depth", "head_size"):
+        for field in ("stem_depth", "stem_kernel_size", "head_size"):
             value = getattr(self, field)
             _require(is_positive_int(value), f"{self.name}: {field} must be a positive integer; got {value!r}.")
         _require(
@@ -212,7 +216,11 @@ class CoAtNetConfig:
             f"{self.name}: stem_width must be a positive integer, or one for each of the {self.stem_depth} "
             f"convolutions of stem_depth; got {self.stem_width!r}.",
         )
-        _require(self.stem_stride in (1, 2), f"{self.name}: stem_stride must be 1 or 2; got {self.stem_stride!r}.")
+        _require(
+            self.stem_stride in STEM_STRIDES and self.stem_stride <= self.stem_kernel_size,
+            f"{self.name}: stem_stride must be one of {', '.join(map(str, STEM_STRIDES))}, and at most the "
+            f"stem_kernel_size of {self.stem_kernel_size}, or pixels would be left out; got {self.stem_stride!r}.",
+        )
         for field, known in _CHOICES.items():
             _require_known(f"{self.name}: {field}", getattr(self, field), known)
         if self.kernel_initializer is not None:

@@ -199,7 +199,7 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
         input_shape: `(height, width, channels)`.
 
     Raises:
-        ValueError: If it is not three positive numbers, or a stage cannot halve it.
+        ValueError: If it is not three positive numbers, or a stage cannot divide it by its stride.
     """
     check_image_shape(config.name, input_shape)
     for axis, size in zip(("height", "width"), input_shape[:2], strict=True):
@@ -209,8 +209,8 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
                 below = size // config.total_stride * config.total_stride
                 near = [str(n) for n in (below, below + config.total_stride) if n]
                 raise ValueError(
-                    f"{config.name}: stage {stage} cannot halve an input of {axis} {size} (it arrives there as "
-                    f"{left}, which is odd); choose a multiple of {config.total_stride}, such as {' or '.join(near)}."
+                    f"{config.name}: stage {stage} cannot divide an input of {axis} {size} by {stride} (it arrives there "
+                    f"as {left}); choose a multiple of {config.total_stride}, such as {' or '.join(near)}."
                 )
             left //= stride
 
@@ -247,13 +247,13 @@ def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
     layers = []
     for i, width in enumerate(config.stem_widths, start=1):
         strides = config.stem_stride if i == 1 else 1
-        centred = strides > 1 and config.padding == "centred"
+        centred = config.stem_kernel_size > strides > 1 and config.padding == "centred"
         if centred:
-            layers.append(pooling.make_padding(3, f"stem_padding{i:02d}"))
+            layers.append(pooling.make_padding(config.stem_kernel_size, f"stem_padding{i:02d}"))
         layers.append(
             common.conv(
                 width,
-                3,
+                config.stem_kernel_size,
                 f"stem_conv{i:02d}",
                 config.kernel_initializer,
                 padding="valid" if centred else "same",

@@ -4,8 +4,9 @@
     python -m experiments.ablation --study=stages --seeds=3 --images=2000 --workdir=runs/ablation -- --config.epochs=12
 
 One process after the other, all variants of a seed before the next seed; the same command goes on where it was stopped,
-and more seeds add to those that are there. The folder of the study gets `study.md` (mean, standard deviation, 95 %
-interval, paired t-test against the paper's own network) and `study.png`.
+and more seeds add to those that are there. All studies of as many images share the runs of the paper's own network, in
+`1000/paper`; the folder of the study, such as `1000/stages`, gets `study.md` (mean, standard deviation, 95 % interval,
+paired t-test against the paper's own network) and `study.png`.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ PUBLISHED = {
     ),
     "stages": Published(
         "Figure 1 (curves only): of few data the convolutional ones generalise best, C-C-C-C about as C-C-C-T, then "
-        "C-C-T-T, then C-T-T-T, and the Transformer far behind",
+        "C-C-T-T, then C-T-T-T, and ViT far behind",
         {},
-        ("C-C-C-C", ("C-T-T-T", "T-T-T-T")),
+        ("C-C-C-C", ("C-C-T-T", "C-T-T-T", "ViT")),
     ),
 }
 
@@ -252,16 +253,31 @@ def run(
         The report.
 
     Raises:
-        RuntimeError: If a run fails.
+        RuntimeError: If a run fails, or the folder holds runs with other overrides.
     """
-    variants = list(small_ablations.STUDIES[study])
-    here = folder / f"{study}_{images}"
+    variants = small_ablations.STUDIES[study]
+    shared = folder / str(images)
+    here = shared / study
+    here.mkdir(parents=True, exist_ok=True)
+    _check_overrides(shared / "overrides.txt", overrides)
     accuracies: dict[str, list[float]] = {variant: [] for variant in variants}
     runs = [(seed, variant) for seed in range(seeds) for variant in variants]
     for seed, variant in tqdm(runs, desc=study, unit="run"):
-        place = here / variant / f"seed{seed}"
+        place = (here / variant if variants[variant] else shared / "paper") / f"seed{seed}"
         accuracies[variant].append(train_one(study, variant, seed, images, place, overrides))
     return report(study, summarise(accuracies), images, here)
+
+
+def _check_overrides(record: Path, overrides: Sequence[str]) -> None:
+    """Refuses to compare runs with runs that were trained otherwise."""
+    given = " ".join(overrides)
+    found = record.read_text() if record.is_file() else given
+    if found != given:
+        raise RuntimeError(
+            f"The runs in {record.parent} were trained with {found or 'no overrides'}, not with "
+            f"{given or 'none'}: give the same, or another --workdir."
+        )
+    record.write_text(given)
 
 
 def main(argv: Sequence[str]) -> None:

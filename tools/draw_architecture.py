@@ -66,7 +66,11 @@ def columns_of(config: coatnet_tf.CoAtNetConfig, size: int) -> tuple[list[Column
     runs = tuple(dataclasses.replace(stage, name=f"run{i}") for i, stage in enumerate(config.stages))
     report = coatnet_tf.profile(dataclasses.replace(config, stages=runs), (size, size, 3), classes=CLASSES)
     side = size // config.stem_stride
-    lines = (f"Conv 3{TIMES}3", f"L = {config.stem_depth}", f"D = {config.stem_width}")
+    lines = (
+        f"Conv {config.stem_kernel_size}{TIMES}{config.stem_kernel_size}",
+        f"L = {config.stem_depth}",
+        f"D = {config.stem_width}",
+    )
     columns = [Column("S0", lines, "other", side, report.stages["stem"])]
     for stage, run in zip(config.stages, runs, strict=True):
         side //= stage.stride

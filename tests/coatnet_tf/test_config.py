@@ -63,7 +63,7 @@ STAGES = (StageConfig("s1", "mbconv", 1, 32),)
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "C", depth=3), "no field 'depth'"),
         (lambda: CoAtNetConfig("x", 2, 8, ()), "stages must be a non-empty tuple"),
         (lambda: CoAtNetConfig("x", 0, 8, STAGES), "stem_depth must be a positive integer"),
-        (lambda: CoAtNetConfig("x", 2, 8, STAGES, stem_stride=3), "stem_stride must be 1 or 2"),
+        (lambda: CoAtNetConfig("x", 2, 8, STAGES, stem_stride=3), "stem_stride must be one of 1, 2, 4"),
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "CT"), "one number for S0 and one for each letter"),
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "X"), "layout letter must be one of C, T; got 'X'"),
     ],

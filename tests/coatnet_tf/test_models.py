@@ -189,8 +189,8 @@ def test_decode_predictions_refuses_other_shapes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_shape": (100, 96, 3)}, "stage s3 cannot halve an input of height 100 .* such as 96 or 112"),
-        ({"input_shape": (32, 40, 3)}, "stage s4 cannot halve an input of width 40"),
+        ({"input_shape": (100, 96, 3)}, "stage s3 cannot divide an input of height 100 by 2 .* such as 96 or 112"),
+        ({"input_shape": (32, 40, 3)}, "stage s4 cannot divide an input of width 40"),
         ({"input_shape": (8, 32, 3)}, "such as 16"),
         ({"input_shape": (None, 32, 3)}, "three positive integers"),
         ({"input_shape": (32, 32)}, "input_shape must be \\(height, width, channels\\)"),

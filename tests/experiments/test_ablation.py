@@ -19,7 +19,7 @@ def test_every_variant_is_a_network_of_its_own(study, variant):
     config = small_ablations.get_config(f"{study},{variant},2000")
     model = make_model_config(config.model)
     coatnet_tf.check_input_shape(model, (28, 28, 1))
-    assert config.dataset.train_split.split("+") == ["train[:2000]"] * 5
+    assert config.dataset.train_split.split("+") == ["train[:2000]"] * small_ablations.PASSES_AN_EPOCH
     first = next(iter(small_ablations.STUDIES[study]))
     same = make_model_config(small_ablations.get_config(f"{study},{first}").model)
     assert (model == same) == (variant == first)
@@ -85,12 +85,48 @@ def test_finished_runs_are_read_and_missing_ones_made(tmp_path):
         ablation.run(*arguments, train_one=train_one)
     text = ablation.run(*arguments, train_one=train_one)
     assert made == [("with", 0), ("without", 0), ("with", 1), ("with", 1), ("without", 1), ("with", 2), ("without", 2)]
-    folder = tmp_path / "relative_attention_1000"
+    folder = tmp_path / "1000" / "relative_attention"
+    assert (tmp_path / "1000" / "paper" / "seed2").is_dir() and (folder / "without" / "seed2").is_dir()
     assert (folder / "study.md").read_text() == text
     assert (folder / "study.png").stat().st_size > 5000
     assert "| with | 81.00 | 1.00 |" in text and "| without | 78.90 | 0.90 |" in text
     assert "with is +2.10 points from without, as in the paper" in text
     assert np.isclose(float(text.split("| without |")[1].split("|")[3]), 0.0, atol=0.01)  # p
+
+
+def test_studies_share_the_papers_network_and_refuse_other_overrides(tmp_path):
+    trained = []
+
+    def train_one(study, variant, seed, images, folder, overrides):
+        trained.append(str(folder.relative_to(tmp_path)))
+        return 80.0 + len(trained)
+
+    ablation.run("head_size", 1, 1000, tmp_path, train_one=train_one)
+    ablation.run("norm", 1, 1000, tmp_path, train_one=train_one)
+    ablation.run("norm", 1, 2000, tmp_path, ["--config.epochs=1"], train_one)
+    assert trained == [
+        *("1000/paper/seed0", "1000/head_size/32/seed0"),
+        *("1000/paper/seed0", "1000/norm/layer_norm/seed0"),
+        *("2000/paper/seed0", "2000/norm/layer_norm/seed0"),
+    ]
+    with pytest.raises(RuntimeError, match="were trained with --config.epochs=1, not with none: give the same"):
+        ablation.run("stages", 1, 2000, tmp_path, train_one=train_one)
+
+
+def test_the_first_variant_is_one_network():
+    assert all(next(iter(variants.values())) == {} for variants in small_ablations.STUDIES.values())
+
+
+def test_vit_has_about_the_parameters_and_costs_of_the_papers_network():
+    costs = [
+        coatnet_tf.profile(
+            make_model_config(small_ablations.get_config(f"stages,{variant}").model), (28, 28, 1), classes=10
+        )
+        for variant in ("C-C-T-T", "ViT")
+    ]
+    for count in ("params", "macs"):
+        paper, vit = (getattr(cost, count) for cost in costs)
+        assert vit == pytest.approx(paper, rel=0.05)
 
 
 def test_a_failed_run_is_named(tmp_path):

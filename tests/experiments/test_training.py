@@ -148,7 +148,7 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
     [
         ({"batch_size": 0}, "config.batch_size must be at least 1; got 0"),
         ({"batch_size": 1024}, "batch_size 1024 is larger than the training split of 160 images"),
-        ({"image_size": 10}, "stage s2 cannot halve an input of height 10"),
+        ({"image_size": 10}, "stage s2 cannot divide an input of height 10"),
         ({"epochs": 0}, "config.epochs must be at least 1"),
         ({"model.name": "coatnet-9", "model.depths": None}, "no configuration 'coatnet-9'"),
         ({"steps_per_call": 0}, "config.steps_per_call must be at least 1; got 0"),
