@@ -11,7 +11,7 @@ import keras
 from coatnet_tf.config import CoAtNetConfig, StageConfig
 from coatnet_tf.family import get_config
 from coatnet_tf.models import CoAtNet, Shape, report
-from coatnet_tf.weights import find_source, is_pretrained_name, load_pretrained, load_weights
+from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -61,11 +61,9 @@ class CoAtNetBackbone(keras.Model):
         features = CoAtNet(
             config, include_top=False, input_shape=input_shape, include_preprocessing=include_preprocessing
         )
-        if weights is not None and is_pretrained_name(weights):
-            source = find_source(os.fspath(weights))
-            report(load_pretrained(features, config, source, source.read()), source.name)
-        elif weights is not None:
-            report(load_weights(features, weights, resize=True, reset_head=True), os.fspath(weights))
+        if weights is not None:
+            loaded = load_initial_weights(features, config, weights, resize=True, reset_head=True)
+            report(loaded, os.fspath(weights))
         super().__init__(
             inputs=features.inputs, outputs=features.output, name=name or f"{config.name}_backbone", **kwargs
         )

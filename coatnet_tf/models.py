@@ -13,8 +13,7 @@ import numpy as np
 from coatnet_tf.config import PREPROCESSING, CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
-from coatnet_tf.weights import Loaded, find_source, is_pretrained_name, load_pretrained, load_weights
-from coatnet_tf.weights.pretrained import count_classes
+from coatnet_tf.weights import Loaded, find_source, load_initial_weights
 
 DEFAULT_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
@@ -99,11 +98,9 @@ def CoAtNet(
 
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name or config.name)
-    if weights is not None and is_pretrained_name(weights):
-        source = find_source(os.fspath(weights))
-        report(load_pretrained(model, config, source, source.read()), source.name)
-    elif weights is not None:
-        load_weights(model, weights, reset_head=not include_top)
+    if weights is not None:
+        loaded = load_initial_weights(model, config, weights, reset_head=not include_top)
+        report(loaded, os.fspath(weights))
     return model
 
 
@@ -146,8 +143,8 @@ def from_pretrained(
         )
     """
     source = find_source(name, path)
-    tensors = source.read()
-    found = count_classes(source, tensors)
+    pretrained = source.read()
+    found = pretrained.classes
     classes = arguments.pop("classes", found)
     if classes != found and arguments.get("include_top", True) and not reset_head:
         raise ValueError(
@@ -158,8 +155,8 @@ def from_pretrained(
     if shape is None and arguments.get("input_tensor") is None:
         shape = (source.image_size, source.image_size, 3)
     model = CoAtNet(source.config, input_shape=shape, classes=classes, **arguments)
-    free = {field: arguments[field] for field in ("downsampling", "relative_attention") if field in arguments}
-    report(load_pretrained(model, get_config(source.config, **free), source, tensors, reset_head), name)
+    changed = {field: arguments[field] for field in ("downsampling", "relative_attention") if field in arguments}
+    report(pretrained.load(model, get_config(source.config, **changed), reset_head), name)
     return model
 
 
@@ -209,8 +206,8 @@ def check_input_shape(config: CoAtNetConfig, input_shape: tuple[Any, ...]) -> No
                 below = size // config.total_stride * config.total_stride
                 near = [str(n) for n in (below, below + config.total_stride) if n]
                 raise ValueError(
-                    f"{config.name}: stage {stage} cannot divide an input of {axis} {size} by {stride} (it arrives there "
-                    f"as {left}); choose a multiple of {config.total_stride}, such as {' or '.join(near)}."
+                    f"{config.name}: stage {stage} cannot divide an input of {axis} {size} by {stride} (it arrives "
+                    f"there as {left}); choose a multiple of {config.total_stride}, such as {' or '.join(near)}."
                 )
             left //= stride
 

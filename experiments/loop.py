@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 
 import coatnet_tf
-from coatnet_tf.weights import find_source, is_pretrained_name, load_pretrained
+from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
 from experiments import losses, optimization, report, workdir
 from experiments.data import pipeline, sources
 from experiments.stops import Preempted, Preemption, RunStopped
@@ -168,13 +168,12 @@ def _file_of_weights(path: str) -> epath.Path:
 
 def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf.Loaded:
     """Loads the weights of `config.init_from`: of a run, of a file, or of a name."""
-    if is_pretrained_name(config.init_from):
-        named = find_source(config.init_from)
-        return load_pretrained(model, make_model_config(config.model), named, named.read(), config.reset_head)
-    with tempfile.TemporaryDirectory() as local:  # it can be on object storage
-        found = _file_of_weights(config.init_from)
-        path = found.copy(epath.Path(local) / found.name)
-        return coatnet_tf.load_weights(model, path, resize=True, reset_head=config.reset_head)
+    with tempfile.TemporaryDirectory() as local:
+        weights = config.init_from
+        if not is_pretrained_name(weights):
+            found = _file_of_weights(weights)
+            weights = found.copy(epath.Path(local) / found.name)  # it can be on object storage
+        return load_initial_weights(model, make_model_config(config.model), weights, True, config.reset_head)
 
 
 def build(

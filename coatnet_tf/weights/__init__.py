@@ -2,7 +2,7 @@
 
 from coatnet_tf.weights.catalog import CATALOG, PretrainedWeights, list_weights
 from coatnet_tf.weights.keras_file import Loaded, load_weights, resize_table, stored_shapes
-from coatnet_tf.weights.pretrained import Source, find_source, is_pretrained_name, load_pretrained
+from coatnet_tf.weights.pretrained import Source, find_source, is_pretrained_name, load_initial_weights
 from coatnet_tf.weights.tensor_files import read_tensors
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "find_source",
     "is_pretrained_name",
     "list_weights",
-    "load_pretrained",
+    "load_initial_weights",
     "load_weights",
     "read_tensors",
     "resize_table",

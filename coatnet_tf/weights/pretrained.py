@@ -13,7 +13,7 @@ from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import RELATIVES
 from coatnet_tf.weights import catalog
 from coatnet_tf.weights.kecam import load_kecam
-from coatnet_tf.weights.keras_file import Loaded
+from coatnet_tf.weights.keras_file import Loaded, load_weights
 from coatnet_tf.weights.tensor_files import read_tensors
 from coatnet_tf.weights.timm import load_timm
 
@@ -39,13 +39,10 @@ class Source:
     image_size: int
     path: str | None
 
-    def file(self) -> str:
-        """Path of the file, downloaded if need be; raises what `catalog.download` raises."""
-        return self.path or catalog.download(catalog.CATALOG[self.name])
-
-    def read(self) -> dict[str, np.ndarray]:
-        """Tensors of the file by name; raises what `read_tensors` raises."""
-        return read_tensors(self.file())
+    def read(self) -> PretrainedWeights:
+        """The weights, downloaded if need be; raises what `catalog.download` and `read_tensors` raise."""
+        file = self.path or catalog.download(catalog.CATALOG[self.name])
+        return PretrainedWeights(self, file, read_tensors(file))
 
 
 def is_pretrained_name(weights: str | os.PathLike[str]) -> bool:
@@ -65,7 +62,7 @@ def find_source(name: str, path: str | os.PathLike[str] | None = None) -> Source
         A `Source`.
 
     Raises:
-        ValueError: If there is no such name, or only several that begin so.
+        ValueError: If there is no such name; the message lists those that begin so.
         FileNotFoundError: If `path` does not exist.
     """
     if path is not None and not os.path.isfile(path):
@@ -91,56 +88,87 @@ def find_source(name: str, path: str | os.PathLike[str] | None = None) -> Source
     return Source(name, config, int(size), os.fspath(path))
 
 
-def count_classes(source: Source, tensors: Mapping[str, np.ndarray]) -> int:
-    """Number of classes of the weights.
+@dataclasses.dataclass(frozen=True)
+class PretrainedWeights:
+    """Weights of a `Source`, read from their file.
 
-    Raises:
-        ValueError: If there is no classifier among them.
+    Args:
+        source: The source.
+        file: Path of the file.
+        tensors: Its tensors by name.
     """
-    name = "head.fc.bias" if source.name.startswith(_TIMM) else "predictions/bias"
-    if name not in tensors:
-        raise ValueError(
-            f"{source.file()!r} does not look like weights of {source.name}: it has no {name}. Its first tensors are "
-            f"{', '.join(list(tensors)[:3])}."
-        )
-    return int(tensors[name].size)
+
+    source: Source
+    file: str
+    tensors: Mapping[str, np.ndarray]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes they tell apart; a ValueError if there is no classifier among them."""
+        name = "head.fc.bias" if self.source.name.startswith(_TIMM) else "predictions/bias"
+        if name not in self.tensors:
+            raise ValueError(
+                f"{self.file!r} does not look like weights of {self.source.name}: it has no {name}. Its first tensors "
+                f"are {', '.join(list(self.tensors)[:3])}."
+            )
+        return int(self.tensors[name].size)
+
+    def load(self, model: keras.Model, config: CoAtNetConfig, reset_head: bool = False) -> Loaded:
+        """Loads all of them into a model, or refuses and changes nothing.
+
+        Args:
+            model: A model that `CoAtNet` built from `config`.
+            config: Its configuration.
+            reset_head: Whether to leave the classifier as it is, for other classes.
+
+        Returns:
+            A `Loaded`, which names what was resized and reset.
+
+        Raises:
+            ValueError: If the weights belong to another configuration, or do not fit by name and shape.
+        """
+        name, expected = self.source.name, RELATIVES[self.source.config]
+        # Statistics over all replicas are the same weights.
+        norms = {field: getattr(config, field).removeprefix("sync_") for field in ("conv_norm", "transformer_norm")}
+        config = dataclasses.replace(config, **norms)
+        differing = [
+            f"{field.name} is {getattr(config, field.name)!r} and must be {getattr(expected, field.name)!r}"
+            for field in dataclasses.fields(CoAtNetConfig)
+            if field.name not in _FREE_FIELDS and getattr(config, field.name) != getattr(expected, field.name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{name} belongs to the configuration {self.source.config!r}, and {config.name!r} differs from it: "
+                f"{'; '.join(differing)}. Build it with coatnet_tf.from_pretrained({name!r})."
+            )
+        load = load_timm if name.startswith(_TIMM) else load_kecam
+        return load(model, self.tensors, repr(self.file), reset_head)
 
 
-def load_pretrained(
+def load_initial_weights(
     model: keras.Model,
     config: CoAtNetConfig,
-    source: Source,
-    tensors: Mapping[str, np.ndarray],
+    weights: str | os.PathLike[str],
+    resize: bool = False,
     reset_head: bool = False,
 ) -> Loaded:
-    """Loads trained weights into a model, all of them, or refuses and changes nothing.
+    """Loads weights that are given by name or by path into a model, all of them, or refuses and changes nothing.
 
     Args:
         model: A model that `CoAtNet` built from `config`.
         config: Its configuration.
-        source: What `find_source` returned.
-        tensors: What `source.read` returned.
+        weights: A name that `list_weights` lists, or a `.weights.h5` or `.keras` file.
+        resize: Whether bias tables of another input size in a file are resized; those of a name always are.
         reset_head: Whether to leave the classifier as it is, for other classes.
 
     Returns:
         A `Loaded`, which names what was resized and reset.
 
     Raises:
-        ValueError: If the weights belong to another configuration, or do not fit by name and shape.
+        ValueError: If the name is unknown, or the weights do not fit.
+        FileNotFoundError: If the file does not exist.
+        OSError, ImportError: As `Source.read` raises them.
     """
-    expected = RELATIVES[source.config]
-    # Statistics over all replicas are the same weights.
-    norms = {name: getattr(config, name).removeprefix("sync_") for name in ("conv_norm", "transformer_norm")}
-    config = dataclasses.replace(config, **norms)
-    differing = [
-        f"{field.name} is {getattr(config, field.name)!r} and must be {getattr(expected, field.name)!r}"
-        for field in dataclasses.fields(CoAtNetConfig)
-        if field.name not in _FREE_FIELDS and getattr(config, field.name) != getattr(expected, field.name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{source.name} belongs to the configuration {source.config!r}, and {config.name!r} differs from it: "
-            f"{'; '.join(differing)}. Build it with coatnet_tf.from_pretrained({source.name!r})."
-        )
-    load = load_timm if source.name.startswith(_TIMM) else load_kecam
-    return load(model, tensors, repr(source.file()), reset_head)
+    if is_pretrained_name(weights):
+        return find_source(os.fspath(weights)).read().load(model, config, reset_head)
+    return load_weights(model, weights, resize=resize, reset_head=reset_head)

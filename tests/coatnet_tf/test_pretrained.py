@@ -16,7 +16,7 @@ import safetensors.numpy
 
 import coatnet_tf
 from coatnet_tf import family
-from coatnet_tf.weights import catalog, find_source, pretrained
+from coatnet_tf.weights import catalog, find_source
 from tests.coatnet_tf import golden_imports as golden
 
 NAME = "timm/coatnet_0_rw_224.sw_in1k"
@@ -107,8 +107,7 @@ class TestFiles:
     def test_weights_of_another_network(self, small):
         with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet-0' differs"):
             model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3))
-            source = find_source(NAME, small[0])
-            pretrained.load_pretrained(model, coatnet_tf.FAMILY["coatnet-0"], source, source.read())
+            find_source(NAME, small[0]).read().load(model, coatnet_tf.FAMILY["coatnet-0"])
 
     def test_a_file_of_something_else(self, tmp_path):
         safetensors.numpy.save_file({"layer.weight": np.zeros(3, "float32")}, tmp_path / "a.safetensors")
