@@ -6,6 +6,7 @@ on more workers, sees the batches it would have seen. Mixup happens in the train
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from experiments.data.order import Order
 from experiments.data.sources import Source
 
 _CHUNK = 32  # images decoded by one thread at a time, at most
+_READY_BATCHES = 2  # prepared ahead of the step
 
 
 def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
@@ -154,10 +156,12 @@ def _batches(
     """Chunks of the examples prepared side by side, then put together to batches."""
     chunk = max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= _CHUNK and n % group == 0)
     chunks = groups.rebatch(chunk, drop_remainder=True)
-    chunks = chunks.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    chunks = chunks.map(prepare, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
     if chunk != batch_size:
         chunks = chunks.rebatch(batch_size, drop_remainder=True)
-    return chunks.prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread sleeps up to a minute, and the end of an iterator waits for it
+    return chunks.prefetch(_READY_BATCHES).with_options(options)
 
 
 def _load_chunk(
