@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -69,6 +69,8 @@ class Trainer:
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
+        # One for all evaluations: TensorFlow's end of an iterator over devices can wait a minute for a sleeping thread.
+        self._evaluation_iterator: Iterator[Any] | None = None
         model_config = make_model_config(config.model)
         if strategy.num_replicas_in_sync > 1:
             norms = ("conv_norm", "transformer_norm")
@@ -123,13 +125,18 @@ class Trainer:
 
     def training_iterator(self, first_step: int) -> Iterator[Any]:
         """Batches of the run from a step on, one share for each replica."""
-        return iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.training_batches(
-                    self._source, self._config, first_step, context, self._counted_here(self.damaged)
-                )
+        return self._iterate(
+            lambda context: pipeline.training_batches(
+                self._source, self._config, first_step, context, self._counted_here(self.damaged)
             )
         )
+
+    def _iterate(self, make_batches: Callable[[tf.distribute.InputContext], tf.data.Dataset]) -> Iterator[Any]:
+        """Batches on the devices of the strategy; on a single CPU they are there already."""
+        (*others, device) = self._strategy.extended.worker_devices
+        if not others and "CPU" in device:
+            return iter(make_batches(tf.distribute.InputContext()))
+        return iter(self._strategy.distribute_datasets_from_function(make_batches))
 
     def _counted_here(self, damaged: DamagedImages) -> DamagedImages | None:
         """The count, unless input is prepared on the hosts of a TPU pod, where no Python of this process runs."""
@@ -255,17 +262,18 @@ class Trainer:
 
     def evaluate_held_out(self) -> dict[str, float]:
         """Evaluates the weights that the model has on the whole held-out split."""
-        batches = iter(
-            self._strategy.distribute_datasets_from_function(
+        if self._evaluation_iterator is None:
+            self._evaluation_iterator = self._iterate(
                 lambda context: pipeline.evaluation_batches(
                     self._source, self._config, context, self._counted_here(self.damaged_in_evaluation)
-                )
+                ).repeat()
             )
-        )
         for metric in (self.eval_loss, self.eval_accuracy, self._confusion):
             if metric is not None:
                 metric.reset_state()
-        self._evaluate_steps(batches, tf.constant(math.ceil(self._source.eval.count / self._config.batch_size)))
+        self._evaluate_steps(
+            self._evaluation_iterator, tf.constant(math.ceil(self._source.eval.count / self._config.batch_size))
+        )
         return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_accuracy)}
 
     def confusion(self) -> Any:
