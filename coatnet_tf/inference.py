@@ -274,7 +274,7 @@ class _Folding:
             name=f"{block.ffn.name}_expand",
         )
         residual = self._apply(expand, residual, _behind(*_affine(block.ffn_norm), block.ffn.expand))
-        shrink = _like(block.ffn.shrink, name=f"{block.ffn.name}_shrink", use_bias=True)
+        shrink = PointwiseDense(block.ffn.shrink.units, dtype=block.dtype_policy, name=f"{block.ffn.name}_shrink")
         residual = self._apply(shrink, residual, _before_scale(block.ffn.shrink, _scale_of(block.ffn_scale)))
         return self._add(f"{block.name}_ffn_add", x, residual, block)
 

@@ -198,7 +198,9 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
-        model(keras.ops.zeros((1, *model.input_shape[1:])))  # ONNX's exporter wants a model that was called
+        if options.format == "onnx":
+            import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
+        model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
         model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 

@@ -102,12 +102,12 @@ class FoldedSelfAttention(keras.layers.Layer):
         self.out = common.dense(filters, "out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
-        batch, height, width, channels = input_shape
+        _, height, width, channels = input_shape
         positions = height * width
         inner = self.filters if self.inner_width == "output" else channels
         self.num_heads = inner // self.head_size
         self.qkv = common.dense(3 * inner, "qkv", dtype=self.dtype_policy)
-        self.qkv.build((batch, positions, channels))
+        self.qkv.build((None, channels))
         if self.relative:
             self.bias = self.add_weight(
                 name="bias",
@@ -117,13 +117,13 @@ class FoldedSelfAttention(keras.layers.Layer):
                 autocast=False,
                 trainable=False,
             )
-        self.out.build((batch, positions, inner))
+        self.out.build((None, inner))
         self.built = True
 
     def call(self, inputs: Any) -> Any:
         _, height, width, channels = inputs.shape
         positions = height * width
-        x = self.qkv(ops.reshape(inputs, (-1, positions, channels)))
+        x = self.qkv(ops.reshape(inputs, (-1, channels)))  # of matrices: every runtime adds the bias in their product
         x = ops.reshape(x, (-1, positions, 3, self.num_heads, self.head_size))
         query, key, value = ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), 3)
 
@@ -131,7 +131,7 @@ class FoldedSelfAttention(keras.layers.Layer):
         scores = ops.softmax(ops.add(logits, self.bias) if self.relative else logits, axis=-1)
 
         x = ops.matmul(ops.cast(scores, value.dtype), value)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, positions, self.num_heads * self.head_size))
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, self.num_heads * self.head_size))
         return ops.reshape(self.out(x), (-1, height, width, self.filters))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

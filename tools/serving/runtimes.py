@@ -6,9 +6,8 @@ TensorFlow computes GELU of anything but a product of matrices in eight operatio
 bfloat16 with two conversions. Its one fused kernel computes `GELU(x W + b)` of matrices. With the identity of a few
 channels for W and zeros for b, it computes GELU of any tensor, exactly, for a product that is hidden behind the memory.
 
-ONNX Runtime knows GELU by its operations; the exporter draws transpositions of convolutions into the middle of them,
-unless GELU is taken of a matrix. OpenVINO and LiteRT would rather have all products over the channels of images as 1x1
-convolutions, which OpenVINO computes with their GELU.
+ONNX Runtime and OpenVINO want channels first (`channels_first.py`), LiteRT products over the channels of images as
+1x1 convolutions.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from coatnet_tf.layers import common
+from tools.serving.channels_first import channels_first
 
 _CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
 
@@ -42,18 +42,6 @@ class FusedGelu(keras.layers.Layer):
         return ops.reshape(x, (-1, *inputs.shape[1:]))
 
 
-@keras.saving.register_keras_serializable(package="coatnet_tf")
-class FlatGelu(keras.layers.Layer):
-    """GELU in its tanh form, for ONNX, of images taken as matrices."""
-
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self.built = True
-
-    def call(self, inputs: Any) -> Any:
-        x = common.gelu(ops.reshape(inputs, (-1, inputs.shape[-1])))
-        return ops.reshape(x, (-1, *inputs.shape[1:]))
-
-
 def for_runtime(model: keras.Model, name: str) -> keras.Model:
     """The model with the layers that a runtime computes fastest.
 
@@ -64,7 +52,9 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
     Returns:
         A functional model with the same outputs, which shares other layers with `model`.
     """
-    swap = {"tf_saved_model": _fused_gelu, "onnx": _flat_gelu, "openvino": _convolution, "litert": _convolution}[name]
+    if name in ("onnx", "openvino"):
+        return channels_first(model)
+    swap = {"tf_saved_model": _fused_gelu, "litert": _convolution}[name]
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
     def swapped(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -82,18 +72,11 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
     return model
 
 
-def _is_gelu(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
-
-
 def _fused_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if not _is_gelu(layer) or np.prod(layer.output.shape[1:]) % _CHANNELS:
+    is_gelu = isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
+    if not is_gelu or np.prod(layer.output.shape[1:]) % _CHANNELS:
         return None
     return FusedGelu(dtype=layer.dtype_policy, name=layer.name)
-
-
-def _flat_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    return FlatGelu(dtype=layer.dtype_policy, name=layer.name) if _is_gelu(layer) else None
 
 
 def _convolution(layer: keras.layers.Layer) -> keras.layers.Layer | None:
