@@ -2,15 +2,18 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments import evaluate, workdir
-from experiments.data import folder, pipeline, sources
+from experiments.data import folder, image_archives, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
 from experiments.strategies import make_strategy
@@ -213,6 +216,17 @@ def test_archives_are_prepared_and_trained_on(run, config, archives, tmp_path, c
     config.loss = "sigmoid"
     run(config, tmp_path / "run", make_strategy("one_device"))
     assert not (tmp_path / "run" / "confusion.png").exists()
+
+
+def test_archives_are_built_from_the_command_line(archives, tmp_path):
+    pytest.importorskip("apache_beam")
+    command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build", image_archives.__file__]
+    command += [f"--manual_dir={archives}", f"--data_dir={tmp_path / 'tfds'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    info = tfds.builder_from_directory(tmp_path / "tfds" / "image_archives" / "1.0.0").info
+    assert info.splits["train"].num_examples == 18
+    assert info.features["label"].feature.names == ["cat", "dog", "n01440764"]
 
 
 def test_imagenet_in_miniature(run, config, tmp_path):
