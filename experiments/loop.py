@@ -18,6 +18,7 @@ import coatnet_tf
 from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
 from experiments import losses, optimization, report, workdir
 from experiments.data import pipeline, sources
+from experiments.data.damage import DamagedImages
 from experiments.stops import Preempted, Preemption, RunStopped
 from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
 from experiments.trainer import Trainer, make_model_config
@@ -245,6 +246,7 @@ def train(
     if writes:
         workdir.claim(folder, config, source)
         workdir.drop_metrics_after(folder, step)
+        _restore_names_of_damaged(trainer, folder)
     logging.info(pipeline.describe(source, config))
 
     with (
@@ -277,6 +279,8 @@ def train(
                 started, first = time.monotonic(), step
                 stopping = stopping or on_any_process(strategy, preemption.noticed)
             checkpoints.save(step)
+            if writes:
+                _keep_names_of_damaged(trainer, folder)
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
@@ -332,12 +336,42 @@ def find_problem(config: ml_collections.ConfigDict, source: sources.Source, trai
     return ""
 
 
+def _damaged_by_file(trainer: Trainer, folder: epath.Path) -> tuple[tuple[epath.Path, DamagedImages], ...]:
+    return (
+        (folder / workdir.DAMAGED, trainer.damaged),
+        (folder / workdir.DAMAGED_IN_EVALUATION, trainer.damaged_in_evaluation),
+    )
+
+
+def _restore_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
+    """So that a run that was stopped often enough does not come by more damaged images than it may have."""
+    for file, damaged in _damaged_by_file(trainer, folder):
+        if file.exists():
+            damaged.restore(file.read_text().splitlines())
+
+
+def _keep_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
+    for file, damaged in _damaged_by_file(trainer, folder):
+        if damaged.names:
+            workdir.write_whole(file, "\n".join(damaged.names) + "\n")
+
+
 class History:
-    """Writes each row of metrics to `metrics.jsonl` and to TensorBoard, if this process writes at all."""
+    """Writes each row of metrics to `metrics.jsonl` and to TensorBoard, if this process writes at all.
+
+    A run that is resumed writes TensorBoard's files anew from the rows that stand, as it may repeat steps.
+    """
 
     def __init__(self, folder: epath.Path, writes: bool) -> None:
         self._folder = folder
-        self._summaries = tf.summary.create_file_writer(str(folder / "tensorboard")) if writes else None
+        self._summaries: Any = None
+        if writes:
+            events = str(folder / "tensorboard")
+            if tf.io.gfile.exists(events):
+                tf.io.gfile.rmtree(events)
+            self._summaries = tf.summary.create_file_writer(events)
+            for row in workdir.read_metrics(folder):
+                self._summarise(row)
 
     def __enter__(self) -> History:
         return self
@@ -350,6 +384,9 @@ class History:
         if self._summaries is None:
             return
         workdir.append_metrics(self._folder, row)
+        self._summarise(row)
+
+    def _summarise(self, row: dict[str, float]) -> None:
         with self._summaries.as_default(int(row["step"])):
             for name, value in row.items():
                 tf.summary.scalar(name, value)
@@ -405,9 +442,8 @@ def _write_results(
     model.save(unfinished)
     unfinished.replace(folder / workdir.MODEL)
     (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
-    damaged = sorted({*trainer.damaged.names, *trainer.damaged_in_evaluation.names})
-    if damaged:
-        (folder / workdir.DAMAGED).write_text("\n".join(damaged) + "\n")
+    _keep_names_of_damaged(trainer, folder)
+    damaged = sum(len(part.names) for _, part in _damaged_by_file(trainer, folder))
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
     probabilities = keras.ops.convert_to_numpy(model(images, training=False))
@@ -432,7 +468,7 @@ def _write_results(
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
-            "Images left out, as they cannot be decoded": f"{len(damaged):,}",
+            "Images left out, as they cannot be decoded": f"{damaged:,}",
             "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
         },
     )

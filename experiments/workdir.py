@@ -23,7 +23,8 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 CLASSES = "classes.txt"
 DATA = "data.json"
-DAMAGED = "damaged.txt"  # images that could not be decoded
+DAMAGED = "damaged.txt"  # training images that could not be decoded
+DAMAGED_IN_EVALUATION = "damaged_in_evaluation.txt"
 REPORT = "report.md"
 _KEPT_CHECKPOINTS = 3
 

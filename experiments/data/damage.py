@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from absl import logging
 
@@ -27,6 +28,11 @@ class DamagedImages:
             if name not in self._names:
                 self._names.add(name)
                 logging.warning("%s cannot be decoded and is left out.", name)
+
+    def restore(self, names: Iterable[str]) -> None:
+        """Takes over what was counted and reported before a run was stopped."""
+        with self._lock:
+            self._names.update(names)
 
     @property
     def names(self) -> list[str]:

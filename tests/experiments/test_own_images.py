@@ -168,8 +168,17 @@ def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_pa
         run(folder_config, tmp_path / "run", make_strategy("one_device"))
     folder_config.dataset.max_damaged_share = 0.1
     run(folder_config, tmp_path / "again", make_strategy("one_device"))
-    assert (tmp_path / "again" / workdir.DAMAGED).read_text().splitlines() == sorted(names)
+    files = [tmp_path / "again" / name for name in (workdir.DAMAGED, workdir.DAMAGED_IN_EVALUATION)]
+    assert sorted(name for file in files if file.exists() for name in file.read_text().splitlines()) == sorted(names)
     assert "| Images left out, as they cannot be decoded | 2 |" in (tmp_path / "again" / workdir.REPORT).read_text()
+
+    # A run that is resumed knows those from before.
+    found = files[0].read_text().splitlines() if files[0].exists() else []
+    files[0].write_text("\n".join([*found, "seen/before.jpg"]) + "\n")
+    (tmp_path / "again" / workdir.MODEL).unlink()
+    run(folder_config, tmp_path / "again", make_strategy("one_device"))
+    assert files[0].read_text().splitlines() == sorted([*found, "seen/before.jpg"])
+    assert "| Images left out, as they cannot be decoded | 3 |" in (tmp_path / "again" / workdir.REPORT).read_text()
 
 
 def add(archive, name, content):

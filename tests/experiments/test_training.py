@@ -58,7 +58,12 @@ def test_stopped_run_resumes_to_the_same_end(run, config, strategy, whole_run, f
     run(config, finished_run, strategy)
     for mine, theirs in zip(final_weights(finished_run), final_weights(whole_run), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert without_speed(workdir.read_metrics(finished_run)) == without_speed(workdir.read_metrics(whole_run))
+    rows = workdir.read_metrics(finished_run)
+    assert without_speed(rows) == without_speed(workdir.read_metrics(whole_run))
+    (events,) = (finished_run / "tensorboard").glob("events*")
+    drawn = [event.step for event in tf.compat.v1.train.summary_iterator(str(events)) if event.HasField("summary")]
+    assert sorted(set(drawn)) == [row["step"] for row in rows]
+    assert len(drawn) == sum(len(row) for row in rows)  # each value once
 
 
 def test_finished_run_writes_its_report_again(run, config, strategy, finished_run):
