@@ -16,19 +16,19 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import loop, strategies
+from experiments import history, loop, strategies
 
 SIGN = "training"  # a file that says that steps have been taken
 
 
 def train(config: ml_collections.ConfigDict, folder: Path) -> None:
-    show = loop.Progress.show
+    show = history.Progress.show
 
     def show_and_sign(*arguments: object) -> None:
         show(*arguments)
         (folder.parent / SIGN).touch()
 
-    loop.Progress.show = show_and_sign
+    history.Progress.show = show_and_sign
     strategy = strategies.make_strategy("one_device")
     source = loop.prepare(config, folder, strategy)
     loop.train(config, folder, strategy, source, *loop.build(config, folder, strategy, source))
