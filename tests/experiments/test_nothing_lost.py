@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import evaluate, loop, workdir
+from experiments import evaluate, history, loop, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
@@ -77,18 +77,18 @@ def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_
 def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, monkeypatch):
     long_run.epochs = 2
     run(long_run, tmp_path / "whole", strategy)
-    show = loop.Progress.show
+    show = history.Progress.show
 
     def show_and_terminate(progress, steps, loss):
         show(progress, steps, loss)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Progress, "show", show_and_terminate)
+    monkeypatch.setattr(history.Progress, "show", show_and_terminate)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Preempted, match="Stopped by SIGTERM after step 1 of 20; the state is saved"):
         run(long_run, tmp_path / "stopped", strategy)
     assert signal.getsignal(signal.SIGTERM) == before
-    monkeypatch.setattr(loop.Progress, "show", show)
+    monkeypatch.setattr(history.Progress, "show", show)
     run(long_run, tmp_path / "stopped", strategy)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
@@ -113,7 +113,7 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
     assert "| Kept | epoch 2, of the lowest held-out loss in 4 epochs: the held-out images chose it" in text
     assert "optimistic, as these images chose the epoch" in (tmp_path / "evaluation" / "evaluation.md").read_text()
 
-    show = loop.Progress.show
+    show = history.Progress.show
     steps = itertools.count(1)
 
     def show_and_die(progress, count, loss):
@@ -121,7 +121,7 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
         if next(steps) == 17:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Progress, "show", show_and_die)
+    monkeypatch.setattr(history.Progress, "show", show_and_die)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "killed", strategy)
     run(config, tmp_path / "killed", strategy)

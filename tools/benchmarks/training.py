@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from experiments import augment, loop, losses, strategies
+from experiments import augment, history, loop, losses, strategies
 from experiments.data import pipeline, sources
 from experiments.recipes import digits, fashion_mnist, imagenet1k_pretrain
 from experiments.trainer import Trainer
@@ -82,7 +82,7 @@ def measure_loop(steps: int = 20) -> dict[str, float]:
     batches = trainer.training_iterator(0)
     batch = next(batches)
     loss_of = losses.make_loss(config.loss, config.label_smoothing)
-    progress = loop.Progress(config, 0, 10**6, False)
+    progress = history.Progress(config, 0, 10**6, False)
 
     def step(images: tf.Tensor, targets: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
