@@ -31,6 +31,7 @@ from tools.serving import model_card, runtimes, signatures, warmup
 FORMATS = {"tf_saved_model": "", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
+QUANTIZED_FORMATS = ("tf_saved_model", "onnx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,16 @@ def _check(options: Options) -> None:
             raise ValueError(
                 f"--{flag} must be one of {', '.join(filter(None, known))}; got {getattr(options, flag)!r}."
             )
+    if options.dtype != "float32" and options.format != "tf_saved_model":
+        raise ValueError(
+            f"--dtype={options.dtype} is for --format=tf_saved_model: what is exported so for {options.format} does not "
+            "load. Export float32; OpenVINO computes it in bfloat16 itself (INFERENCE_PRECISION_HINT)."
+        )
+    if options.quantize and options.format not in QUANTIZED_FORMATS:
+        raise ValueError(
+            f"--quantize={options.quantize} is for --format={' and '.join(QUANTIZED_FORMATS)}: exported for "
+            f"{options.format}, such a model fails or gives other answers. Leave it out."
+        )
     for flag in ("image_size", "version", "top_k"):
         if getattr(options, flag) < 0:
             raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")

@@ -191,6 +191,8 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     refused(ValueError, "--top_k=8 is more than the 7 classes", top_k=8)
     refused(ValueError, "--version must be at least 0", version=-1)
     refused(ValueError, "--format must be one of tf_saved_model, onnx", format="tf")
+    refused(ValueError, "--dtype=bfloat16 is for --format=tf_saved_model", dtype="bfloat16", format="onnx")
+    refused(ValueError, "--quantize=int8 is for .* and onnx: exported for litert", quantize="int8", format="litert")
     refused(ValueError, "odd|multiple|divisible", image_size=33)
     foreign = tmp_path / "foreign.keras"
     image = keras.Input((8, 8, 3))
