@@ -37,8 +37,8 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
       positions, which takes `heads * (H * W)**2 * 4` bytes a block.
     - Rescaling becomes part of the first convolution, whose border is then padded with the colour that was
       rescaled to 0; by one number for all channels, that is: by ImageNet's mean and deviation it stays.
-    - MBConv's first product and those of the feed-forward networks are `layers.PointwiseDense`: TensorFlow has one kernel
-      for a product of matrices, its bias and its GELU.
+    - MBConv's first product and those of the feed-forward networks are `layers.PointwiseDense`: TensorFlow has one
+      kernel for a product of matrices, its bias and its GELU.
     - Dropout and stochastic depth are gone.
 
     Other layers of a functional model around the blocks, such as one's own classifier, are copied.

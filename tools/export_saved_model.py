@@ -117,8 +117,8 @@ def _check(options: Options) -> None:
             )
     if options.dtype != "float32" and options.format != "tf_saved_model":
         raise ValueError(
-            f"--dtype={options.dtype} is for --format=tf_saved_model: what is exported so for {options.format} does not "
-            "load. Export float32; OpenVINO computes it in bfloat16 itself (INFERENCE_PRECISION_HINT)."
+            f"--dtype={options.dtype} is for --format=tf_saved_model: exported for {options.format}, such a model does "
+            "not load. Export float32; OpenVINO computes it in bfloat16 itself (INFERENCE_PRECISION_HINT)."
         )
     if options.quantize and options.format not in QUANTIZED_FORMATS:
         raise ValueError(
