@@ -140,10 +140,14 @@ def conclude(study: str, summaries: Sequence[Summary]) -> str:
             verdict = "one seed says nothing about chance"
         else:
             p = float(stats.ttest_1samp(difference, 0).pvalue) if np.ptp(difference) else 0.0
-            verdict = f"p = {p:.3f}, " + ("more than chance" if p < SIGNIFICANT else "which may be chance")
+            verdict = f"p {_rounded(p)}, " + ("more than chance" if p < SIGNIFICANT else "which may be chance")
         order = "as in the paper" if mean > 0 else "against the paper"
         parts.append(f"{larger} is {mean:+.2f} points from {name}, {order} ({verdict})")
     return "; ".join(parts) + "."
+
+
+def _rounded(p: float) -> str:
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def report(study: str, summaries: Sequence[Summary], images: int, folder: Path) -> str:
@@ -173,7 +177,7 @@ def report(study: str, summaries: Sequence[Summary], images: int, folder: Path) 
             f"{summary.mean:.2f}",
             f"{summary.deviation:.2f}" if seeds > 1 else "",
             f"{low:.2f} to {high:.2f}" if seeds > 1 else "",
-            "" if summary.p_value is None else f"{summary.p_value:.3f}",
+            "" if summary.p_value is None else _rounded(summary.p_value).removeprefix("= "),
             f"{published.values[summary.name]:.1f}" if summary.name in published.values else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
