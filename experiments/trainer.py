@@ -133,8 +133,8 @@ class Trainer:
 
     def _iterate(self, make_batches: Callable[[tf.distribute.InputContext], tf.data.Dataset]) -> Iterator[Any]:
         """Batches on the devices of the strategy; on a single CPU they are there already."""
-        (*others, device) = self._strategy.extended.worker_devices
-        if not others and "CPU" in device:
+        (device, *_) = self._strategy.extended.worker_devices
+        if isinstance(self._strategy, tf.distribute.OneDeviceStrategy) and "CPU" in device:
             return iter(make_batches(tf.distribute.InputContext()))
         return iter(self._strategy.distribute_datasets_from_function(make_batches))
 
