@@ -85,6 +85,19 @@ def test_networks_of_other_people(network, fold, name, tmp_path):
     np.testing.assert_allclose(RUNTIMES[name](folder, images), model.predict(images, verbose=0), rtol=1e-3, atol=1e-5)
 
 
+def test_layers_over_the_last_axis_keep_it(tmp_path):
+    """Softmax over channels in a head of one's own; with channels first it would be over columns."""
+    config = coatnet_tf.make_config("tiny", (1, 1), (8, 16), "C", kernel_initializer="lecun_normal")
+    backbone = coatnet_tf.CoAtNet(config, include_top=False, input_shape=(SIZE, SIZE, 3))
+    shares = keras.layers.Activation("softmax")(keras.layers.Conv2D(5, 1)(backbone.output))
+    model = keras.Model(backbone.input, keras.layers.GlobalMaxPooling2D()(shares))
+    model.save(tmp_path / "model.keras")
+    folder = export(Options(output=tmp_path / "out", weights=tmp_path / "model.keras", format="onnx", fold=True))
+    images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(RUNTIMES["onnx"](folder, images), expected, rtol=1e-4)
+
+
 def test_convolutions_have_no_transpositions_around_them(model_file, tmp_path):
     """One before the first, one behind the last of each path to attention, and those within attention."""
     onnx = pytest.importorskip("onnx")

@@ -13,12 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from coatnet_tf.layers import SqueezeExcite
+from coatnet_tf.layers import SqueezeExcite, common
 
 _FIRST = {"data_format": "channels_first"}
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _OF_SPACE = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.ZeroPadding2D)
 _ELEMENT_WISE = (keras.layers.Activation, keras.layers.Add)
+_ACTIVATIONS = ("linear", "gelu", "silu", "relu", "sigmoid", "tanh")  # of each value alone, as softmax is not
 
 
 def channels_first(model: keras.Model) -> keras.Model:
@@ -48,7 +49,7 @@ class _Walk:
         inputs = keras.tree.flatten(args)
         self._kept += inputs
         known = all(id(x) in self._first for x in inputs)
-        if kwargs or getattr(layer, "quantization_mode", None) or not (known or isinstance(layer, _CONVOLUTIONS)):
+        if kwargs or not _is_of_values_or_channels(layer) or not (known or isinstance(layer, _CONVOLUTIONS)):
             return layer(*args, **kwargs)
         first = [self._channels_first(x) for x in inputs]
         y = self._equal(layer, *first)
@@ -120,3 +121,14 @@ class _Walk:
         for dense in (layer.reduce, layer.expand):
             gate = self._pointwise(dense, gate, f"{layer.name}_{dense.name}")
         return keras.layers.Multiply(dtype=layer.dtype_policy)([x, gate])
+
+
+def _is_of_values_or_channels(layer: keras.layers.Layer) -> bool:
+    """Whether the layer's last axis, if it has one, is that of channels, and its weights are numbers as they are."""
+    activations = [common.gelu, *(keras.activations.get(name) for name in _ACTIVATIONS)]
+    return (
+        not getattr(layer, "quantization_mode", None)
+        and (isinstance(layer, SqueezeExcite) or getattr(layer, "activation", None) in [None, *activations])
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+        and getattr(layer, "axis", -1) in (-1, 3)
+    )
