@@ -73,7 +73,9 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
     model = exports / "model.keras"
     if not model.exists():
         exports.mkdir(parents=True, exist_ok=True)
-        _trained_like().save(model)
+        keras.utils.set_random_seed(0)
+        config = coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun_normal")
+        as_trained(coatnet_tf.CoAtNet(config)).save(model)
 
     def exported(name: str, **options: object) -> str:
         version = exports / name / "1"
@@ -120,10 +122,8 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
     return found
 
 
-def _trained_like() -> keras.Model:
-    """CoAtNet-0 whose biases and norms are not those of the start, which exporters would leave out."""
-    keras.utils.set_random_seed(0)
-    model = coatnet_tf.CoAtNet(coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun_normal"))
+def as_trained(model: keras.Model) -> keras.Model:
+    """The model, whose biases and norms are no longer those of the start, which exporters would leave out."""
     generator = np.random.default_rng(0)
     for variable in model.variables:
         if variable.path.endswith(("gamma", "moving_variance")):

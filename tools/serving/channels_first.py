@@ -97,22 +97,11 @@ class _Walk:
         return y
 
     def _pointwise(self, dense: keras.layers.Dense, x: Any, name: str = "") -> Any:
-        """A dense layer over the channels as a 1x1 convolution."""
         conv = self._equals.get(id(dense))
         if conv is None:
-            conv = self._equals[id(dense)] = keras.layers.Conv2D(
-                dense.units,
-                1,
-                activation=dense.activation,
-                use_bias=dense.use_bias,
-                dtype=dense.dtype_policy,
-                name=f"{name or dense.name}_channels_first",
-                **_FIRST,
-            )
-        y = conv(x)
-        kernel, *bias = dense.get_weights()
-        conv.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), *bias])
-        return y
+            conv = as_convolution(dense, "channels_first", f"{name or dense.name}_channels_first")
+            self._equals[id(dense)] = conv
+        return conv(x)
 
     def _squeeze_excite(self, layer: SqueezeExcite, x: Any) -> Any:
         if layer.reduce.quantization_mode:
@@ -121,6 +110,24 @@ class _Walk:
         for dense in (layer.reduce, layer.expand):
             gate = self._pointwise(dense, gate, f"{layer.name}_{dense.name}")
         return keras.layers.Multiply(dtype=layer.dtype_policy)([x, gate])
+
+
+def as_convolution(dense: keras.layers.Dense, data_format: str, name: str) -> keras.layers.Conv2D:
+    """A dense layer over the channels of images as a 1x1 convolution, with its weights."""
+    kernel, *bias = dense.get_weights()
+    conv = keras.layers.Conv2D(
+        dense.units,
+        1,
+        activation=dense.activation,
+        use_bias=dense.use_bias,
+        data_format=data_format,
+        dtype=dense.dtype_policy,
+        name=name,
+    )
+    channels = len(kernel)
+    conv.build((None, None, None, channels) if data_format == "channels_last" else (None, channels, None, None))
+    conv.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), *bias])
+    return conv
 
 
 def _is_of_values_or_channels(layer: keras.layers.Layer) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from coatnet_tf.layers import common
-from tools.serving.channels_first import channels_first
+from tools.serving.channels_first import as_convolution, channels_first
 
 _CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
 
@@ -55,21 +55,7 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
     if name in ("onnx", "openvino"):
         return channels_first(model)
     swap = {"tf_saved_model": _fused_gelu, "litert": _convolution}[name]
-    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
-
-    def swapped(layer: keras.layers.Layer) -> keras.layers.Layer:
-        new = swap(layer)
-        if new is None:
-            return layer
-        pairs.append((layer, new))
-        return new
-
-    model = keras.models.clone_model(model, clone_function=swapped)
-    for old, new in pairs:
-        if isinstance(old, keras.layers.Dense):
-            kernel, bias = old.get_weights()
-            new.set_weights([np.reshape(kernel, (1, 1, *kernel.shape)), bias])
-    return model
+    return keras.models.clone_model(model, clone_function=lambda layer: swap(layer) or layer)
 
 
 def _fused_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
@@ -82,11 +68,4 @@ def _fused_gelu(layer: keras.layers.Layer) -> keras.layers.Layer | None:
 def _convolution(layer: keras.layers.Layer) -> keras.layers.Layer | None:
     if not isinstance(layer, keras.layers.Dense) or len(layer.input.shape) != 4 or layer.quantization_mode:
         return None
-    return keras.layers.Conv2D(
-        layer.units,
-        1,
-        activation=layer.activation,
-        data_format="channels_last",
-        dtype=layer.dtype_policy,
-        name=layer.name,
-    )
+    return as_convolution(layer, "channels_last", layer.name)
