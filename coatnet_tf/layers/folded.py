@@ -49,7 +49,8 @@ class PointwiseDense(keras.layers.Dense):
 
     A 1x1 convolution, whose GELU costs next to nothing: TensorFlow has one kernel for a product of matrices, its
     bias and its GELU, and none for a convolution or a product of more dimensions. Inputs are `[batch, H, W, C]`,
-    outputs `[batch, H, W, units]`. The arguments are those of `keras.layers.Dense`.
+    outputs `[batch, H, W, units]`; matrices `[rows, C]` are taken as they are. The arguments are those of
+    `keras.layers.Dense`.
 
     Example:
     >>> import numpy as np
@@ -59,6 +60,8 @@ class PointwiseDense(keras.layers.Dense):
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if len(inputs.shape) == 2:
+            return super().call(inputs, training=training)
         _, height, width, channels = inputs.shape
         x = super().call(ops.reshape(inputs, (-1, channels)), training=training)
         return ops.reshape(x, (-1, height, width, self.units))

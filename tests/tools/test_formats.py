@@ -1,17 +1,32 @@
 """Exports for other runtimes, each run in its own."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import coatnet_tf
 from tests.coatnet_tf import golden_imports
 from tests.tools.samples import SIZE, photo
+from tools.benchmarks import operations
 from tools.benchmarks.inference import as_trained
 from tools.export_saved_model import Options, export
-from tools.serving import runtimes
+from tools.serving import runtimes, tensorflow_kernels
 
 RUNTIMES = {}
+PIXELS = np.stack([photo(SIZE, SIZE), photo(SIZE, SIZE)[::-1], photo(SIZE, SIZE)[:, ::-1]]).astype("float32")
+
+
+def make_model(**fields):
+    """A network whose widths TensorFlow has kernels for, as after training."""
+    keras.utils.set_random_seed(0)
+    config = coatnet_tf.make_config("tiny", (2, 1, 1, 1, 1), (32, 32, 32, 64, 64), **fields)
+    return as_trained(coatnet_tf.CoAtNet(config, input_shape=(SIZE, SIZE, 3), classes=7))
 
 
 def runtime(function):
@@ -44,6 +59,11 @@ def litert(folder, images):
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
+@runtime
+def tf_saved_model(folder, images):
+    return tf.saved_model.load(folder).signatures["serving_default"](images=tf.constant(images))["probabilities"]
+
+
 @pytest.mark.parametrize("fold", [False, True], ids=["as it is", "folded"])
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
 def test_another_runtime_gives_the_models_answers(name, fold, model_file, model, tmp_path):
@@ -67,6 +87,8 @@ def test_int8_in_onnx(model_file, model, tmp_path):
     [
         ("coatnet_0_rw", True, "onnx"),  # norms that stay, and squeeze-and-excitation before one
         ("coatnet_rmlp_2_rw", True, "openvino"),  # averages in place of largest
+        ("coatnet_0_rw", True, "tf_saved_model"),
+        ("coatnet_rmlp_2_rw", True, "tf_saved_model"),
         ("kecam_coatnet0", False, "onnx"),  # exact GELU, and a pool that has no equal
     ],
 )
@@ -105,17 +127,53 @@ def test_convolutions_have_no_transpositions_around_them(model_file, tmp_path):
     assert before.count("Transpose") == 1, before
 
 
-@pytest.mark.parametrize(
-    ("runtime", "kind", "count"),
-    [
-        ("tf_saved_model", "FusedGelu", 3),
-        ("litert", "Conv2D", 12),
-    ],
-)
-def test_other_layers_give_the_same_numbers(model, runtime, kind, count):
+def test_convolutions_for_litert_give_the_same_numbers(model):
     folded = coatnet_tf.fold_for_inference(model)
-    swapped = runtimes.for_runtime(folded, runtime)
-    kinds = [type(layer).__name__ for layer in swapped.layers]
-    assert kinds.count(kind) == count  # three GELUs; stem, shortcuts, both products of four blocks
+    swapped = runtimes.for_runtime(folded, "litert")
+    kinds = [type(layer) for layer in swapped.layers]
+    assert kinds.count(keras.layers.Conv2D) == 12  # stem, shortcuts, both products of four blocks
     pixels = photo(SIZE, SIZE)[None].astype("float32")
     np.testing.assert_allclose(swapped.predict(pixels, verbose=0), folded.predict(pixels, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "norms", "gelus"), [("batch_norm", 5, 3), ("layer_norm", 12, 5)])
+def test_layers_for_tensorflow_give_the_same_numbers(norm, norms, gelus):
+    """Two LayerNorms of each Transformer block and the head's; of the others the stem's and three of each MBConv."""
+    folded = coatnet_tf.fold_for_inference(make_model(conv_norm=norm))
+    fused = runtimes.for_runtime(folded, "tf_saved_model")
+    kinds = [type(layer) for layer in fused.layers]
+    assert kinds.count(tensorflow_kernels.FusedLayerNormalization) == norms
+    assert kinds.count(tensorflow_kernels.FusedGelu) == gelus
+    assert kinds.count(tensorflow_kernels.FusedSelfAttention) == 2
+    assert kinds.count(tensorflow_kernels.GatedConvolution) == 2
+    np.testing.assert_allclose(fused.predict(PIXELS, verbose=0), folded.predict(PIXELS, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow uses oneDNN by itself on x86-64 alone")
+def test_tensorflow_has_one_kernel_for_each_of_its_layers(tmp_path):
+    make_model().save(tmp_path / "model.keras")
+    plain, folded = (
+        export(Options(output=tmp_path / str(fold), weights=tmp_path / "model.keras", fold=fold))
+        for fold in (False, True)
+    )
+    single = {"_MklLayerNorm", "_MklFusedBatchMatMulV2", "_MklNativeFusedMatMul"}
+    assert single <= operations.milliseconds(str(folded), PIXELS).keys()
+    several = {"Tanh", "SquaredDifference", "Rsqrt"}
+    assert several <= operations.milliseconds(str(plain), PIXELS).keys()
+    assert not several & operations.milliseconds(str(folded), PIXELS).keys()
+
+
+def test_layers_for_tensorflow_without_those_kernels(tmp_path):
+    model = make_model()
+    model.save(tmp_path / "model.keras")
+    folder = export(Options(output=tmp_path / "out", weights=tmp_path / "model.keras", fold=True))
+    np.save(tmp_path / "images.npy", PIXELS)
+    program = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "np.save(sys.argv[3], serve(images=tf.constant(np.load(sys.argv[2])))['probabilities'])\n"
+    )
+    answers = tmp_path / "answers.npy"
+    command = [sys.executable, "-c", program, folder, tmp_path / "images.npy", answers]
+    subprocess.run(command, check=True, env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"})
+    np.testing.assert_allclose(np.load(answers), model.predict(PIXELS, verbose=0), rtol=1e-4)

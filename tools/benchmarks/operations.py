@@ -18,7 +18,7 @@ CALLS = 5
 KINDS = {
     "products and convolutions": "MatMul|Conv2D|DepthwiseConv2dNative",
     "element-wise: GELU, norms, biases, sums": "Mul|Add|AddV2|AddN|Sub|Tanh|Square|SquaredDifference|Rsqrt|Neg|BiasAdd"
-    "|Sigmoid|Swish|Maximum|RealDiv",
+    "|Sigmoid|Swish|Maximum|RealDiv|LayerNorm",
     "means and sums over positions": "Mean|Sum",
     "softmax": "Softmax",
     "conversion of dtypes": "Cast",
@@ -35,33 +35,47 @@ def kind_of(operation: str) -> str | None:
     return next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, name)), None)
 
 
+def milliseconds(path: str, images: np.ndarray) -> dict[str, float]:
+    """Milliseconds an image by type of operation, such as `_MklNativeFusedConv2D`.
+
+    Args:
+        path: Folder of a SavedModel.
+        images: Images in [0, 255], `[batch, H, W, channels]`, float32.
+    """
+    loaded = tf.saved_model.load(path)
+    serve = loaded.signatures["serving_default"]
+    batch = tf.constant(images)
+    for _ in range(3):
+        serve(images=batch)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for _ in range(CALLS):
+            serve(images=batch)["probabilities"].numpy()
+        tf.profiler.experimental.stop()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    times: dict[str, float] = collections.Counter()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                node, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
+                if node:
+                    times[operation] += event.duration_ps / 1e9 / CALLS / len(images)
+    return dict(times)
+
+
 def profile(path: str) -> dict[str, float]:
     """Milliseconds an image by kind of operation.
 
     Args:
         path: Folder of a SavedModel.
     """
-    loaded = tf.saved_model.load(path)
-    serve = loaded.signatures["serving_default"]
-    shape = (BATCH_SIZE, worker.SIZE, worker.SIZE, 3)
-    images = tf.constant(np.random.default_rng(0).uniform(0, 255, shape).astype("float32"))
-    for _ in range(3):
-        serve(images=images)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder)
-        for _ in range(CALLS):
-            serve(images=images)["probabilities"].numpy()
-        tf.profiler.experimental.stop()
-        (file,) = Path(folder).rglob("*.xplane.pb")
-        space = xplane_pb2.XSpace.FromString(file.read_bytes())
-    milliseconds: dict[str, float] = collections.Counter(dict.fromkeys(KINDS, 0.0))
-    for plane in space.planes:
-        for line in plane.lines:
-            for event in line.events:
-                _, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
-                if kind := kind_of(operation):
-                    milliseconds[kind] += event.duration_ps / 1e9 / CALLS / BATCH_SIZE
-    return dict(milliseconds)
+    images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, worker.SIZE, worker.SIZE, 3)).astype("float32")
+    times = collections.Counter(dict.fromkeys(KINDS, 0.0))
+    for operation, time in milliseconds(path, images).items():
+        if kind := kind_of(operation):
+            times[kind] += time
+    return dict(times)
 
 
 def run(exports: Path, output: Path) -> None:

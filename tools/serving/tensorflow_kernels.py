@@ -1,0 +1,246 @@
+"""A folded model in the operations that TensorFlow has single kernels for on CPUs.
+
+TensorFlow's graph optimiser replaces a few patterns of operations by one kernel of oneDNN each, and computes everything
+else operation by operation, each with a pass over memory. Here the network is walked from the image on, and what has an
+equal in those patterns is replaced by it. Elsewhere (GPUs, CPUs without oneDNN) the same operations run one by one.
+
+| pattern | kernel |
+| --- | --- |
+| product of matrices, bias, GELU | `_FusedMatMul` |
+| product of matrices, bias, sum with matrices of the same unknown number of rows | `_FusedMatMul` |
+| the FusedBatchNormV3 of Keras 2's LayerNormalization, scale, shift | `_MklLayerNorm` |
+| products of stacked matrices, a number, sum with something of size 1 along the second axis | `_FusedBatchMatMulV2` |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from coatnet_tf.layers import SqueezeExcite, common
+from coatnet_tf.layers.folded import FoldedSelfAttention, PointwiseDense
+
+_GELU_CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
+
+
+def fused(model: keras.Model) -> keras.Model:
+    """The same function of the same images, for a SavedModel.
+
+    Args:
+        model: What `coatnet_tf.fold_for_inference` returned.
+
+    Returns:
+        A functional model that shares weights and the layers without an equal with `model`.
+    """
+    walk = _Walk()
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=walk.call)
+
+
+class _Walk:
+    """One walk through a model; what is known of its tensors is kept here."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Any] = {}  # by the id of a tensor: the same as a matrix, a row for each position
+        self._gated: dict[int, tuple[SqueezeExcite, Any]] = {}  # what squeeze-and-excitation returned: its input
+        self._kept: list[Any] = []  # tensors, so that no id is used twice
+        self._equals: dict[int, keras.layers.Layer] = {}
+
+    def call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            return layer(*args, **kwargs)
+        inputs = keras.tree.flatten(args)
+        self._kept += inputs
+        if isinstance(layer, SqueezeExcite):
+            y = layer(*args)
+            self._kept.append(y)
+            self._gated[id(y)] = layer, inputs[0]
+            return y
+        if _is_pointwise_convolution(layer) and id(inputs[0]) in self._gated:
+            squeeze_excite, x = self._gated[id(inputs[0])]
+            return self._equal(layer, GatedConvolution, squeeze_excite, layer)(x)
+        if _is_gelu(layer) and _size(inputs[0]) % _GELU_CHANNELS == 0:
+            return self._equal(layer, FusedGelu)(inputs[0])
+        if isinstance(layer, FoldedSelfAttention):
+            y = self._equal(layer, FusedSelfAttention, layer, inputs[0].shape[1:3])(self._as_rows(inputs[0]))
+        elif isinstance(layer, PointwiseDense):
+            y = layer(self._as_rows(inputs[0]))
+        elif _is_norm_of_channels(layer):
+            y = self._equal(layer, FusedLayerNormalization, layer)(self._as_rows(inputs[0]))
+        elif isinstance(layer, keras.layers.Add) and all(id(x) in self._rows for x in inputs):
+            y = keras.layers.Add(dtype=layer.dtype_policy)([self._rows[id(x)] for x in inputs])
+        else:
+            return layer(*args)
+        return self._as_before(y, inputs[0].shape)
+
+    def _as_rows(self, x: Any) -> Any:
+        if len(x.shape) == 2:
+            return x
+        if id(x) not in self._rows:
+            self._rows[id(x)] = ops.reshape(x, (-1, x.shape[-1]))
+        return self._rows[id(x)]
+
+    def _as_before(self, rows: Any, shape: tuple[int, ...]) -> Any:
+        """The matrix as the tensor that it is in `model`, whose positions are those of `shape`."""
+        if len(shape) == 2:
+            return rows
+        y = ops.reshape(rows, (-1, *shape[1:-1], rows.shape[-1]))
+        self._rows[id(y)] = rows
+        self._kept.append(y)
+        return y
+
+    def _equal(self, layer: keras.layers.Layer, kind: type, *args: Any) -> keras.layers.Layer:
+        """The equal of a layer, which is made once."""
+        if id(layer) not in self._equals:
+            self._equals[id(layer)] = kind(*args, dtype=layer.dtype_policy, name=f"{layer.name}_fused")
+        return self._equals[id(layer)]
+
+
+class FusedGelu(keras.layers.Layer):
+    """GELU in its tanh form of tensors with a multiple of 32 values an example, as a product with the identity."""
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        # Variables: TensorFlow would remove a constant bias of zeros, and with it the fusion.
+        self.identity = self.add_weight(
+            name="identity", shape=(_GELU_CHANNELS, _GELU_CHANNELS), initializer="identity", trainable=False
+        )
+        self.zeros = self.add_weight(name="zeros", shape=(_GELU_CHANNELS,), initializer="zeros", trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        x = ops.reshape(inputs, (-1, _GELU_CHANNELS))
+        x = common.gelu(ops.add(ops.matmul(x, self.identity), self.zeros))
+        return ops.reshape(x, (-1, *inputs.shape[1:]))
+
+
+class FusedLayerNormalization(keras.layers.Layer):
+    """LayerNorm over the last axis of matrices.
+
+    Args:
+        source: The layer whose epsilon, scale and shift these are.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, source: keras.layers.LayerNormalization, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = source.epsilon
+        self.gamma = source.gamma
+        self.beta = source.beta
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        # Variables for the same reason as the zeros of GELU.
+        shape = (input_shape[-1],)
+        if self.gamma is None:
+            self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", trainable=False)
+        if self.beta is None:
+            self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        shape = tf.shape(inputs)
+        # The rows as channels of one image: their statistics are those of LayerNorm.
+        x = tf.reshape(inputs, (1, shape[0], inputs.shape[-1], 1))
+        x = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.fill((shape[0],), 1.0),
+            offset=tf.fill((shape[0],), 0.0),
+            mean=tf.constant([]),
+            variance=tf.constant([]),
+            epsilon=self.epsilon,
+            data_format="NCHW",
+        ).y
+        x = tf.reshape(x, shape) * tf.cast(self.gamma, x.dtype) + tf.cast(self.beta, x.dtype)
+        return tf.ensure_shape(x, inputs.shape)
+
+
+class FusedSelfAttention(keras.layers.Layer):
+    """`FoldedSelfAttention` of matrices with a row for each position, whose heads come before the examples.
+
+    Args:
+        source: The layer whose weights these are.
+        size: Height and width of the images.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, source: FoldedSelfAttention, size: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+        self.positions = size[0] * size[1]
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        # A variable again: a product with a constant 1 would be removed.
+        self.one = self.add_weight(name="one", shape=(), initializer="ones", trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        source = self.source
+        x = ops.reshape(source.qkv(inputs), (-1, self.positions, 3, source.num_heads, source.head_size))
+        query, key, value = ops.unstack(ops.transpose(x, (2, 3, 0, 1, 4)), 3)
+        logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
+        if source.relative:
+            logits = ops.cast(ops.multiply(logits, self.one), "float32")
+            logits = ops.add(logits, ops.expand_dims(source.bias, 1))
+        scores = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        x = ops.matmul(ops.cast(scores, value.dtype), value)
+        return source.out(ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, source.num_heads * source.head_size)))
+
+
+class GatedConvolution(keras.layers.Layer):
+    """Squeeze-and-excitation and the 1x1 convolution behind it, whose kernel takes the gate.
+
+    A gate is one number a channel of an example, so that a kernel for each example costs far less than a product of the
+    gate with every position. The mean over positions is a product too.
+
+    Args:
+        squeeze_excite: The one layer.
+        convolution: The other.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, squeeze_excite: SqueezeExcite, convolution: keras.layers.Conv2D, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.squeeze_excite = squeeze_excite
+        self.convolution = convolution
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        _, height, width, channels = inputs.shape
+        positions = height * width
+        x = ops.reshape(inputs, (-1, positions, channels))
+        mean = ops.matmul(ops.ones((1, 1, positions), x.dtype), x) * (1 / positions)
+        gate = self.squeeze_excite.expand(self.squeeze_excite.reduce(ops.reshape(mean, (-1, 1, 1, channels))))
+        kernel = ops.cast(self.convolution.kernel[0], x.dtype)
+        x = ops.matmul(x, ops.reshape(gate, (-1, channels, 1)) * kernel)
+        if self.convolution.use_bias:
+            x = ops.add(x, ops.cast(self.convolution.bias, x.dtype))
+        return ops.reshape(x, (-1, height, width, self.convolution.filters))
+
+
+def _size(x: Any) -> int:
+    """Values an example."""
+    size = 1
+    for axis in x.shape[1:]:
+        size *= axis
+    return size
+
+
+def _is_gelu(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
+
+
+def _is_pointwise_convolution(layer: keras.layers.Layer) -> bool:
+    return (
+        isinstance(layer, keras.layers.Conv2D)
+        and (layer.kernel_size, layer.strides, layer.groups) == ((1, 1), (1, 1), 1)
+        and layer.activation is keras.activations.linear
+        and layer.data_format == "channels_last"
+    )
+
+
+def _is_norm_of_channels(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, keras.layers.LayerNormalization) or layer.rms_scaling:
+        return False
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return list(axes) in ([-1], [len(layer.input.shape) - 1])
