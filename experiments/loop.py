@@ -38,6 +38,7 @@ AT_LEAST_ZERO = (
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
 )
+PROBABILITIES = ("augment.randaugment_probability",)  # above 0, up to 1
 SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
@@ -109,6 +110,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
         (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
         (ABOVE_ZERO, lambda value: value > 0, "above 0"),
+        (PROBABILITIES, lambda value: 0 < value <= 1, "above 0 and at most 1"),
     )
     for fields, fits, words in ranges:
         for field in fields:

@@ -7,6 +7,7 @@ with grey 128, as tensorflow-addons did. `keras.layers.RandAugment` is another a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -25,7 +26,12 @@ Operation = Callable[[tf.Tensor, float, tf.Tensor, float], tf.Tensor]
 
 
 def randaugment(
-    image: tf.Tensor, seed: tf.Tensor, layers: int, magnitude: float, pixel_scale: float = 1.0
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    layers: int,
+    magnitude: float,
+    pixel_scale: float = 1.0,
+    probability: float = 1.0,
 ) -> tf.Tensor:
     """Applies `layers` operations, each picked uniformly from `OPERATIONS`.
 
@@ -36,6 +42,8 @@ def randaugment(
         magnitude: Their magnitude (M of the paper); 10 is the usual full range.
         pixel_scale: Factor of the ranges that are in pixels, 1 as in the paper; size / 224 suits small
             images.
+        probability: With which an operation is applied, 1 as in the paper; less suits small networks and short
+            runs, which inverted and solarised images cost more than they teach.
 
     Returns:
         uint8 image of the same shape.
@@ -51,7 +59,12 @@ def randaugment(
     for layer_seed in tf.unstack(tf.random.experimental.stateless_split(seed, layers)):
         pick_seed, seed_of_operation = tf.unstack(tf.random.experimental.stateless_split(layer_seed, 2))
         picked = tf.random.stateless_uniform((), pick_seed, 0, len(OPERATIONS), dtype=tf.int32)
-        image = apply(image, picked, magnitude, seed_of_operation, pixel_scale)
+        share = tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(layer_seed, 2))
+        image = tf.cond(
+            share < probability,
+            functools.partial(apply, image, picked, magnitude, seed_of_operation, pixel_scale),
+            functools.partial(tf.identity, image),
+        )
     return tf.ensure_shape(image, shape)
 
 

@@ -71,6 +71,7 @@ def training_batches(
                 settings.randaugment_layers,
                 settings.randaugment_magnitude,
                 settings.randaugment_pixel_scale,
+                settings.randaugment_probability,
             )
         return image
 

@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.randaugment_layers = 0
     config.augment.randaugment_magnitude = 0.0
     config.augment.randaugment_pixel_scale = 1.0  # of translations and cutouts; size / 224 for small images
+    config.augment.randaugment_probability = 1.0  # of each operation
     config.augment.mixup_alpha = 0.0
 
     config.model = ml_collections.ConfigDict()

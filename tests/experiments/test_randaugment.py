@@ -102,6 +102,22 @@ def test_randaugment_is_a_function_of_its_seed_and_picks_every_operation():
         assert single[name] & set(results), name
 
 
+def test_randaugment_applies_the_asked_share():
+    image = tf.constant(GOLDEN["image"])
+
+    @tf.function
+    def both(seed):
+        seed = tf.stack([0, seed])
+        return randaugment.randaugment(image, seed, 1, 9.0), randaugment.randaugment(image, seed, 1, 9.0, 1.0, 0.25)
+
+    changed = []
+    for seed in range(200):
+        always, sometimes = (result.numpy().tobytes() for result in both(tf.constant(seed)))
+        assert sometimes in (always, image.numpy().tobytes())
+        changed.append(sometimes == always)
+    assert 30 < sum(changed) < 80  # 50 and what leaves the image as it is
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_operation_takes_grey_and_colour(channels):
     image = tf.constant(GOLDEN["image"][..., :channels])
