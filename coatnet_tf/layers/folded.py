@@ -66,6 +66,10 @@ class PointwiseDense(keras.layers.Dense):
         x = super().call(ops.reshape(inputs, (-1, channels)), training=training)
         return ops.reshape(x, (-1, height, width, self.units))
 
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
+        """Quantises the weights as those of `keras.layers.Dense`, whose layers below it Keras passes over otherwise."""
+        super().quantize(mode, type_check=False, config=config)
+
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
 class FoldedSelfAttention(keras.layers.Layer):

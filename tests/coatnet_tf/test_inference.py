@@ -219,6 +219,8 @@ def test_folded_model_is_quantised(tiny):
     folded = coatnet_tf.fold_for_inference(model)
     folded.quantize("int8")
     assert folded.get_layer("s3_block01_attention").qkv.kernel.dtype == "int8"
+    pointwise = [layer for layer in folded.layers if isinstance(layer, layers.PointwiseDense)]
+    assert {layer.kernel.dtype for layer in pointwise} == {"int8"} and len(pointwise) > 4
     assert_same_outputs(folded, model, tolerance=0.1)
     with pytest.raises(ValueError, match="is folded already"):
         coatnet_tf.fold_for_inference(folded)

@@ -170,8 +170,10 @@ class FusedSelfAttention(keras.layers.Layer):
         self.positions = size[0] * size[1]
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        # A variable again: a product with a constant 1 would be removed.
-        self.one = self.add_weight(name="one", shape=(), initializer="ones", trainable=False)
+        if (
+            self.compute_dtype == "float32"
+        ):  # that kernel is for nothing else; a product with a constant 1 would be removed
+            self.one = self.add_weight(name="one", shape=(), initializer="ones", trainable=False)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -179,10 +181,10 @@ class FusedSelfAttention(keras.layers.Layer):
         x = ops.reshape(source.qkv(inputs), (-1, self.positions, 3, source.num_heads, source.head_size))
         query, key, value = ops.unstack(ops.transpose(x, (2, 3, 0, 1, 4)), 3)
         logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
-        if source.relative:
-            logits = ops.cast(ops.multiply(logits, self.one), "float32")
-            logits = ops.add(logits, ops.expand_dims(source.bias, 1))
-        scores = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        if self.compute_dtype == "float32":
+            logits = ops.multiply(logits, self.one)
+        logits = ops.cast(logits, "float32")
+        scores = ops.softmax(ops.add(logits, ops.expand_dims(source.bias, 1)) if source.relative else logits, axis=-1)
         x = ops.matmul(ops.cast(scores, value.dtype), value)
         return source.out(ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, source.num_heads * source.head_size)))
 
