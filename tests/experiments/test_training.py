@@ -173,6 +173,10 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"augment.crop": "random"}, "config.augment.crop must be one of none, inception; got 'random'"),
         ({"eval_crop": "all"}, "config.eval_crop must be one of none, center; got 'all'"),
         ({"ema_decay": 1.0}, "config.ema_decay must be at least 0 and below 1; got 1.0"),
+        (
+            {"augment.randaugment_probability": 0.0},
+            "config.augment.randaugment_probability must be above 0 and at most 1; got 0.0",
+        ),
         ({"augment.mixup_alpha": -1.0}, "config.augment.mixup_alpha must be at least 0; got -1.0"),
         ({"accumulation_steps": 3}, "share of 32 images cannot be parted into config.accumulation_steps 3"),
         ({"augment.mixup_alpha": 0.8, "batch_size": 15}, "Mixup pairs images, and a replica's share of 15 is odd"),
