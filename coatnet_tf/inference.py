@@ -369,8 +369,7 @@ def _without_affine(norm: keras.layers.LayerNormalization) -> keras.layers.Layer
 
 def _is_of_channels(norm: keras.layers.Layer) -> bool:
     """Whether it is a norm over the last axis, with scale and shift."""
-    axes = norm.axis if isinstance(norm.axis, list | tuple) else [norm.axis]
-    return norm.scale and norm.center and list(axes) in ([-1], [len(norm.input.shape) - 1])
+    return norm.scale and norm.center and common.is_of_channels(norm)
 
 
 def _is_linear(conv: keras.layers.Conv2D) -> bool:

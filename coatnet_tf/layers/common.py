@@ -56,6 +56,12 @@ def check_known(argument: str, value: Any, known: tuple[str, ...]) -> None:
         raise ValueError(f"{argument} must be one of {', '.join(known)}; got {value!r}.")
 
 
+def is_of_channels(norm: keras.layers.Layer) -> bool:
+    """Whether a norm of a functional model is over the last axis."""
+    axes = norm.axis if isinstance(norm.axis, list | tuple) else [norm.axis]
+    return list(axes) in ([-1], [len(norm.input.shape) - 1])
+
+
 def make_norm(norm: str, name: str, epsilon: float | None = None, **kwargs: Any) -> keras.layers.Layer:
     """A norm over the last axis: `"batch_norm"`, `"sync_batch_norm"` or `"layer_norm"`."""
     check_known("norm", norm, NORMS)

@@ -20,7 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 18
     config.image_size = 32
     config.ema_decay = 0.998
-    config.augment.translate = 1
     config.augment.randaugment_layers = 1
     config.augment.randaugment_magnitude = 5.0
     config.augment.randaugment_probability = 0.25

@@ -14,6 +14,7 @@ equal in those patterns is replaced by it. Elsewhere (GPUs, CPUs without oneDNN)
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -61,13 +62,13 @@ class _Walk:
         if _is_pointwise_convolution(layer) and id(inputs[0]) in self._gated:
             squeeze_excite, x = self._gated[id(inputs[0])]
             return self._equal(layer, GatedConvolution, squeeze_excite, layer)(x)
-        if _is_gelu(layer) and _size(inputs[0]) % _GELU_CHANNELS == 0:
+        if _is_gelu(layer) and math.prod(inputs[0].shape[1:]) % _GELU_CHANNELS == 0:
             return self._equal(layer, FusedGelu)(inputs[0])
         if isinstance(layer, FoldedSelfAttention):
             y = self._equal(layer, FusedSelfAttention, layer, inputs[0].shape[1:3])(self._as_rows(inputs[0]))
         elif isinstance(layer, PointwiseDense):
             y = layer(self._as_rows(inputs[0]))
-        elif _is_norm_of_channels(layer):
+        elif _is_norm(layer) and common.is_of_channels(layer):
             y = self._equal(layer, FusedLayerNormalization, layer)(self._as_rows(inputs[0]))
         elif isinstance(layer, keras.layers.Add) and all(id(x) in self._rows for x in inputs):
             y = keras.layers.Add(dtype=layer.dtype_policy)([self._rows[id(x)] for x in inputs])
@@ -170,9 +171,9 @@ class FusedSelfAttention(keras.layers.Layer):
         self.positions = size[0] * size[1]
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        if (
-            self.compute_dtype == "float32"
-        ):  # that kernel is for nothing else; a product with a constant 1 would be removed
+        self.one: Any = None
+        if self.source.relative and self.compute_dtype == "float32":  # the kernel with a sum is for nothing else
+            # A variable again: a product with a constant 1 would be removed.
             self.one = self.add_weight(name="one", shape=(), initializer="ones", trainable=False)
         self.built = True
 
@@ -181,7 +182,7 @@ class FusedSelfAttention(keras.layers.Layer):
         x = ops.reshape(source.qkv(inputs), (-1, self.positions, 3, source.num_heads, source.head_size))
         query, key, value = ops.unstack(ops.transpose(x, (2, 3, 0, 1, 4)), 3)
         logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
-        if self.compute_dtype == "float32":
+        if self.one is not None:
             logits = ops.multiply(logits, self.one)
         logits = ops.cast(logits, "float32")
         scores = ops.softmax(ops.add(logits, ops.expand_dims(source.bias, 1)) if source.relative else logits, axis=-1)
@@ -220,14 +221,6 @@ class GatedConvolution(keras.layers.Layer):
         return ops.reshape(x, (-1, height, width, self.convolution.filters))
 
 
-def _size(x: Any) -> int:
-    """Values an example."""
-    size = 1
-    for axis in x.shape[1:]:
-        size *= axis
-    return size
-
-
 def _is_gelu(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
 
@@ -241,8 +234,5 @@ def _is_pointwise_convolution(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _is_norm_of_channels(layer: keras.layers.Layer) -> bool:
-    if not isinstance(layer, keras.layers.LayerNormalization) or layer.rms_scaling:
-        return False
-    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    return list(axes) in ([-1], [len(layer.input.shape) - 1])
+def _is_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.LayerNormalization) and not layer.rms_scaling
