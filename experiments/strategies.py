@@ -66,6 +66,11 @@ def _make_multi_worker_strategy() -> tf.distribute.Strategy:
             'multi_worker needs the environment variable TF_CONFIG, such as {"cluster": {"worker": '
             '["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}; it is not set or has no cluster.'
         )
+    if "tf_xla_cpu_global_jit" in os.environ.get("TF_XLA_FLAGS", "") and not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            "TF_XLA_FLAGS has --tf_xla_cpu_global_jit, with which TensorFlow cannot train in a cluster of CPUs (the "
+            'first step fails with "Multiple CPU devices"); unset TF_XLA_FLAGS for --strategy=multi_worker.'
+        )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 

@@ -19,6 +19,10 @@ def test_unknown_or_unusable_strategies_are_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
         make_strategy("multi_worker")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}')
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit")
+    with pytest.raises(ValueError, match="unset TF_XLA_FLAGS for --strategy=multi_worker"):
+        make_strategy("multi_worker")
 
 
 def test_one_process_waits_for_none():
