@@ -4,9 +4,10 @@ and stochastic depth.
     export TF_XLA_FLAGS="--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit --tf_xla_ops_to_cluster=FUSIBLE"
     python -m experiments.train --config=experiments/recipes/fashion_mnist_1k.py --workdir=runs/fashion_1k
 
-The network has six times the parameters of that of `fashion_mnist.py` and costs the same time an image: it goes down to
-2 x 2 positions, where wide layers are cheap, and takes images at 32 x 32 for that. Results, and what each part adds:
-docs/recipe_parts.md.
+The network has six times the parameters of that of `fashion_mnist.py` and costs less time an image: it goes down to
+2 x 2 positions, where wide layers are cheap, and takes images at 32 x 32 for that. Two things of the paper's network
+cost CPUs a fifth of the time each and are changed: ReLU in the convolutional stages in place of GELU, and MBConv widens
+to four times its input width. Results, and what each part adds: docs/recipe_parts.md.
 """
 
 import ml_collections
@@ -17,12 +18,12 @@ from experiments.recipes import fashion_mnist
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     config = fashion_mnist.get_config()
-    config.epochs = 18
+    config.epochs = 20
     config.image_size = 32
     config.ema_decay = 0.998
     config.augment.randaugment_layers = 1
     config.augment.randaugment_magnitude = 5.0
-    config.augment.randaugment_probability = 0.25
+    config.augment.randaugment_probability = 0.1
     config.augment.randaugment_pixel_scale = 0.143  # 32 / 224
     config.augment.mixup_alpha = 0.1
     config.model.name = "coatnet-fashion-1k"
@@ -30,5 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.widths = (32, 64, 128, 256)
     config.model.strides = (2, 2, 2, 2)
     config.model.layout = "C-C-T"
+    config.model.activation = "relu"
+    config.model.expansion_of = "input"
     config.model.drop_path_rate = 0.05
     return config
