@@ -15,32 +15,13 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
-from experiments import losses, optimization, report, workdir
+from experiments import checks, optimization, report, workdir
 from experiments.data import pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
 from experiments.stops import Preempted, Preemption, RunStopped
 from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
 from experiments.trainer import Trainer, make_model_config
-
-CHOICES = {
-    "dtype": ("float32", "mixed_bfloat16"),
-    "eval_crop": ("none", "center"),
-    "loss": losses.LOSSES,
-    "augment.crop": ("none", "inception"),
-    "dataset.channels": (0, 1, 3),
-}
-AT_LEAST_ONE = ("epochs", "batch_size", "image_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
-AT_LEAST_ZERO = (
-    "checkpoint_steps",
-    "early_stop_patience",
-    "augment.randaugment_layers",
-    "augment.randaugment_magnitude",
-    "augment.mixup_alpha",
-)
-PROBABILITIES = ("augment.randaugment_probability",)  # above 0, up to 1
-SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
-ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
 
 def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy) -> sources.Source:
@@ -58,8 +39,8 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
         ValueError: If the recipe does not fit the data, the strategy or the folder.
         FileNotFoundError: If files of the dataset are missing, or the weights to begin with.
     """
-    check_values(config)
-    check_batch_size(config, strategy)
+    checks.check_values(config)
+    checks.check_batch_size(config, strategy)
     coatnet_tf.check_input_shape(make_model_config(config.model), (config.image_size, config.image_size, 1))
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
@@ -90,63 +71,6 @@ def make_schedule(
     """The learning rate of a run."""
     steps_per_epoch = pipeline.training_order(source, config).steps_per_epoch
     return optimization.make_schedule(config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch)
-
-
-def check_values(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that no run could use."""
-
-    def value_of(field: str) -> float:
-        group, _, name = field.rpartition(".")
-        value = (config[group] if group else config)[name]
-        if value is None:
-            raise ValueError(f"config.{field} is not set; give it in the recipe or with --config.{field}=...")
-        return value
-
-    for field, known in CHOICES.items():
-        if value_of(field) not in known:
-            raise ValueError(f"config.{field} must be one of {', '.join(map(str, known))}; got {value_of(field)!r}.")
-    ranges = (
-        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
-        (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
-        (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
-        (ABOVE_ZERO, lambda value: value > 0, "above 0"),
-        (PROBABILITIES, lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    )
-    for fields, fits, words in ranges:
-        for field in fields:
-            if not fits(value_of(field)):
-                raise ValueError(f"config.{field} must be {words}; got {value_of(field)}.")
-    if not 0 <= config.augment.translate < config.image_size:
-        raise ValueError(
-            f"config.augment.translate must be at least 0 and below the image size; got {config.augment.translate}."
-        )
-    if config.reset_head and not config.init_from:
-        raise ValueError("--reset_head has a meaning only with --init_from.")
-
-
-def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy) -> None:
-    """Refuses global batches that the replicas cannot share evenly, and shares that cannot be parted or paired."""
-    replicas = strategy.num_replicas_in_sync
-    if not config.batch_size or config.batch_size < 1 or config.batch_size % replicas:
-        raise ValueError(
-            f"config.batch_size {config.batch_size} is for all replicas together and must be a positive multiple of "
-            f"their number, {replicas}."
-        )
-    share = config.batch_size // replicas
-    if share % config.accumulation_steps:
-        raise ValueError(
-            f"A replica's share of {share} images cannot be parted into config.accumulation_steps "
-            f"{config.accumulation_steps} equal parts; choose a divisor."
-        )
-    saves_memory = config.accumulation_steps > 1 or config.rematerialise
-    meets_for_batch_norm = make_model_config(config.model).conv_norm != "layer_norm" and replicas > 1
-    if saves_memory and meets_for_batch_norm and not isinstance(strategy, tf.distribute.TPUStrategy):
-        raise ValueError(
-            "config.accumulation_steps and config.rematerialise do not go together with BatchNorm over several "
-            "replicas, except on TPU; take one device, or --config.model.conv_norm=layer_norm (Table 8: as accurate)."
-        )
-    if config.augment.mixup_alpha and share % 2:
-        raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
 
 
 def _check_initial_weights(init_from: str) -> None:

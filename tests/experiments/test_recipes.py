@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import coatnet_tf
-from experiments import loop
+from experiments import checks, loop
 from experiments.data import sources
 from experiments.recipes import (
     ablations,
@@ -160,8 +160,8 @@ def test_two_real_steps(setting, model, data_dir):
         config.model.head_size = min(64, config.model.head_size)
     strategy = make_strategy("one_device")
     try:
-        loop.check_values(config)
-        loop.check_batch_size(config, strategy)
+        checks.check_values(config)
+        checks.check_batch_size(config, strategy)
         source = sources.prepare(config.dataset)
         keras.config.set_dtype_policy(config.dtype)
         trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import loop
+from experiments import checks, loop
 from experiments.data import pipeline, sources
 from experiments.strategies import make_strategy
 from experiments.trainer import Trainer
@@ -68,9 +68,9 @@ def test_replicas_save_memory_without_batch_norm(config, field):
     config.model.drop_path_rate = 0.0
     config[field] = 2 if field == "accumulation_steps" else True
     with pytest.raises(ValueError, match="do not go together with BatchNorm over several replicas, except on TPU"):
-        loop.check_batch_size(config, make_strategy("mirrored"))
+        checks.check_batch_size(config, make_strategy("mirrored"))
     config.model.conv_norm = "layer_norm"
-    loop.check_batch_size(config, make_strategy("mirrored"))
+    checks.check_batch_size(config, make_strategy("mirrored"))
     assert_same_states(train(config, 2, "mirrored"), train(config, 2))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import loop, workdir
+from experiments import checks, loop, workdir
 from experiments.data import pipeline, sources
 from experiments.strategies import make_strategy
 from experiments.trainer import Trainer, make_model_config
@@ -221,7 +221,7 @@ def test_row_of_metrics_that_was_cut_off_is_left_out(tmp_path):
 def test_batches_that_replicas_cannot_share_are_refused(config):
     config.batch_size = 33
     with pytest.raises(ValueError, match="positive multiple of their number, 2"):
-        loop.check_batch_size(config, make_strategy("mirrored"))
+        checks.check_batch_size(config, make_strategy("mirrored"))
 
 
 def test_config_is_kept_as_json(config, tmp_path):
