@@ -106,8 +106,12 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 def _prepare(name: str, dataset: ml_collections.ConfigDict) -> None:
     config = tfds.download.DownloadConfig(manual_dir=dataset.manual_dir or None)
+    builder = _find_builder(name, dataset.data_dir or None)
     try:
-        _find_builder(name, dataset.data_dir or None).download_and_prepare(download_config=config)
+        builder.download_and_prepare(download_config=config)
+    except FileExistsError:
+        if not builder.is_prepared():  # else another run has prepared it meanwhile
+            raise
     except AssertionError as error:  # how TFDS says that manual_dir lacks something
         raise FileNotFoundError(
             f"Dataset {name!r} could not be prepared; its files go to --config.dataset.manual_dir: {error}"

@@ -164,6 +164,21 @@ def test_damaged_files_are_refused(config, idx_folder, tmp_path, damage, error, 
         sources.prepare(config.dataset)
 
 
+def test_another_run_can_prepare_the_dataset_meanwhile(config, tmp_path, monkeypatch):
+    config.dataset.data_dir = str(tmp_path)
+    builder = sources.OWN_BUILDERS[config.dataset.name]
+    generate = builder._generate_examples
+    sources_of_the_other = []
+
+    def prepare_twice(*args):
+        monkeypatch.setattr(builder, "_generate_examples", generate)
+        sources_of_the_other.append(sources.prepare(config.dataset))
+        return generate(*args)
+
+    monkeypatch.setattr(builder, "_generate_examples", prepare_twice)
+    assert sources.prepare(config.dataset).train.count == sources_of_the_other[0].train.count > 0
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
