@@ -5,6 +5,7 @@ from coatnet_tf.backbone import CoAtNetBackbone
 from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
 from coatnet_tf.cost import Cost, CostReport, profile, profile_layers
 from coatnet_tf.family import FAMILY, RELATIVES, get_config
+from coatnet_tf.imagenet import decode_predictions, preprocess_input
 from coatnet_tf.inference import fold_for_inference
 from coatnet_tf.models import (
     CoAtNet,
@@ -17,9 +18,7 @@ from coatnet_tf.models import (
     CoAtNet6,
     CoAtNet7,
     check_input_shape,
-    decode_predictions,
     from_pretrained,
-    preprocess_input,
 )
 from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
 

@@ -8,16 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
-from coatnet_tf.config import PREPROCESSING, CoAtNetConfig, StageConfig, is_positive_int
+from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
+from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
 from coatnet_tf.weights import Loaded, find_source, load_initial_weights
 
 DEFAULT_SIZE = 224
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Shape = tuple[int, int, int]
 
@@ -223,15 +221,6 @@ def check_image_shape(name: str, input_shape: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}: input_shape is (height, width, channels), channels last; got {shape}.")
 
 
-def preprocessing_layer(preprocessing: str) -> keras.layers.Layer:
-    """The unbuilt layer that takes images in [0, 255] to a range, `"tf"` or `"torch"`; see `CoAtNetConfig`."""
-    if preprocessing == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")
-    scale = [1 / (255 * deviation) for deviation in IMAGENET_STD]
-    offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    return keras.layers.Rescaling(scale, offset, name="preprocessing")
-
-
 def feature_layers(config: CoAtNetConfig) -> list[keras.layers.Layer]:
     """The unbuilt layers from the preprocessed image to the last feature map, each called on the one before.
 
@@ -357,50 +346,6 @@ def pooling_layers(pooling: str | None) -> list[keras.layers.Layer]:
         return []
     pool = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}[pooling]
     return [pool(data_format="channels_last", name="head_pool")]
-
-
-def preprocess_input(x: Any, mode: str = "tf") -> Any:
-    """Takes images from [0, 255] to a model's own range.
-
-    Only for models built with `include_preprocessing=False`; the others do it themselves.
-
-    Args:
-        x: NumPy array or tensor of images, channels last, in [0, 255].
-        mode: The `preprocessing` of the model's configuration: `"tf"`, [-1, 1], as in the paper's code, or `"torch"`,
-            ImageNet's mean and standard deviation.
-
-    Returns:
-        The images as floating point numbers.
-
-    Raises:
-        ValueError: If `mode` is another.
-
-    Example:
-    >>> import numpy as np
-    >>> from coatnet_tf import preprocess_input
-    >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()
-    [[[-1.0, 0.0, 1.0]]]
-    """
-    common.check_known("mode", mode, PREPROCESSING)
-    if isinstance(x, np.ndarray):
-        x = x.copy()  # Keras would rescale it in place
-    return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode=mode)
-
-
-def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Names the ImageNet-1K classes with the highest scores, as `keras.applications` does.
-
-    Args:
-        preds: NumPy array of scores, `[batch, 1000]`, in ImageNet's usual order of classes.
-        top: Number of classes to name for each image.
-
-    Returns:
-        For each image a list of `(WordNet ID, class name, score)`, best first.
-
-    Raises:
-        ValueError: If `preds` is not `[batch, 1000]`.
-    """
-    return keras.applications.imagenet_utils.decode_predictions(preds, top=top)
 
 
 def _factory(config_name: str, summary: str) -> Callable[..., keras.Model]:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from coatnet_tf.config import is_positive_int
+from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.models import (
     Shape,
     check_image_shape,
@@ -18,7 +19,6 @@ from coatnet_tf.models import (
     image_input,
     pooling_layers,
     predictions_layer,
-    preprocessing_layer,
 )
 from coatnet_tf.weights import load_weights
 
