@@ -18,20 +18,20 @@ from experiments.recipes import fashion_mnist, table10
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     config = fashion_mnist.get_config()
-    config.epochs = 20
+    config.epochs = 18
     config.image_size = 32
     config.ema_decay = 0.998
     config.augment.randaugment_layers = 1
     config.augment.randaugment_magnitude = 5.0
-    config.augment.randaugment_probability = 0.1
+    config.augment.randaugment_probability = 0.05
     config.augment.randaugment_pixel_scale = config.image_size / table10.PRETRAIN_SIZE
-    config.augment.mixup_alpha = 0.1
+    config.augment.mixup_alpha = 0.02
     config.model.name = "coatnet-fashion-1k"
-    config.model.depths = (3, 2, 2, 2)
-    config.model.widths = (32, 64, 128, 256)
+    config.model.depths = (3, 1, 3, 2)
+    config.model.widths = (48, 64, 128, 256)
     config.model.strides = (2, 2, 2, 2)
     config.model.layout = "C-C-T"
     config.model.activation = "relu"
     config.model.expansion_of = "input"
-    config.model.drop_path_rate = 0.05
+    config.model.drop_path_rate = 0.02
     return config
