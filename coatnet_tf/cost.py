@@ -103,8 +103,8 @@ def profile(
     """Counts parameters, multiply-accumulates and activations.
 
     Args:
-        model: `"coatnet-0"` .. `"coatnet-7"` or a name in `baselines.FAMILY`, a configuration of either, or a model
-            that `CoAtNet` or `Baseline` built.
+        model: A name in `FAMILY` (`"coatnet-0"` .. `"coatnet-7"`), `RELATIVES` or `baselines.FAMILY`, a
+            configuration of theirs, or a model that `CoAtNet` or `Baseline` built.
         input_shape: `(height, width, channels)`; `(224, 224, 3)` by default, the model's own for a model.
         include_top: Whether to count the classifier, as by default (configurations only).
         classes: Number of classes of the classifier, 1000 by default (configurations only).

@@ -39,7 +39,7 @@ def CoAtNet(
     """Builds a CoAtNet of any configuration.
 
     Args:
-        config: A name, `"coatnet-0"` .. `"coatnet-7"`, or a `CoAtNetConfig`.
+        config: A name of `FAMILY`, `"coatnet-0"` .. `"coatnet-7"`, or of `RELATIVES`, or a `CoAtNetConfig`.
         include_top: Whether to end in the classifier: global average pool, LayerNorm, Dense + tanh,
             Dense. Without it the output is the last feature map, `[batch, H / 32, W / 32, width]`.
         weights: `None` for random initialisation, the path of a `.weights.h5` or `.keras` file, or a name that
@@ -53,9 +53,9 @@ def CoAtNet(
         classifier_activation: Activation of the top; `None` returns the logits.
         name: Model name; the configuration's by default.
         include_preprocessing: Whether the model takes images in [0, 255] and rescales them itself to
-            its own range, [-1, 1]. With `False`, call `preprocess_input` first.
+            its own range. With `False`, call `preprocess_input` first, with the configuration's `preprocessing`.
         downsampling: Replaces the configuration's `downsampling`: `"expand_conv"` (the paper's default)
-            or `"depthwise_conv"` (the dagger variant of Table 5).
+            or `"depthwise_conv"` (the dagger variant of Table 5), or a relative's `"avg_pool"`.
         relative_attention: Replaces the configuration's `relative_attention` (Table 6).
         drop_path_rate: Replaces the configuration's stochastic depth rate.
         dropout: Replaces the configuration's dropout rate before the classifier.

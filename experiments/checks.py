@@ -75,11 +75,13 @@ def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.
             f"{config.accumulation_steps} equal parts; choose a divisor."
         )
     saves_memory = config.accumulation_steps > 1 or config.rematerialise
-    meets_for_batch_norm = make_model_config(config.model).conv_norm != "layer_norm" and replicas > 1
+    model_config = make_model_config(config.model)
+    meets_for_batch_norm = {model_config.conv_norm, model_config.transformer_norm} != {"layer_norm"} and replicas > 1
     if saves_memory and meets_for_batch_norm and not isinstance(strategy, tf.distribute.TPUStrategy):
         raise ValueError(
             "config.accumulation_steps and config.rematerialise do not go together with BatchNorm over several "
-            "replicas, except on TPU; take one device, or --config.model.conv_norm=layer_norm (Table 8: as accurate)."
+            "replicas, except on TPU; take one device, or conv_norm = 'layer_norm' in the recipe's model (Table 8: as "
+            "accurate)."
         )
     if config.augment.mixup_alpha and share % 2:
         raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")

@@ -55,7 +55,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     config.dataset.name = data or config.dataset.name
     config.dataset.eval_split = split or config.dataset.eval_split
     if split and config.dataset.name.startswith("folder:"):
-        folder.check_split(config.dataset.name.removeprefix("folder:"), split)
+        folder.check_split(config.dataset.name.removeprefix("folder:"), config.dataset.train_split, split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
     class_names = tuple((run / workdir.CLASSES).read_text().splitlines())

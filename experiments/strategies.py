@@ -11,15 +11,13 @@ import tensorflow as tf
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
-def make_strategy(name: str, tpu: str = "", logical_cpus: int = 1) -> tf.distribute.Strategy:
+def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
     """Makes a strategy ready for use, with its devices connected.
 
     Args:
         name: `"one_device"` (the first GPU, else the CPU), `"mirrored"` (all GPUs of this machine, else
             its logical CPUs), `"multi_worker"` (the cluster that TF_CONFIG describes) or `"tpu"`.
         tpu: Name or address of the TPU; `"local"` on a TPU VM. Only for `"tpu"`.
-        logical_cpus: Devices of one thread each that this machine's CPU is parted into, for `"mirrored"`:
-            faster for small networks than many threads in one operation. Before TensorFlow starts.
 
     Returns:
         A `tf.distribute.Strategy`.
@@ -36,27 +34,15 @@ def make_strategy(name: str, tpu: str = "", logical_cpus: int = 1) -> tf.distrib
         raise ValueError(f"There is no strategy {name!r}; the known ones are {', '.join(STRATEGIES)}.")
     if tpu and name != "tpu":
         raise ValueError(f"--tpu={tpu} is only for --strategy=tpu; got --strategy={name}.")
-    if logical_cpus > 1 and name != "mirrored":
-        raise ValueError(f"--logical_cpus={logical_cpus} is only for --strategy=mirrored; got --strategy={name}.")
     if name == "tpu":
         return _make_tpu_strategy(tpu)
     if name == "multi_worker":
         return _make_multi_worker_strategy()
-    if logical_cpus > 1:
-        _part_cpu(logical_cpus)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
     devices = gpus or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
-def _part_cpu(devices: int) -> None:
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(devices)
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices
-    )
 
 
 def _make_multi_worker_strategy() -> tf.distribute.Strategy:

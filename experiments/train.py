@@ -34,27 +34,20 @@ def main(argv: list[str]) -> None:
         config.init_from = flags.FLAGS.init_from
     if flags.FLAGS.reset_head:
         config.reset_head = True
-    run(config, folder, flags.FLAGS.strategy, flags.FLAGS.tpu, flags.FLAGS.logical_cpus)
+    run(config, folder, flags.FLAGS.strategy, flags.FLAGS.tpu)
 
 
-def run(
-    config: ml_collections.ConfigDict,
-    folder: epath.Path,
-    strategy: str = "one_device",
-    tpu: str = "",
-    logical_cpus: int = 1,
-) -> None:
+def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "one_device", tpu: str = "") -> None:
     """Trains, or resumes the run in the folder; ends the process with its status if it cannot be completed.
 
     Args:
         config: The recipe.
         folder: Folder of the run.
-        strategy: See `strategies.make_strategy`, also for the other arguments.
+        strategy: See `strategies.make_strategy`.
         tpu: Name of the TPU.
-        logical_cpus: Devices that the CPU is parted into.
     """
     try:
-        _run(config, folder, strategy, tpu, logical_cpus)
+        _run(config, folder, strategy, tpu)
     except Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(PREEMPTED_STATUS)
@@ -67,10 +60,10 @@ def run(
         os._exit(PREEMPTED_STATUS)  # an ordinary exit would wait for the lost one
 
 
-def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: str, logical_cpus: int) -> None:
+def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: str) -> None:
     """Checks, builds and trains, in this order."""
     try:
-        strategy = make_strategy(name, tpu, logical_cpus)
+        strategy = make_strategy(name, tpu)
         source = loop.prepare(config, folder, strategy)
         start = loop.build(config, folder, strategy, source)
     except (ValueError, FileNotFoundError) as error:
@@ -88,6 +81,5 @@ if __name__ == "__main__":
     flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
     flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
-    flags.DEFINE_integer("logical_cpus", 1, "Devices that the CPU is parted into, for --strategy=mirrored.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from tools.benchmarks import inference, memory, operations, timing, training
+from tools.benchmarks import memory, timing, training
 
 TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 
@@ -24,11 +24,15 @@ TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 def main(argv: list[str]) -> None:
     what = argv[1] if len(argv) == 2 else ""
     if what == "inference":
+        from tools.benchmarks import inference  # here, as it needs the extra `export`
+
         try:
             inference.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds)
         except (ValueError, RuntimeError) as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
     elif what == "operations":
+        from tools.benchmarks import operations  # likewise
+
         operations.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
     elif what == "memory":
         print("\n".join(memory.run()))

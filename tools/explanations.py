@@ -81,7 +81,7 @@ def transformers_of(model: keras.Model) -> list[TransformerBlock]:
 
 
 def _as_input(model: keras.Model, image: np.ndarray) -> tf.Tensor:
-    """A batch of one image in [0, 255] as the model takes it, which may want it rescaled."""
+    """A batch of one image in [0, 255], rescaled to [-1, 1] if the model does not do it itself."""
     rescales = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
     pixels = image.astype("float32")
     return tf.constant(pixels if rescales else coatnet_tf.preprocess_input(pixels))[None]

@@ -125,6 +125,14 @@ def _check(options: Options) -> None:
             f"--quantize={options.quantize} is for --format={' and '.join(QUANTIZED_FORMATS)}: exported for "
             f"{options.format}, such a model fails or gives other answers. Leave it out."
         )
+    if options.format != "tf_saved_model":
+        defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+        for flag in ("input_dtype", "top_k", "name"):
+            if getattr(options, flag) != defaults[flag]:
+                raise ValueError(
+                    f"--{flag}={getattr(options, flag)} is of the signatures of a SavedModel, and {options.format} has "
+                    "none. Leave it out."
+                )
     for flag in ("image_size", "version", "top_k"):
         if getattr(options, flag) < 0:
             raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")

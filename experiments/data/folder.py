@@ -42,8 +42,8 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
         ValueError: If the splits have different classes, or one has no images.
     """
     names = _folders(path)
-    train_name = train_split if train_split in names else "train"
-    if train_name in names:
+    train_name = _train_folder(names, train_split)
+    if train_name:
         held_out_name = next((n for n in (eval_split, *HELD_OUT_SPLITS) if n in names), None)
         if held_out_name is None:
             raise ValueError(
@@ -72,13 +72,22 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
     return tuple(class_names), _split(class_names, train), _split(class_names, held_out)
 
 
-def check_split(path: str, split: str) -> None:
+def check_split(path: str, train_split: str, split: str) -> None:
     """Refuses a split to evaluate that a folder does not have; `read` would take the usual names in its place."""
-    if split != ALL and not tf.io.gfile.isdir(f"{path}/{split}"):
+    names = _folders(path)
+    if _train_folder(names, train_split):
+        if split not in names:
+            raise ValueError(f"{path} has no folder {split!r}; the splits in it are {', '.join(names)}.")
+    elif split != ALL:
         raise ValueError(
-            f"{path} has no folder {split!r}; name one that holds class-named folders, or --split={ALL} for all images "
-            "of the class-named folders in it."
+            f"{path} has no folder of training images, so that {split!r} is no split of it; give --split={ALL} for all "
+            "images of the class-named folders in it."
         )
+
+
+def _train_folder(names: list[str], train_split: str) -> str | None:
+    """The folder to train on; `None` if there are class folders only."""
+    return next((name for name in (train_split, "train") if name in names), None)
 
 
 def _split(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles:

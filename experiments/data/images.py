@@ -62,20 +62,17 @@ def _decode_other(encoded: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _decode_png(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    if channels == 1:
-        return tf.io.decode_png(encoded, channels=1)
-    return _on_white(tf.io.decode_png(encoded, channels=4))
+    """Decodes, and lays transparent images over a white ground."""
+    rgba = tf.io.decode_png(encoded, channels=4)
 
+    def opaque() -> tf.Tensor:
+        return tf.io.decode_png(encoded, channels=1) if channels == 1 else rgba[..., :3]
 
-def _on_white(rgba: tf.Tensor) -> tf.Tensor:
-    """Lays an image over a white ground; opaque images stay what they are."""
-    opaque = tf.reduce_all(tf.equal(rgba[..., 3], 255))
-
-    def blend() -> tf.Tensor:
-        color, alpha = tf.cast(rgba[..., :3], tf.float32), tf.cast(rgba[..., 3:], tf.float32) / 255
+    def on_white() -> tf.Tensor:
+        color, alpha = tf.cast(opaque(), tf.float32), tf.cast(rgba[..., 3:], tf.float32) / 255
         return to_uint8(color * alpha + 255 * (1 - alpha))
 
-    return tf.cond(opaque, lambda: rgba[..., :3], blend)
+    return tf.cond(tf.reduce_all(tf.equal(rgba[..., 3], 255)), opaque, on_white)
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

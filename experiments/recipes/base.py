@@ -1,4 +1,7 @@
-"""Every field that a recipe has, with the values that most share; a recipe states what it changes."""
+"""Every field that a recipe has, but for those of its model, with the values that most share.
+
+A recipe states what it changes, and its model: fields of `coatnet_tf.make_config` and `CoAtNetConfig`.
+"""
 
 import ml_collections
 

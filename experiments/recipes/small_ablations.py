@@ -2,8 +2,8 @@
 
     python -m experiments.ablation --study=relative_attention --seeds=5 --workdir=runs/ablation
 
-runs them; `--config=experiments/recipes/small_ablations.py:relative_attention,without` is one of its runs. The paper's
-own scale is in `ablations.py`.
+runs them; `--config=experiments/recipes/small_ablations.py:relative_attention,without` is one of its runs. Tables
+6 to 8 at the paper's scale are in `ablations.py`.
 """
 
 import ml_collections

@@ -51,7 +51,9 @@ def test_grey_becomes_colour_and_colour_grey(picture, kind):
 def test_transparent_png_lies_on_white(picture):
     alpha = np.full((SIZE, SIZE, 1), 255, "uint8")
     alpha[:8], alpha[8:16] = 0, 128
-    decoded = load(encode(Image.fromarray(np.concatenate([picture, alpha], axis=-1)), "PNG"))
+    encoded = encode(Image.fromarray(np.concatenate([picture, alpha], axis=-1)), "PNG")
+    assert (load(encoded, channels=1)[:8] == 255).all() and (load(encoded, channels=1)[16:] < 255).all()
+    decoded = load(encoded)
     assert (decoded[:8] == 255).all()
     expected = picture[8:16] * (128 / 255) + 255 * (127 / 255)
     assert np.abs(decoded[8:16] - expected).max() <= 1

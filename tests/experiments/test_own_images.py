@@ -70,6 +70,10 @@ def test_folder_with_splits_keeps_them(tmp_path):
     make_folder(tmp_path / "data" / "val", {"b": 2}, first=50)
     names, train, held_out = folder.read(str(tmp_path / "data"), "train", "validation")
     assert (names, train.labels, held_out.labels) == (("a", "b"), (0, 0, 0, 1, 1), (1, 1))
+    folder.check_split(str(tmp_path / "data"), "train", "val")
+    for split in ("test", folder.ALL):
+        with pytest.raises(ValueError, match=f"has no folder '{split}'; the splits in it are train, val"):
+            folder.check_split(str(tmp_path / "data"), "train", split)
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, caplog):
@@ -98,7 +102,7 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     assert measured["top5"] == 1
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()) == measured
     assert "| red |" in (tmp_path / "evaluation" / "evaluation.md").read_text()
-    with pytest.raises(ValueError, match="has no folder 'tset'; name one .* or --split=all"):
+    with pytest.raises(ValueError, match="no folder of training images, so that 'tset' is no split .* --split=all"):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", split="tset")
     everything = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", split="all")
     assert everything["images"] == 120 and measured["images"] < 60

@@ -69,7 +69,10 @@ def test_replicas_save_memory_without_batch_norm(config, field):
     config[field] = 2 if field == "accumulation_steps" else True
     with pytest.raises(ValueError, match="do not go together with BatchNorm over several replicas, except on TPU"):
         checks.check_batch_size(config, make_strategy("mirrored"))
-    config.model.conv_norm = "layer_norm"
+    config.model.conv_norm, config.model.transformer_norm = "layer_norm", "batch_norm"
+    with pytest.raises(ValueError, match="do not go together with BatchNorm"):
+        checks.check_batch_size(config, make_strategy("mirrored"))
+    config.model.transformer_norm = "layer_norm"
     checks.check_batch_size(config, make_strategy("mirrored"))
     assert_same_states(train(config, 2, "mirrored"), train(config, 2))
 
