@@ -118,7 +118,15 @@ def test_unknown_models_are_refused(setting):
         setting.get_config("coatnet9")
 
 
-@pytest.mark.parametrize(("setting", "base"), [("imagenet1k", "coatnet-2"), ("imagenet21k", "coatnet-3")])
+@pytest.mark.parametrize(
+    ("setting", "base"),
+    [
+        ("imagenet1k", "coatnet-2"),
+        ("imagenet1k_finetune", "coatnet-2"),
+        ("imagenet21k", "coatnet-3"),
+        ("imagenet21k_finetune", "coatnet-3"),
+    ],
+)
 @pytest.mark.parametrize(
     ("change", "fields", "depths"),
     [
