@@ -140,20 +140,25 @@ def from_pretrained(
             "timm/coatnet_0_rw_224", path="coatnet_0_rw.safetensors", classes=6, reset_head=True
         )
     """
+    if "weights" in arguments:
+        raise ValueError(f"from_pretrained takes no weights beside those of {name}; give a file of its own as `path`.")
     source = find_source(name, path)
     pretrained = source.read()
-    found = pretrained.classes
-    classes = arguments.pop("classes", found)
-    if classes != found and arguments.get("include_top", True) and not reset_head:
-        raise ValueError(
-            f"{name} tells {found} classes apart, not {classes}; give reset_head=True for a new classifier, or leave "
-            "classes out."
-        )
+    classes = arguments.pop("classes", None)
+    if arguments.get("include_top", True) and (classes is None or not reset_head):
+        found = pretrained.classes
+        if classes not in (None, found):
+            raise ValueError(
+                f"{name} tells {found} classes apart, not {classes}; give reset_head=True for a new classifier, or "
+                "leave classes out."
+            )
+        classes = found
     shape = arguments.pop("input_shape", None)
     if shape is None and arguments.get("input_tensor") is None:
         shape = (source.image_size, source.image_size, 3)
-    model = CoAtNet(source.config, input_shape=shape, classes=classes, **arguments)
-    changed = {field: arguments[field] for field in ("downsampling", "relative_attention") if field in arguments}
+    model = CoAtNet(source.config, input_shape=shape, classes=classes or 1000, **arguments)
+    fields = ("downsampling", "relative_attention")
+    changed = {field: arguments[field] for field in fields if arguments.get(field) is not None}
     report(pretrained.load(model, get_config(source.config, **changed), reset_head), name)
     return model
 

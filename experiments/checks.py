@@ -22,6 +22,8 @@ AT_LEAST_ZERO = (
     "augment.randaugment_layers",
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
+    "optimizer.min_learning_rate",
+    "optimizer.weight_decay",
 )
 PROBABILITIES = ("augment.randaugment_probability",)  # above 0, up to 1
 SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1

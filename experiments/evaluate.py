@@ -52,10 +52,14 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         RunStopped: If more images cannot be decoded than the recipe allows.
     """
     config = workdir.read_recipe(run, workdir.MODEL, workdir.CLASSES)
-    config.dataset.name = data or config.dataset.name
-    config.dataset.eval_split = split or config.dataset.eval_split
-    if split and config.dataset.name.startswith("folder:"):
-        folder.check_split(config.dataset.name.removeprefix("folder:"), config.dataset.train_split, split)
+    dataset = config.dataset
+    chosen_on = (dataset.name, dataset.eval_split)
+    dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
+    on_others = (dataset.name, dataset.eval_split) != chosen_on
+    if not dataset.name.startswith("folder:"):
+        dataset.train_split = dataset.eval_split  # which alone is read
+    elif on_others:
+        folder.check_split(dataset.name.removeprefix("folder:"), dataset.train_split, dataset.eval_split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
     class_names = tuple((run / workdir.CLASSES).read_text().splitlines())
@@ -74,7 +78,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     probabilities, labels = _predict(model, source, config, damaged)
     measured = measure(probabilities, labels, class_names)
     measured["damaged_images"] = damaged.names
-    measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not data and not split
+    measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
     _write(
         output,
         measured,

@@ -46,6 +46,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)
     source = sources.prepare(config.dataset, lambda do: chief_first(strategy, do))
+    sources.check_for_training(source, config.dataset)
     if source.multi_label and config.loss == "softmax":
         raise ValueError(
             f"Images of dataset {source.name!r} can have several classes, which softmax cannot learn; set "
@@ -189,7 +190,10 @@ def train(
                 trainer.train_steps(batches, tf.constant(count))
                 step += count
                 progress.show(count, trainer.loss)
-                _stop_together(strategy, find_problem(config, source, trainer))
+                problem = find_problem(config, source, trainer)
+                if problem and writes:
+                    _keep_names_of_damaged(trainer, folder)
+                _stop_together(strategy, problem)
                 stopping = on_any_process(strategy, preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
@@ -207,12 +211,14 @@ def train(
             checkpoints.save(step)
             if writes:
                 _keep_names_of_damaged(trainer, folder)
+            _stop_together(strategy, trainer.damaged_in_evaluation.problem())
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
     with trainer.kept_weights():
         if trainer.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
             trainer.evaluate_held_out()
+            _stop_together(strategy, trainer.damaged_in_evaluation.problem())
         confusion = trainer.confusion()  # all workers have to ask for it
         if writes:
             _write_results(config, source, trainer, confusion, folder)
@@ -274,6 +280,8 @@ def _restore_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
     for file, damaged in _damaged_by_file(trainer, folder):
         if file.exists():
             damaged.restore(file.read_text().splitlines())
+            if not damaged.names:
+                file.unlink()
 
 
 def _keep_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
@@ -324,7 +332,9 @@ def _write_results(
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
-            "Images left out, as they cannot be decoded": f"{damaged:,}",
+            "Images left out, as they cannot be decoded": f"{damaged:,}"
+            if trainer.counts_damaged
+            else "not counted, but named in the logs of the hosts",
             "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
         },
     )

@@ -61,6 +61,11 @@ def make_schedule(
     peak, minimum = settings.learning_rate, settings.min_learning_rate
     if settings.decay not in DECAYS:
         raise ValueError(f"config.optimizer.decay must be one of {', '.join(DECAYS)}; got {settings.decay!r}.")
+    if minimum > peak:
+        raise ValueError(
+            f"config.optimizer.min_learning_rate {minimum} is above learning_rate {peak}, which would rise to it; "
+            "lower it as well."
+        )
     if settings.decay == "constant" and minimum != peak:
         raise ValueError(
             f"config.optimizer.decay is constant, but min_learning_rate {minimum} is not learning_rate {peak}."

@@ -10,6 +10,7 @@ goes on, 1 otherwise.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import ml_collections
@@ -46,6 +47,7 @@ def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "
         strategy: See `strategies.make_strategy`.
         tpu: Name of the TPU.
     """
+    signal.signal(signal.SIGTERM, _leave)  # the training loop has its own, which saves
     try:
         _run(config, folder, strategy, tpu)
     except Preempted as notice:
@@ -60,13 +62,20 @@ def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "
         os._exit(PREEMPTED_STATUS)  # an ordinary exit would wait for the lost one
 
 
+def _leave(*_: object) -> None:
+    """Ends the process; before and after training nothing is lost that the same command would not do again."""
+    logging.warning("Stopped by SIGTERM; the same command goes on.")
+    logging.flush()
+    os._exit(PREEMPTED_STATUS)
+
+
 def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: str) -> None:
     """Checks, builds and trains, in this order."""
     try:
         strategy = make_strategy(name, tpu)
         source = loop.prepare(config, folder, strategy)
         start = loop.build(config, folder, strategy, source)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     loop.train(config, folder, strategy, source, *start)
 

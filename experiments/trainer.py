@@ -138,10 +138,13 @@ class Trainer:
             return iter(make_batches(tf.distribute.InputContext()))
         return iter(self._strategy.distribute_datasets_from_function(make_batches))
 
+    @property
+    def counts_damaged(self) -> bool:
+        """Whether damaged images are counted: the hosts of a TPU pod prepare input, and run no Python for it."""
+        return not isinstance(self._strategy, tf.distribute.TPUStrategy) or self._strategy.extended.num_hosts == 1
+
     def _counted_here(self, damaged: DamagedImages) -> DamagedImages | None:
-        """The count, unless input is prepared on the hosts of a TPU pod, where no Python of this process runs."""
-        is_pod = isinstance(self._strategy, tf.distribute.TPUStrategy) and self._strategy.extended.num_hosts > 1
-        return None if is_pod else damaged
+        return damaged if self.counts_damaged else None
 
     @tf.function
     def train_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:

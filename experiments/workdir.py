@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -61,6 +62,12 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         return  # a run that failed before its first checkpoint has no claim
     if not (workdir / CONFIG).is_file():
         raise ValueError(f"{workdir} holds checkpoints or metrics but no {CONFIG}: choose another --workdir.")
+    # One row comes before the first checkpoint.
+    if not has_checkpoints(workdir) and ((workdir / MODEL).exists() or len(read_metrics(workdir)) > 1):
+        raise ValueError(
+            f"{workdir} holds results of a run but none of its checkpoints, so that it cannot go on and would begin "
+            "anew over them: choose another --workdir."
+        )
     different = sorted(_different_fields(json.loads(config.to_json()), json.loads((workdir / CONFIG).read_text())))
     if different:
         raise ValueError(
@@ -70,7 +77,16 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
 
 
 def _describe(source: Source) -> dict[str, Any]:
-    return {"train": source.train.count, "eval": source.eval.count, "classes": list(source.class_names)}
+    return {
+        "train": source.train.count,
+        "eval": source.eval.count,
+        "classes": list(source.class_names),
+        "files": {split: _digest(getattr(source, split).contents()) for split in ("train", "eval")},
+    }
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check_data(workdir: epath.Path, source: Source) -> None:
@@ -81,14 +97,19 @@ def check_data(workdir: epath.Path, source: Source) -> None:
         source: The dataset.
 
     Raises:
-        ValueError: If the numbers of images or the classes have changed.
+        ValueError: If the numbers of images, the classes or the files have changed.
     """
+
+    def counts(data: dict[str, Any]) -> tuple[Any, ...]:
+        return data["train"], data["eval"], data["classes"]
+
     before, now = json.loads((workdir / DATA).read_text()), _describe(source)
     if before != now:
         raise ValueError(
             f"{source.name} has changed since the run in {workdir} began: then {before['train']} training and "
             f"{before['eval']} held-out images of {len(before['classes'])} classes, now {now['train']}, {now['eval']} "
-            f"and {len(now['classes'])}. Put it back, or begin anew in another --workdir."
+            f"and {len(now['classes'])}{', in other files' if counts(before) == counts(now) else ''}. Put it back, or "
+            "begin anew in another --workdir."
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import app, flags, logging
 
 import coatnet_tf
 from experiments import workdir
@@ -183,7 +183,7 @@ def _prepare(model: keras.Model, path: Path, options: Options) -> keras.Model:
     if options.image_size and options.image_size != model.input_shape[1]:
         image = keras.Input((options.image_size, options.image_size, model.input_shape[3]), name=model.input.name)
         model = keras.models.clone_model(model, input_tensors=image)
-        coatnet_tf.load_weights(model, path, resize=True)
+        logging.warning("%s at %d x %d: %s", path, *model.input_shape[1:3], coatnet_tf.load_weights(model, path, True))
     if options.fold:
         model = coatnet_tf.fold_for_inference(model)
     if options.dtype == "bfloat16":

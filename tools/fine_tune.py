@@ -17,7 +17,6 @@ same command resumes a stopped run. Exit status: as `experiments.train`.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +150,7 @@ def find_images(path: str) -> Images:
         if not any((epath.Path(root) / split).is_dir() for split in ("validation", "valid", "val")):
             root += "/train"
     class_names, training, held_out = folder.read(root, "train", "validation")
-    if len(class_names) < 2:
-        raise ValueError(
-            f"{root} holds one class, {class_names[0]!r}; put the images of each class in a folder of its own."
-        )
-    for what, split in (("to train on", training), ("held out", held_out)):
-        counts = Counter(split.labels)
-        lacking = [name for label, name in enumerate(class_names) if not counts[label]]
-        if lacking:
-            raise ValueError(
-                f"{root}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: "
-                "add images, ten or more a class, or divide them yourself into folders named train and validation."
-            )
+    folder.check_classes(root, class_names, {"to train on": training, "held out": held_out})
     return Images(f"folder:{root}", training.count, test)
 
 
@@ -216,6 +204,9 @@ def main(argv: list[str]) -> None:
     output = epath.Path(flags.FLAGS.output)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     try:
+        for flag in ("output", "init_from"):
+            if "://" in flags.FLAGS[flag].value:
+                raise ValueError(f"--{flag}={flags.FLAGS[flag].value} is not on this machine; give a local path.")
         images = find_images(flags.FLAGS.images)
         config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
     except (ValueError, FileNotFoundError) as error:

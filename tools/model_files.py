@@ -12,7 +12,7 @@ import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import workdir
 
 
-def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tuple[Path, list[str]]:
+def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tuple[Path, list[str] | None]:
     """Finds a model's file and its labels.
 
     Args:
@@ -21,7 +21,7 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
         labels: File with one class name a line; a run brings its own.
 
     Returns:
-        Path of the `.keras` file, and the names of the classes; none if there are no labels.
+        Path of the `.keras` file, and the names of the classes; `None` if there are no labels.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -44,7 +44,7 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
     else:
         raise ValueError("Give either --workdir, the folder of a finished run, or --weights, a .keras file.")
     if labels is None:
-        return path, []
+        return path, None
     if not labels.is_file():
         raise FileNotFoundError(f"There is no file {labels}.")
     return path, labels.read_text().splitlines()
@@ -62,14 +62,14 @@ def load(path: Path) -> keras.Model:
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
 
 
-def name_classes(model: keras.Model, path: Path, labels: Sequence[str]) -> list[str]:
+def name_classes(model: keras.Model, path: Path, labels: Sequence[str] | None) -> list[str]:
     """Names of the classes of a model `[batch, classes]`: the labels, or numbers if there are none.
 
     Raises:
         ValueError: If there are not as many labels as classes.
     """
     classes = model.output_shape[-1]
-    names = list(labels) or [str(index) for index in range(classes)]
+    names = [str(index) for index in range(classes)] if labels is None else list(labels)
     if len(names) != classes:
         raise ValueError(f"{path} has {classes} classes and there are {len(names)} labels; give one for each.")
     return names

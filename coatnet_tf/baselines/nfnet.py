@@ -10,7 +10,7 @@ from keras import ops
 
 from coatnet_tf.baselines.base import BaselineConfig, require_positive
 from coatnet_tf.baselines.resnet import StandardizedConv2D
-from coatnet_tf.layers import SqueezeExcite, StochasticDepth
+from coatnet_tf.layers import SqueezeExcite, StochasticDepth, common
 from coatnet_tf.models import Shape
 
 STEM_STRIDES = (2, 1, 1, 2)
@@ -243,7 +243,7 @@ class NFNetBlock(keras.layers.Layer):
         if self.proj_conv is not None:
             self.proj_conv.build((*shape[:-1], input_shape[-1]))
         self.skip_gain = self.add_weight(name="skip_gain", shape=(), initializer="zeros")
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = scaled_gelu(inputs) * self.beta

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from coatnet_tf.baselines.base import require_positive
+from coatnet_tf.layers import common
 
 GROUP_NORM_EPSILON = 1e-5
 INITIALIZER = "lecun_normal"  # the scale of a kernel that is standardised has no effect
@@ -193,7 +194,7 @@ class Bottleneck(keras.layers.Layer):
         if self.proj_conv is not None and self.proj_norm is not None:
             self.proj_conv.build(input_shape)
             self.proj_norm.build(shape)
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
         shortcut = inputs

@@ -101,6 +101,14 @@ def dense(units: int, name: str, initializer: Any = None, **kwargs: Any) -> kera
     return keras.layers.Dense(units, kernel_initializer=make_initializer(initializer), name=name, **kwargs)
 
 
+def finish_build(layer: keras.layers.Layer) -> None:
+    """Ends the `build` of a layer of layers: Keras does not freeze those of one whose configuration is frozen."""
+    if not layer.trainable:
+        layer.trainable = True  # TensorFlow leaves out assignments of what is there already
+        layer.trainable = False
+    layer.built = True
+
+
 def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None:
     """Refuses images that are not `[batch, H, W, C]`, or whose height or width `strides` does not divide."""
     if len(input_shape) != 4:

@@ -125,7 +125,7 @@ class FoldedSelfAttention(keras.layers.Layer):
                 trainable=False,
             )
         self.out.build((None, inner))
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
         _, height, width, channels = inputs.shape

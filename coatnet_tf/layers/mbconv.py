@@ -57,7 +57,7 @@ class SqueezeExcite(keras.layers.Layer):
         self.expand = common.dense(channels, "expand", self.kernel_initializer, activation="sigmoid", dtype=policy)
         self.reduce.build((input_shape[0], 1, 1, channels))
         self.expand.build((input_shape[0], 1, 1, self.bottleneck))
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
         return inputs * self.expand(self.reduce(self.squeeze(inputs)))
@@ -241,7 +241,7 @@ class MBConv(ResidualBlock):
             if layer is not None:
                 layer.build(shape)
                 shape = layer.compute_output_shape(shape)
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = self.pre_norm(inputs, training=training)

@@ -129,7 +129,7 @@ class RelativePositionMLP(RelativePositionBias):
         height, width = self.grid
         self.hidden.build((2 * height - 1, 2 * width - 1, 2))
         self.out.build((2 * height - 1, 2 * width - 1, self.units))
-        self.built = True
+        common.finish_build(self)
 
     def positional_table(self) -> Any:
         distances = np.meshgrid(*(np.arange(1 - size, size) for size in self.grid), indexing="ij")
@@ -236,7 +236,7 @@ class RelativeSelfAttention(keras.layers.Layer):
             self.relative_bias = self.make_bias((height, width), self.num_heads)
             self.relative_bias.build((batch, self.num_heads, height * width, height * width))
         self.out.build((batch, height * width, inner))
-        self.built = True
+        common.finish_build(self)
 
     def _make_projections(self, inner: int) -> None:
         options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}

@@ -93,7 +93,7 @@ class FeedForward(keras.layers.Layer):
         self.shrink = common.dense(width, "shrink", self.kernel_initializer, **options)
         self.expand.build(input_shape)
         self.shrink.build((*input_shape[:-1], inner))
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
         return self.shrink(self.act(self.expand(inputs)))
@@ -220,7 +220,7 @@ class TransformerBlock(ResidualBlock):
         scales = [] if self.attention_scale is None else [self.attention_scale, self.ffn_scale]
         for layer in (self.ffn_norm, self.ffn, *scales, self.attention_drop_path, self.ffn_drop_path):
             layer.build(output_shape)
-        self.built = True
+        common.finish_build(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = self.attention_norm(inputs, training=training)

@@ -19,6 +19,7 @@ class DamagedImages:
     def __init__(self, num_images: int, max_share: float) -> None:
         self._num_images = num_images
         self._max_share = max_share
+        self._limit = max(1, max_share * num_images)
         self._names: set[str] = set()
         self._lock = threading.Lock()
 
@@ -30,9 +31,11 @@ class DamagedImages:
                 logging.warning("%s cannot be decoded and is left out.", name)
 
     def restore(self, names: Iterable[str]) -> None:
-        """Takes over what was counted and reported before a run was stopped."""
-        with self._lock:
-            self._names.update(names)
+        """Takes over what was counted before a run was stopped, unless it was stopped for that: they may be mended."""
+        known = set(names)
+        if len(known) <= self._limit:
+            with self._lock:
+                self._names.update(known)
 
     @property
     def names(self) -> list[str]:
@@ -43,11 +46,11 @@ class DamagedImages:
     def problem(self) -> str:
         """Why the run cannot go on, if the share is above the allowed one (and more than one image); else empty."""
         names = self.names
-        if len(names) <= max(1, self._max_share * self._num_images):
+        if len(names) <= self._limit:
             return ""
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return (
             f"{len(names)} of {self._num_images} images cannot be decoded, more than "
-            f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend or remove them, or raise "
-            "that share."
+            f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend them or raise "
+            "that share; without them a run has to begin anew."
         )

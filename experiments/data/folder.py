@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
 from absl import logging
@@ -39,9 +40,15 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
-        ValueError: If the splits have different classes, or one has no images.
+        ValueError: If the splits have different classes, one has no images, or a name is of no folder there.
     """
     names = _folders(path)
+    for field, split in (("train_split", train_split), ("eval_split", eval_split)):
+        of_other_datasets = "[" in split or split in ("train", *HELD_OUT_SPLITS, ALL)
+        if split not in names and not of_other_datasets:
+            raise ValueError(
+                f"{path} has no folder {split!r}, as config.dataset.{field} says; it has {', '.join(names)}."
+            )
     train_name = _train_folder(names, train_split)
     if train_name:
         held_out_name = next((n for n in (eval_split, *HELD_OUT_SPLITS) if n in names), None)
@@ -72,6 +79,31 @@ def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
     return tuple(class_names), _split(class_names, train), _split(class_names, held_out)
 
 
+def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, ImageFiles]) -> None:
+    """Refuses what no classifier can be trained on.
+
+    Args:
+        path: The folder, for messages.
+        class_names: Names of the classes.
+        splits: Those that need images of each class, by what they are for.
+
+    Raises:
+        ValueError: If there is one class only, or a class has no images in a split.
+    """
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{path} holds one class, {class_names[0]!r}; put the images of each class in a folder of its own."
+        )
+    for what, split in splits.items():
+        counts = Counter(split.labels)
+        lacking = [name for label, name in enumerate(class_names) if not counts[label]]
+        if lacking:
+            raise ValueError(
+                f"{path}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: "
+                "add images, ten or more a class, or divide them yourself into folders named train and validation."
+            )
+
+
 def check_split(path: str, train_split: str, split: str) -> None:
     """Refuses a split to evaluate that a folder does not have; `read` would take the usual names in its place."""
     names = _folders(path)
@@ -98,7 +130,10 @@ def _split(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFile
 def _folders(path: str) -> list[str]:
     if not tf.io.gfile.isdir(path):
         raise FileNotFoundError(f"There is no folder {path!r}; --data=folder:PATH takes one of class-named folders.")
-    entries = (entry.rstrip("/") for entry in tf.io.gfile.listdir(path))
+    entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(path)]
+    beside = sorted(e for e in entries if e.lower().endswith(EXTENSIONS) and not e.startswith("."))
+    if beside and not tf.io.gfile.isdir(f"{path}/{beside[0]}"):
+        logging.warning("%s: images beside the folders, such as %r, are left out.", path, beside[0])
     return sorted(e for e in entries if not e.startswith(".") and tf.io.gfile.isdir(f"{path}/{e}"))
 
 

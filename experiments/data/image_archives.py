@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 _EXTENSIONS = (".tar", ".tar.gz", ".tgz")
+_IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")  # `tfds build` reads this file by itself
 
 Image = tuple[str, str, str, bytes]  # content hash, class, name, bytes
 
@@ -70,11 +71,17 @@ def class_names(archive: str) -> set[str]:
     with tf.io.gfile.GFile(archive, "rb") as file, tarfile.open(fileobj=file, mode="r:*") as members:
         names = set()
         for member in members:
-            if member.isfile():
-                names.add(_class_of(archive, member.name))
-                if "/" not in member.name.removeprefix("./"):  # an archive of one class
-                    break
+            name = member.name.removeprefix("./")
+            if not member.isfile() or ("/" not in name and not _is_image_name(name)):
+                continue  # a licence beside the class folders makes no class
+            names.add(_class_of(archive, name))
+            if "/" not in name:  # an archive of one class
+                break
         return names
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(_IMAGE_EXTENSIONS)
 
 
 def _class_of(archive: str, member: str) -> str:

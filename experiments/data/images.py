@@ -54,11 +54,13 @@ def load(encoded: tf.Tensor, channels: int, size: int, window: Window) -> tf.Ten
 
 def _decode_other(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG")
-    return tf.cond(
-        is_png,
-        lambda: _decode_png(encoded, channels),
-        lambda: tf.io.decode_image(encoded, channels=channels, expand_animations=False),
-    )
+    return tf.cond(is_png, lambda: _decode_png(encoded, channels), lambda: _decode_color(encoded, channels))
+
+
+def _decode_color(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes GIF, BMP and WebP, which TensorFlow does not decode to one channel."""
+    image = tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
+    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
 
 
 def _decode_png(encoded: tf.Tensor, channels: int) -> tf.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -30,6 +31,9 @@ class Reader(Protocol):
     @property
     def window(self) -> int | None:
         """Number of examples to hold in memory and shuffle as a whole; `None` if `read` gives a random order."""
+
+    def contents(self) -> Iterator[str]:
+        """What the order of the examples depends on, line by line: files, and what is taken of each."""
 
     def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
         """Examples `first` to `last`, exclusive, as `Example`.
@@ -75,6 +79,10 @@ class RecordFiles:
         splits = self.builder.info.splits
         mean_bytes = sum(splits[name].num_bytes for name in splits) / sum(splits[name].num_examples for name in splits)
         return min(self.count, max(1, int(_WINDOW_BYTES / max(1.0, mean_bytes))))
+
+    def contents(self) -> Iterator[str]:
+        for file in self._files:
+            yield f"{os.path.basename(file.filename)} {file.skip} {file.take}"
 
     def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
         files = self._files
@@ -133,6 +141,10 @@ class ImageFiles:
     @property
     def window(self) -> None:
         return None
+
+    def contents(self) -> Iterator[str]:
+        for path, label in zip(self.paths, self.labels, strict=True):
+            yield f"{path} {label}"
 
     def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
         examples = {"name": tf.constant(self.paths), "label": tf.constant(self.labels, tf.int64)}

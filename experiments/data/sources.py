@@ -90,6 +90,22 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     return Source(name, train, held_out, class_names, dataset.channels or channels, multi_label)
 
 
+def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> None:
+    """Refuses folders of images that can be evaluated, but not trained on.
+
+    Args:
+        source: What `prepare` returned.
+        dataset: What it was given.
+
+    Raises:
+        ValueError: If all images are held out, there is one class only, or a class has no training images.
+    """
+    if source.name.startswith("folder:"):
+        if dataset.eval_split == folder.ALL:
+            raise ValueError(f"config.dataset.eval_split={folder.ALL} holds out the training images too; name a split.")
+        folder.check_classes(source.name, source.class_names, {"to train on": source.train})
+
+
 def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     if name in OWN_BUILDERS:
         return OWN_BUILDERS[name](data_dir=data_dir)

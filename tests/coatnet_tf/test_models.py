@@ -120,6 +120,20 @@ def test_model_survives_its_config(tiny, images):
     np.testing.assert_array_equal(copy.predict(images, verbose=0), model.predict(images, verbose=0))
 
 
+def test_frozen_blocks_stay_frozen(tiny, tmp_path):
+    """In copies of a model, and in a model of models."""
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3), include_top=False, pooling="avg")
+    for layer in model.layers:
+        layer.trainable = not layer.name.startswith("s2")
+    whole = keras.Sequential([model, keras.layers.Dense(2)])
+    whole.save(tmp_path / "whole.keras")
+    copies = [keras.models.load_model(tmp_path / "whole.keras").layers[0], keras.models.clone_model(model)]
+    names = [variable.path.partition("/")[2] for variable in model.trainable_variables]
+    assert 0 < len(names) < len([v for v in model.variables if v.path.partition("/")[0] != "s2"])
+    for copy in copies:
+        assert [variable.path.partition("/")[2] for variable in copy.trainable_variables] == names
+
+
 def test_mixed_precision_is_close_to_float32_and_ends_in_float32(tiny, images):
     arguments = {"input_shape": (32, 48, 3), "classes": 5, "classifier_activation": None}
     config = coatnet_tf.get_config(tiny, kernel_initializer="lecun_normal")

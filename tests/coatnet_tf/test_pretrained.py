@@ -91,10 +91,21 @@ class TestFiles:
         with pytest.raises(ValueError, match="tells 10 classes apart, not 3; give reset_head=True"):
             coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)
 
+    def test_weights_beside_its_own_are_refused(self, small):
+        with pytest.raises(ValueError, match="takes no weights beside those of .*; give a file of its own as `path`"):
+            coatnet_tf.from_pretrained(NAME, path=small[0], weights="mine.weights.h5")
+
     def test_the_arguments_of_the_factories(self, small):
         image = keras.Input((64, 64, 3))
         model = coatnet_tf.from_pretrained(
-            NAME, path=small[0], input_tensor=image, include_top=False, pooling="avg", drop_path_rate=0.3, name="mine"
+            NAME,
+            path=small[0],
+            input_tensor=image,
+            include_top=False,
+            pooling="avg",
+            downsampling=None,
+            drop_path_rate=0.3,
+            name="mine",
         )
         assert model.output_shape == (None, 32)
         assert model.name == "mine"

@@ -37,7 +37,7 @@ def test_kinds_of_files(picture, kind):
     assert np.abs(decoded.astype(int) - picture).max() <= tolerance
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
 def test_grey_becomes_colour_and_colour_grey(picture, kind):
     grey = Image.fromarray(picture).convert("L")
     decoded = load(encode(grey, kind))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import evaluate, history, loop, workdir
+from experiments import evaluate, history, loop, train, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
@@ -144,6 +144,23 @@ def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
     assert process.wait(60) == PREEMPTED_STATUS
     assert "Stopped by SIGTERM after step" in (tmp_path / "errors").read_text()
     assert list((tmp_path / "run" / workdir.CHECKPOINTS).glob("ckpt-*.index"))
+
+
+def test_sigterm_outside_of_the_loop_has_the_same_status(monkeypatch):
+    """While data is prepared, the model is built, or the report is written."""
+
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(train, "_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            train.run(None, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == PREEMPTED_STATUS
 
 
 @pytest.mark.parametrize("damage", ["data", "index", "cut", "half-written"])

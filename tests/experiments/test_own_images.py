@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments import evaluate, workdir
+from experiments import evaluate, loop, workdir
 from experiments.data import folder, image_archives, pipeline, sources
 from experiments.data.damage import DamagedImages
+from experiments.data.readers import ImageFiles
 from experiments.stops import RunStopped
 from experiments.strategies import make_strategy
 
@@ -85,6 +87,12 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, caplog):
     make_folder(tmp_path / "data" / "test", {"a": 1, "c": 1})
     with pytest.raises(ValueError, match="test has classes that train has not: c"):
         folder.read(str(tmp_path / "data"), "train", "test")
+    with pytest.raises(ValueError, match="has no folder 'train_claen', as config.dataset.train_split says; it has"):
+        folder.read(str(tmp_path / "data"), "train_claen", "test")
+    with pytest.raises(ValueError, match="data holds one class, 'a'; put the images of each class in a folder"):
+        folder.check_classes("data", ("a",), {})
+    with pytest.raises(ValueError, match="data: none of the images of b, c is to train on"):
+        folder.check_classes("data", ("a", "b", "c"), {"to train on": ImageFiles(("1.jpg",), (0,))})
     (tmp_path / "empty" / "a").mkdir(parents=True)
     (tmp_path / "empty" / "a" / "notes.txt").write_text("")
     with pytest.raises(FileNotFoundError, match="holds no training images"):
@@ -104,12 +112,17 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     assert "| red |" in (tmp_path / "evaluation" / "evaluation.md").read_text()
     with pytest.raises(ValueError, match="no folder of training images, so that 'tset' is no split .* --split=all"):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", split="tset")
+    with pytest.raises(ValueError, match="holds out the training images too"):
+        folder_config.dataset.eval_split = folder.ALL
+        loop.prepare(folder_config, tmp_path / "all", make_strategy("one_device"))
     everything = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", split="all")
     assert everything["images"] == 120 and measured["images"] < 60
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
     with pytest.raises(
         ValueError, match=r"has 2 classes \(green, red, ...\) and the model 3 \(blue, green, red, ...\)"
     ):
+        evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}", split="all")
+    with pytest.raises(ValueError, match="so that 'validation' is no split of it; give --split=all"):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}")
     with pytest.raises(FileNotFoundError, match=r"holds no config.json; let the run finish first"):
         evaluate.evaluate(tmp_path, tmp_path / "evaluation")
@@ -119,6 +132,19 @@ def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path)
     run(folder_config, tmp_path / "run", make_strategy("one_device"))
     (colors / "red" / "new.jpg").write_bytes(jpeg(7))
     with pytest.raises(ValueError, match="has changed since the run in .* began: then .* images of 3 classes"):
+        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    (colors / "red" / "new.jpg").unlink()
+    held_out = folder._is_held_out("red", "000.jpg")
+    of_its_split = (f"{i}.jpg" for i in range(100) if folder._is_held_out("red", f"{i}.jpg") == held_out)
+    other = (colors / "red" / "000.jpg").rename(colors / "red" / next(of_its_split))
+    with pytest.raises(ValueError, match="has changed since .*, in other files. Put it back"):
+        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    other.rename(colors / "red" / "000.jpg")
+    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+
+    for path in (tmp_path / "run" / workdir.CHECKPOINTS).glob("ckpt-*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="holds results of a run but none of its checkpoints"):
         run(folder_config, tmp_path / "run", make_strategy("one_device"))
 
 
@@ -170,6 +196,7 @@ def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_pa
     names = damage(colors)
     with pytest.raises(RunStopped, match=r"of \d+ images cannot be decoded, more than .* 0.001 allows: .*(red|green)"):
         run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    assert any((tmp_path / "run" / name).exists() for name in (workdir.DAMAGED, workdir.DAMAGED_IN_EVALUATION))
     folder_config.dataset.max_damaged_share = 0.1
     run(folder_config, tmp_path / "again", make_strategy("one_device"))
     files = [tmp_path / "again" / name for name in (workdir.DAMAGED, workdir.DAMAGED_IN_EVALUATION)]
@@ -183,6 +210,22 @@ def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_pa
     run(folder_config, tmp_path / "again", make_strategy("one_device"))
     assert files[0].read_text().splitlines() == sorted([*found, "seen/before.jpg"])
     assert "| Images left out, as they cannot be decoded | 3 |" in (tmp_path / "again" / workdir.REPORT).read_text()
+
+
+def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder_config, colors, tmp_path):
+    """Also the run that is repeated without mending them; mended, it ends."""
+    folder_config.epochs = 1
+    _, _, held_out = folder.read(str(colors), "train", "validation")
+    for path in held_out.paths[:3]:
+        Path(path).write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(RunStopped, match=f"3 of {held_out.count} images cannot be decoded"):
+            run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    for path in held_out.paths[:3]:
+        Path(path).write_bytes(jpeg(1))
+    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    assert "cannot be decoded | 0 |" in (tmp_path / "run" / workdir.REPORT).read_text()
+    assert not (tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).exists()
 
 
 def add(archive, name, content):

@@ -166,6 +166,7 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"optimizer.warmup_steps": 10}, "must be shorter than the run's 10 steps; got 10"),
         ({"optimizer.warmup_epochs": 1}, "Set config.optimizer.warmup_steps or config.optimizer.warmup_epochs"),
         ({"optimizer.decay": "step"}, "decay must be one of cosine, linear, constant; got 'step'"),
+        ({"optimizer.min_learning_rate": 1.0}, "min_learning_rate 1.0 is above learning_rate 0.002"),
         ({"optimizer.decay": "constant"}, "decay is constant, but min_learning_rate 1e-05 is not learning_rate 0.002"),
         ({"dataset.name": "digit"}, "no dataset 'digit'"),
         ({"dataset.name": ""}, "config.dataset.name is empty; name a dataset with --data=tfds:NAME"),

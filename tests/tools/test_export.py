@@ -152,8 +152,9 @@ def test_uint8_images(model_file, model, tmp_path):
     np.testing.assert_allclose(found["probabilities"], model.predict(pixels.astype("float32"), verbose=0), rtol=1e-4)
 
 
-def test_another_size(model_file, model, tmp_path):
+def test_another_size(model_file, model, tmp_path, caplog):
     version = export(Options(output=tmp_path, weights=model_file, image_size=64, fold=True))
+    assert "at 64 x 64: bias tables resized: " in caplog.text
     served = tf.saved_model.load(str(version))
     larger = keras.models.clone_model(model, input_tensors=keras.Input((64, 64, 3)))
     coatnet_tf.load_weights(larger, model_file, resize=True)
