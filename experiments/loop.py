@@ -176,6 +176,11 @@ def train(
         _restore_names_of_damaged(trainer, folder)
     logging.info(pipeline.describe(source, config))
 
+    def stop_for(problem: str) -> None:
+        if problem and writes:
+            _keep_names_of_damaged(trainer, folder)
+        _stop_together(strategy, problem)
+
     with (
         Preemption() as preemption,
         History(folder, writes) as history,
@@ -190,10 +195,7 @@ def train(
                 trainer.train_steps(batches, tf.constant(count))
                 step += count
                 progress.show(count, trainer.loss)
-                problem = find_problem(config, source, trainer)
-                if problem and writes:
-                    _keep_names_of_damaged(trainer, folder)
-                _stop_together(strategy, problem)
+                stop_for(find_problem(config, source, trainer))
                 stopping = on_any_process(strategy, preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
@@ -211,14 +213,14 @@ def train(
             checkpoints.save(step)
             if writes:
                 _keep_names_of_damaged(trainer, folder)
-            _stop_together(strategy, trainer.damaged_in_evaluation.problem())
+            stop_for(trainer.damaged_in_evaluation.problem())
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
     with trainer.kept_weights():
         if trainer.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
             trainer.evaluate_held_out()
-            _stop_together(strategy, trainer.damaged_in_evaluation.problem())
+            stop_for(trainer.damaged_in_evaluation.problem())
         confusion = trainer.confusion()  # all workers have to ask for it
         if writes:
             _write_results(config, source, trainer, confusion, folder)
@@ -307,7 +309,9 @@ def _write_results(
     unfinished.replace(folder / workdir.MODEL)
     (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
     _keep_names_of_damaged(trainer, folder)
-    damaged = sum(len(part.names) for _, part in _damaged_by_file(trainer, folder))
+    damaged = f"{sum(len(part.names) for _, part in _damaged_by_file(trainer, folder)):,}"
+    if not trainer.counts_damaged:
+        damaged = "not counted, but named in the logs of the hosts"
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
     probabilities = keras.ops.convert_to_numpy(model(images, training=False))
@@ -332,9 +336,7 @@ def _write_results(
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
-            "Images left out, as they cannot be decoded": f"{damaged:,}"
-            if trainer.counts_damaged
-            else "not counted, but named in the logs of the hosts",
+            "Images left out, as they cannot be decoded": damaged,
             "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
         },
     )

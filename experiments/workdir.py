@@ -99,16 +99,13 @@ def check_data(workdir: epath.Path, source: Source) -> None:
     Raises:
         ValueError: If the numbers of images, the classes or the files have changed.
     """
-
-    def counts(data: dict[str, Any]) -> tuple[Any, ...]:
-        return data["train"], data["eval"], data["classes"]
-
     before, now = json.loads((workdir / DATA).read_text()), _describe(source)
     if before != now:
+        only_files = before | {"files": now["files"]} == now
         raise ValueError(
             f"{source.name} has changed since the run in {workdir} began: then {before['train']} training and "
             f"{before['eval']} held-out images of {len(before['classes'])} classes, now {now['train']}, {now['eval']} "
-            f"and {len(now['classes'])}{', in other files' if counts(before) == counts(now) else ''}. Put it back, or "
+            f"and {len(now['classes'])}{', in other files' if only_files else ''}. Put it back, or "
             "begin anew in another --workdir."
         )
 

@@ -221,6 +221,7 @@ def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder
     for _ in range(2):
         with pytest.raises(RunStopped, match=f"3 of {held_out.count} images cannot be decoded"):
             run(folder_config, tmp_path / "run", make_strategy("one_device"))
+        assert len((tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).read_text().splitlines()) == 3
     for path in held_out.paths[:3]:
         Path(path).write_bytes(jpeg(1))
     run(folder_config, tmp_path / "run", make_strategy("one_device"))
