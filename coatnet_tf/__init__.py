@@ -1,13 +1,12 @@
 """CoAtNet (Dai et al., NeurIPS 2021, arXiv:2106.04803) for Keras 3."""
 
-from coatnet_tf import baselines, layers
-from coatnet_tf.backbone import CoAtNetBackbone
-from coatnet_tf.config import CoAtNetConfig, StageConfig, make_config
+from coatnet_tf import layers, rivals
+from coatnet_tf.config import CoAtNetConfig, StageConfig, StemConfig, make_config
 from coatnet_tf.cost import Cost, CostReport, profile, profile_layers
-from coatnet_tf.family import FAMILY, RELATIVES, get_config
+from coatnet_tf.family import FAMILY, get_config
+from coatnet_tf.fold import fold_for_inference
 from coatnet_tf.imagenet import decode_predictions, preprocess_input
-from coatnet_tf.inference import fold_for_inference
-from coatnet_tf.models import (
+from coatnet_tf.model import (
     CoAtNet,
     CoAtNet0,
     CoAtNet1,
@@ -17,9 +16,10 @@ from coatnet_tf.models import (
     CoAtNet5,
     CoAtNet6,
     CoAtNet7,
-    check_input_shape,
+    CoAtNetBackbone,
     from_pretrained,
 )
+from coatnet_tf.pretrained.configs import RELATIVES
 from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
 
 __version__ = "0.1.0"
@@ -43,8 +43,7 @@ __all__ = [
     "Loaded",
     "PretrainedWeights",
     "StageConfig",
-    "baselines",
-    "check_input_shape",
+    "StemConfig",
     "decode_predictions",
     "fold_for_inference",
     "from_pretrained",
@@ -56,4 +55,5 @@ __all__ = [
     "preprocess_input",
     "profile",
     "profile_layers",
+    "rivals",
 ]

@@ -1,53 +1,135 @@
-"""What fixes the shape of a CoAtNet."""
+"""What fixes the shape of a CoAtNet, and the layers that it makes of it."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import numbers
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import keras
 
-from coatnet_tf.layers.common import ACTIVATIONS, NORMS
-from coatnet_tf.layers.mbconv import DOWNSAMPLING, EXPANSION_OF, SE_RATIO_OF
-from coatnet_tf.layers.pooling import PADDINGS, POOLS
-from coatnet_tf.layers.relative_attention import BIAS_REINDEXING, WIDTHS
+from coatnet_tf.layers import MBConv, MBConvConfig, TransformerBlock, TransformerConfig, common, pooling
+from coatnet_tf.layers.options import Options, PositiveInt, Rate, Requirement, Strides, is_positive_int, make
 
+Preprocessing = Literal["tf", "torch"]
+Head = Literal["pool_norm_hidden", "norm_pool", "pool"]
 RESERVED_NAMES = ("stem", "head", "image", "preprocessing", "predictions")  # of other layers
-BLOCKS = ("mbconv", "transformer")
 LAYOUT_LETTERS = {"C": "mbconv", "T": "transformer"}
-HEADS = ("pool_norm_hidden", "norm_pool", "pool")
-PREPROCESSING = ("tf", "torch")
 STEM_STRIDES = (1, 2, 4, 8, 16, 32)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def is_positive_int(value: Any) -> bool:
-    """Whether a value is an integer of Python or NumPy, and positive."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _require_known(field: str, value: Any, known: Sequence[str]) -> None:
-    _require(value in known, f"{field} must be one of {', '.join(known)}; got {value!r}.")
-
-
-def _require_initializer(name: str, identifier: str) -> None:
+def _is_initializer_name(value: Any) -> bool:
     try:
-        keras.initializers.get(identifier)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: kernel_initializer must name a Keras initializer, such as lecun_normal; got {identifier!r}."
-        ) from error
+        return isinstance(value, str) and keras.initializers.get(value) is not None
+    except ValueError:
+        return False
+
+
+InitializerName = Annotated[
+    str, Requirement("the name of a Keras initializer, such as lecun_normal,", _is_initializer_name)
+]
+StageName = Annotated[
+    str,
+    Requirement(
+        f"a lower-case letter, then letters and digits, and none of {', '.join(RESERVED_NAMES)}",
+        lambda x: isinstance(x, str) and bool(re.fullmatch("[a-z][a-z0-9]*", x)) and x not in RESERVED_NAMES,
+    ),
+]
+StemStride = Annotated[
+    int, Requirement(f"one of {', '.join(map(str, STEM_STRIDES))}", lambda x: x in STEM_STRIDES and x is not True)
+]
+
+
+class Network(abc.ABC):
+    """What the builder of models asks of a configuration: of a CoAtNet, or of one of its rivals in Table 5."""
+
+    name: str
+    preprocessing: Preprocessing
+    drop_path_rate: float
+
+    @abc.abstractmethod
+    def strides(self) -> list[tuple[str, int]]:
+        """Stages of the network with their strides, in order."""
+
+    @abc.abstractmethod
+    def feature_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+        """The unbuilt layers from the preprocessed image on, each called on the one before.
+
+        Args:
+            input_shape: `(height, width, channels)`.
+            dtype: Dtype policy of the layers; Keras' global one by default.
+        """
+
+    def map_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+        """Those from the features to a feature map `[batch, H / total_stride, W / total_stride, width]`."""
+        return []
+
+    @abc.abstractmethod
+    def head_layers(self, classes: int, activation: Any, dtype: Any = None) -> list[keras.layers.Layer]:
+        """Those from the features to the classes."""
+
+    @property
+    def total_stride(self) -> int:
+        """Input pixels per position of the last feature map, along each axis."""
+        product = 1
+        for _, stride in self.strides():
+            product *= stride
+        return product
+
+    def drop_path_rates(self, num_blocks: int) -> list[float]:
+        """Stochastic depth rate of every block: from 0, linearly, to that of the last."""
+        return [self.drop_path_rate * index / max(1, num_blocks - 1) for index in range(num_blocks)]
+
+    def check_input_shape(self, input_shape: Sequence[Any]) -> None:
+        """Refuses input shapes that the network cannot take.
+
+        Args:
+            input_shape: `(height, width, channels)`.
+
+        Raises:
+            ValueError: If it is not three positive integers, or a stage cannot divide it by its stride.
+        """
+        shape = tuple(input_shape)
+        if len(shape) != 3 or not all(map(is_positive_int, shape)):
+            raise ValueError(
+                f"{self.name}: input_shape must be (height, width, channels), three positive integers; got {shape}."
+            )
+        if shape[0] in (1, 3) and shape[2] > 4:
+            raise ValueError(f"{self.name}: input_shape is (height, width, channels), channels last; got {shape}.")
+        for axis, size in zip(("height", "width"), shape[:2], strict=True):
+            left = size
+            for stage, stride in self.strides():
+                if left % stride:
+                    below = size // self.total_stride * self.total_stride
+                    near = [str(n) for n in (below, below + self.total_stride) if n]
+                    raise ValueError(
+                        f"{self.name}: stage {stage} cannot divide an input of {axis} {size} by {stride} (it arrives "
+                        f"there as {left}); choose a multiple of {self.total_stride}, such as {' or '.join(near)}."
+                    )
+                left //= stride
+
+
+def classifier_layers(
+    classes: int, activation: Any, dropout: float, initializer: Any = None, dtype: Any = None
+) -> list[keras.layers.Layer]:
+    """Dropout, if any, and the classifier, in float32: probabilities and logits in bfloat16 would be of little use."""
+    layers: list[keras.layers.Layer] = []
+    if dropout:
+        layers.append(keras.layers.Dropout(dropout, dtype=dtype, name="head_dropout"))
+    policy = keras.dtype_policies.get(dtype)
+    half = policy.compute_dtype in ("float16", "bfloat16")
+    return [
+        *layers,
+        common.dense(
+            classes, initializer, activation=activation, dtype="float32" if half else policy, name="predictions"
+        ),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
-class StageConfig:
+class StageConfig(Options):
     """A run of equal blocks: one cell of the paper's tables, e.g. `L5 D384`.
 
     Consecutive runs with the same `name` are one stage of the paper, as S3 of CoAtNet-6 and -7,
@@ -64,219 +146,218 @@ class StageConfig:
         ValueError: If a field is out of its range.
     """
 
-    name: str
-    block: str
-    depth: int
-    width: int
-    stride: int = 2
+    name: StageName
+    block: Literal["mbconv", "transformer"]
+    depth: PositiveInt
+    width: PositiveInt
+    stride: Strides = 2
 
-    def __post_init__(self) -> None:
-        _require(
-            bool(re.fullmatch("[a-z][a-z0-9]*", self.name)) and self.name not in RESERVED_NAMES,
-            f"A stage's name must be a lower-case letter, then letters and digits, and none of "
-            f"{', '.join(RESERVED_NAMES)}; got {self.name!r}.",
-        )
-        where = f"Stage {self.name!r}:"
-        _require_known(f"{where} block", self.block, BLOCKS)
-        for field in ("depth", "width"):
-            value = getattr(self, field)
-            _require(is_positive_int(value), f"{where} {field} must be a positive integer; got {value!r}.")
-        _require(self.stride in (1, 2), f"{where} stride must be 1 or 2; got {self.stride!r}.")
-
-
-_CHOICES: dict[str, Sequence[str]] = {
-    "downsampling": DOWNSAMPLING,
-    "conv_norm": NORMS,
-    "bias_reindexing": BIAS_REINDEXING,
-    "preprocessing": PREPROCESSING,
-    "padding": PADDINGS,
-    "pool": POOLS,
-    "activation": ACTIVATIONS,
-    "expansion_of": EXPANSION_OF,
-    "se_ratio_of": SE_RATIO_OF,
-    "se_activation": ACTIVATIONS,
-    "transformer_norm": NORMS,
-    "transformer_activation": ACTIVATIONS,
-    "attention_width": WIDTHS,
-    "head": HEADS,
-}
+    def _where(self) -> str:
+        return f"Stage {self.name!r}: "
 
 
 @dataclasses.dataclass(frozen=True)
-class CoAtNetConfig:
-    """Everything that fixes the shape of a CoAtNet.
+class StemConfig(Options):
+    """S0: convolutions, all but the last with a norm and an activation, which are those of the MBConv blocks.
 
-    The defaults are the paper's and its authors' code. The fields from `preprocessing` on are for networks that
-    other people built and trained differently: see `coatnet_tf.family`.
+    Args:
+        stem_depth: Number of convolutions.
+        stem_width: Channels of all, or of each convolution.
+        stem_stride: Stride of the first convolution: 1, which suits small images, 2, or more for patches.
+        stem_kernel_size: Kernel of the convolutions, at least the stride. One convolution with a kernel as large as its
+            stride is the stem of ViT (Figure 1).
+        stem_bias: Whether the convolutions have a bias.
+
+    Raises:
+        ValueError: If a field is out of its range, or the fields do not fit together.
+    """
+
+    stem_depth: PositiveInt
+    stem_width: PositiveInt | tuple[PositiveInt, ...]
+    stem_stride: StemStride = 2
+    stem_kernel_size: PositiveInt = 3
+    stem_bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.widths) != self.stem_depth:
+            raise ValueError(
+                f"stem_width must be a positive integer, or one for each of the {self.stem_depth} convolutions of "
+                f"stem_depth; got {self.stem_width!r}."
+            )
+        if self.stem_stride > self.stem_kernel_size:
+            raise ValueError(
+                f"stem_stride must be at most the stem_kernel_size of {self.stem_kernel_size}, or pixels would be left "
+                f"out; got {self.stem_stride!r}."
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each convolution."""
+        return self.stem_width if isinstance(self.stem_width, tuple) else (self.stem_width,) * self.stem_depth
+
+    def layers(self, mbconv: MBConvConfig, initializer: Any, dtype: Any = None) -> list[keras.layers.Layer]:
+        """The unbuilt layers `stem_conv01`, `stem_norm01`, ..., with norms and activations of the MBConv blocks."""
+        layers = []
+        for number, width in enumerate(self.widths, start=1):
+            strides = self.stem_stride if number == 1 else 1
+            centred = self.stem_kernel_size > strides > 1 and mbconv.padding == "centred"
+            if centred:
+                layers.append(
+                    pooling.make_padding(self.stem_kernel_size, dtype=dtype, name=f"stem_padding{number:02d}")
+                )
+            layers.append(
+                common.conv(
+                    width,
+                    self.stem_kernel_size,
+                    initializer,
+                    padding="valid" if centred else "same",
+                    strides=strides,
+                    use_bias=self.stem_bias,
+                    dtype=dtype,
+                    name=f"stem_conv{number:02d}",
+                )
+            )
+            if number < self.stem_depth:  # no norm after the last
+                norm = common.make_norm(
+                    mbconv.conv_norm, mbconv.conv_norm_epsilon, dtype=dtype, name=f"stem_norm{number:02d}"
+                )
+                layers += [norm, common.activation(mbconv.activation, dtype=dtype, name=f"stem_act{number:02d}")]
+        return layers
+
+
+@dataclasses.dataclass(frozen=True)
+class CoAtNetConfig(Options, Network):
+    """Everything that fixes the shape of a CoAtNet; the defaults are the paper's.
 
     Args:
         name: Model name, e.g. `"coatnet-0"`.
-        stem_depth: Number of convolutions of S0.
-        stem_width: Channels of S0, or of each of its convolutions.
+        stem: S0.
         stages: The runs of blocks of S1, S2, ..., in order.
-        stem_stride: Stride of the first convolution of S0: 1, which suits small images, 2, or more for patches.
-        stem_kernel_size: Kernel of the convolutions of S0, at least the stride. One convolution with a kernel as large
-            as its stride is the stem of ViT (Figure 1).
-        head_size: Channels of one attention head; divides every Transformer width.
-        downsampling: Place of the stride in an MBConv block: `"expand_conv"` (Eq. 5, the paper's
-            default), `"depthwise_conv"` (the dagger variant of Table 5) or `"avg_pool"` (before the expansion).
-        conv_norm: Norm of the stem and the MBConv blocks: `"batch_norm"`, `"sync_batch_norm"` (the
-            same with statistics over all replicas of a `tf.distribute` strategy; TensorFlow backend
-            only), or `"layer_norm"` (Table 8).
-        relative_attention: `False` drops the relative position bias (Table 6).
-        bias_reindexing: `"gather"`, or `"einsum"` as on TPU, where scatters are slow.
+        mbconv: Options of the MBConv blocks; the stem takes their norm, activation and padding.
+        transformer: Options of the Transformer blocks; the head takes their norm.
+        head: `"pool_norm_hidden"` (pool, norm, Dense + tanh, Dense: the paper's code), `"norm_pool"` (norm, pool,
+            Dense) or `"pool"` (pool, Dense).
+        preprocessing: What images in [0, 255] become: `"tf"`, [-1, 1], or `"torch"`, mean and standard deviation of
+            ImageNet's channels.
         kernel_initializer: Name of the Keras initializer of all kernels; `None` is the paper's, normal(0.02),
             which is far too small for narrow networks: `"lecun_normal"` suits those.
         drop_path_rate: Stochastic depth rate of the last block; earlier ones rise to it linearly from 0.
         dropout: Dropout rate before the classifier.
-        preprocessing: What images in [0, 255] become: `"tf"`, [-1, 1], or `"torch"`, mean and standard deviation of
-            ImageNet's channels.
-        padding: Border of 3x3 convolutions with stride 2: `"same"`, or `"centred"` as in PyTorch.
-        pool: Pool of shortcuts and attention where they halve the resolution: `"max"` or `"avg"` of 2x2, or `"max3"`
-            of 3x3 as in PyTorch.
-        activation: Of the stem and the MBConv blocks: `"gelu_tanh"`, `"gelu"` (exact), `"silu"` or `"relu"`.
-        conv_norm_epsilon: Epsilon of the norms of the stem and the MBConv blocks.
-        stem_bias: Whether the convolutions of the stem have a bias.
-        conv_bias: Whether MBConv's projections to the output width have a bias, the shortcut's included.
-        pre_norm_activation: Whether an activation follows the first norm of an MBConv block.
-        expansion_of: Whether an MBConv block widens to four times its `"output"` or its `"input"` width.
-        se_ratio: Hidden width of squeeze-and-excitation over the block's width.
-        se_ratio_of: Whether that is the `"output"` width or the `"inner"` one.
-        se_activation: Activation of squeeze-and-excitation.
-        se_before_norm: Whether squeeze-and-excitation comes before the norm of the depthwise convolution.
-        transformer_norm: Norm of the Transformer blocks and the head, named as `conv_norm`.
-        transformer_norm_epsilon: Its epsilon.
-        transformer_activation: Activation of the feed-forward networks.
-        attention_width: Width of q, k and v: the block's `"output"` or its `"input"` width.
-        attention_bias: Whether the projections of the attention have a bias.
-        shortcut_bias: Whether the projections of the Transformer blocks' shortcuts have a bias.
-        ffn_bias: Whether the feed-forward networks have biases.
-        relative_mlp_units: `None` for a table a head, or the width of the network that computes the tables.
-        layer_scale: What the `LayerScale` of the Transformer blocks' branches begins at; `None` for none.
-        head: `"pool_norm_hidden"` (pool, norm, Dense + tanh, Dense: the paper's code), `"norm_pool"` (norm, pool,
-            Dense) or `"pool"` (pool, Dense).
 
     Raises:
         ValueError: If a field is out of its range or the fields do not fit together.
 
     Example:
-    >>> import dataclasses
     >>> import coatnet_tf
     >>> config = coatnet_tf.get_config("coatnet-2")
     >>> [f"L{stage.depth} D{stage.width}" for stage in config.stages]
     ['L2 D128', 'L6 D256', 'L14 D512', 'L2 D1024']
-    >>> dataclasses.replace(config, head_size=64).head_size  # Table 8
+    >>> coatnet_tf.get_config(config, head_size=64).transformer.attention.head_size  # Table 8
     64
     """
 
     name: str
-    stem_depth: int
-    stem_width: int | tuple[int, ...]
+    stem: StemConfig
     stages: tuple[StageConfig, ...]
-    stem_stride: int = 2
-    stem_kernel_size: int = 3
-    head_size: int = 32
-    downsampling: str = "expand_conv"
-    conv_norm: str = "batch_norm"
-    relative_attention: bool = True
-    bias_reindexing: str = "gather"
-    kernel_initializer: str | None = None
-    drop_path_rate: float = 0.0
-    dropout: float = 0.0
-    preprocessing: str = "tf"
-    padding: str = "same"
-    pool: str = "max"
-    activation: str = "gelu_tanh"
-    conv_norm_epsilon: float | None = None
-    stem_bias: bool = True
-    conv_bias: bool = True
-    pre_norm_activation: bool = False
-    expansion_of: str = "output"
-    se_ratio: float = 0.25
-    se_ratio_of: str = "output"
-    se_activation: str = "silu"
-    se_before_norm: bool = False
-    transformer_norm: str = "layer_norm"
-    transformer_norm_epsilon: float | None = None
-    transformer_activation: str = "gelu_tanh"
-    attention_width: str = "output"
-    attention_bias: bool = True
-    shortcut_bias: bool = True
-    ffn_bias: bool = True
-    relative_mlp_units: int | None = None
-    layer_scale: float | None = None
-    head: str = "pool_norm_hidden"
+    mbconv: MBConvConfig = MBConvConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    head: Head = "pool_norm_hidden"
+    preprocessing: Preprocessing = "tf"
+    kernel_initializer: InitializerName | None = None
+    drop_path_rate: Rate = 0.0
+    dropout: Rate = 0.0
+
+    def _where(self) -> str:
+        return f"{self.name}: "
 
     def __post_init__(self) -> None:
-        for field in ("stem_depth", "stem_kernel_size", "head_size"):
-            value = getattr(self, field)
-            _require(is_positive_int(value), f"{self.name}: {field} must be a positive integer; got {value!r}.")
-        _require(
-            len(self.stem_widths) == self.stem_depth and all(map(is_positive_int, self.stem_widths)),
-            f"{self.name}: stem_width must be a positive integer, or one for each of the {self.stem_depth} "
-            f"convolutions of stem_depth; got {self.stem_width!r}.",
-        )
-        _require(
-            self.stem_stride in STEM_STRIDES and self.stem_stride <= self.stem_kernel_size,
-            f"{self.name}: stem_stride must be one of {', '.join(map(str, STEM_STRIDES))}, and at most the "
-            f"stem_kernel_size of {self.stem_kernel_size}, or pixels would be left out; got {self.stem_stride!r}.",
-        )
-        for field, known in _CHOICES.items():
-            _require_known(f"{self.name}: {field}", getattr(self, field), known)
-        if self.kernel_initializer is not None:
-            _require_initializer(self.name, self.kernel_initializer)
-        for field in ("drop_path_rate", "dropout"):
-            value = getattr(self, field)
-            _require(0.0 <= value < 1.0, f"{self.name}: {field} must be at least 0 and below 1; got {value!r}.")
-        _require(
-            bool(self.stages) and all(isinstance(stage, StageConfig) for stage in self.stages),
-            f"{self.name}: stages must be a non-empty tuple of StageConfig; got {self.stages!r}.",
-        )
+        super().__post_init__()
+        if not self.stages:
+            raise ValueError(f"{self.name}: stages must be a non-empty tuple of StageConfig; got {self.stages!r}.")
         names = [stage.name for stage in self.stages]
         runs = [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-        _require(
-            len(runs) == len(set(runs)),
-            f"{self.name}: stages of one name must follow one another; got the order {', '.join(names)}.",
-        )
-        width = self.stem_widths[-1]
+        if len(runs) != len(set(runs)):
+            raise ValueError(
+                f"{self.name}: stages of one name must follow one another; got the order {', '.join(names)}."
+            )
+        width = self.stem.widths[-1]
         for stage in self.stages:
             if stage.block == "transformer":
                 self._check_heads(stage, stage.width)
-                if self.attention_width == "input":
+                if self.transformer.attention.attention_width == "input":
                     self._check_heads(stage, width)
             width = stage.width
 
     def _check_heads(self, stage: StageConfig, width: int) -> None:
-        _require(
-            width % self.head_size == 0,
-            f"{self.name}: head_size {self.head_size} must divide the width of q, k and v in every Transformer "
-            f"stage, and does not divide {width} of stage {stage.name!r}.",
-        )
-
-    @property
-    def stem_widths(self) -> tuple[int, ...]:
-        """Channels of each convolution of S0."""
-        return self.stem_width if isinstance(self.stem_width, tuple) else (self.stem_width,) * self.stem_depth
-
-    @property
-    def total_stride(self) -> int:
-        """Input pixels per position of the last feature map, along each axis."""
-        stride = self.stem_stride
-        for stage in self.stages:
-            stride *= stage.stride
-        return stride
+        head_size = self.transformer.attention.head_size
+        if width % head_size:
+            raise ValueError(
+                f"{self.name}: head_size {head_size} must divide the width of q, k and v in every Transformer "
+                f"stage, and does not divide {width} of stage {stage.name!r}."
+            )
 
     @property
     def num_blocks(self) -> int:
         """Number of residual blocks, all stages together."""
         return sum(stage.depth for stage in self.stages)
 
+    def strides(self) -> list[tuple[str, int]]:
+        return [("s0", self.stem.stem_stride), *((stage.name, stage.stride) for stage in self.stages)]
 
-def require_fields(names: Iterable[str], config_class: Any = CoAtNetConfig) -> None:
-    """Refuses names of fields that a dataclass does not have."""
-    known = [field.name for field in dataclasses.fields(config_class)]
-    for name in names:
-        _require(name in known, f"{config_class.__name__} has no field {name!r}; its fields are {', '.join(known)}.")
+    def feature_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+        layers = self.stem.layers(self.mbconv, self.kernel_initializer, dtype)
+        rates = iter(self.drop_path_rates(self.num_blocks))
+        names = iter(self.block_names())
+        for stage in self.stages:
+            for number in range(stage.depth):
+                strides = stage.stride if number == 0 else 1
+                shape: dict[str, Any] = {
+                    "filters": stage.width,
+                    "strides": strides,
+                    "drop_path_rate": next(rates),
+                    "kernel_initializer": self.kernel_initializer,
+                    "dtype": dtype,
+                    "name": next(names),
+                }
+                if stage.block == "mbconv":
+                    layers.append(MBConv(config=self.mbconv, **shape))
+                else:
+                    layers.append(TransformerBlock(config=self.transformer, **shape))
+        return layers
+
+    def block_names(self) -> list[str]:
+        """Names of the blocks, `s1_block01`, ..., numbered through in each stage of the paper."""
+        names: list[str] = []
+        for stage in self.stages:
+            before = sum(name.startswith(f"{stage.name}_") for name in names)
+            names += [f"{stage.name}_block{before + number:02d}" for number in range(1, stage.depth + 1)]
+        return names
+
+    def pyramid_layers(self) -> dict[str, str]:
+        """Name of the last layer at each stride 2, 4, ..., by `"P1"`, `"P2"`, ..., the logarithm of the stride."""
+        level = self.stem.stem_stride.bit_length() - 1
+        last = {f"P{level}": f"stem_conv{self.stem.stem_depth:02d}"}
+        names, done = self.block_names(), 0
+        for stage in self.stages:
+            level += stage.stride.bit_length() - 1
+            done += stage.depth
+            last[f"P{level}"] = names[done - 1]
+        return last
+
+    def head_layers(self, classes: int, activation: Any, dtype: Any = None) -> list[keras.layers.Layer]:
+        pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype=dtype, name="head_pool")
+        norm = common.make_norm(
+            self.transformer.transformer_norm,
+            self.transformer.transformer_norm_epsilon,
+            dtype=dtype,
+            name="head_norm",
+        )
+        hidden = common.dense(
+            self.stages[-1].width, self.kernel_initializer, activation="tanh", dtype=dtype, name="head_hidden"
+        )
+        layers = {"pool": [pool], "norm_pool": [norm, pool], "pool_norm_hidden": [pool, norm, hidden]}[self.head]
+        return layers + classifier_layers(classes, activation, self.dropout, self.kernel_initializer, dtype)
 
 
 def make_config(
@@ -295,7 +376,7 @@ def make_config(
         widths: Channels of S0 and of each stage.
         layout: Block type of S1, S2, ...: `C` for MBConv, `T` for Transformer; hyphens are ignored.
         strides: Stride of S0 and of each stage; all 2 by default.
-        **fields: Other fields of `CoAtNetConfig`.
+        **fields: Other fields of `CoAtNetConfig`, or of the options in it by their own names, such as `head_size`.
 
     Returns:
         A `CoAtNetConfig` with stages `s1`, `s2`, ...
@@ -310,18 +391,19 @@ def make_config(
     >>> config.total_stride
     8
     """
-    require_fields(fields)
     letters = layout.replace("-", "").upper()
     strides = (2,) * len(depths) if strides is None else strides
-    _require(
-        len(depths) == len(widths) == len(strides) == len(letters) + 1,
-        f"{name}: depths, widths and strides need one number for S0 and one for each letter of the layout; got "
-        f"{len(depths)}, {len(widths)} and {len(strides)} numbers for layout {layout!r}.",
-    )
+    if not len(depths) == len(widths) == len(strides) == len(letters) + 1:
+        raise ValueError(
+            f"{name}: depths, widths and strides need one number for S0 and one for each letter of the layout; got "
+            f"{len(depths)}, {len(widths)} and {len(strides)} numbers for layout {layout!r}."
+        )
     for letter in letters:
-        _require_known(f"{name}: layout letter", letter, tuple(LAYOUT_LETTERS))
+        if letter not in LAYOUT_LETTERS:
+            raise ValueError(f"{name}: layout letter must be one of {', '.join(LAYOUT_LETTERS)}; got {letter!r}.")
     stages = tuple(
-        StageConfig(f"s{i}", LAYOUT_LETTERS[letter], depths[i], widths[i], strides[i])
+        StageConfig(f"s{i}", LAYOUT_LETTERS[letter], depths[i], widths[i], strides[i])  # type: ignore[arg-type]
         for i, letter in enumerate(letters, start=1)
     )
-    return CoAtNetConfig(name, depths[0], widths[0], stages, stem_stride=strides[0], **fields)
+    stem = {"stem_depth": depths[0], "stem_width": widths[0], "stem_stride": strides[0]}
+    return make(CoAtNetConfig, name=name, stages=stages, **{**stem, **fields})

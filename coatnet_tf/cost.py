@@ -13,25 +13,22 @@ from typing import Any
 
 import keras
 
-from coatnet_tf import baselines
-from coatnet_tf.config import CoAtNetConfig, require_fields
+from coatnet_tf import rivals
+from coatnet_tf.builder import DEFAULT_SIZE
+from coatnet_tf.config import CoAtNetConfig, Network
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import (
     CentredMaxPooling2D,
     FeedForward,
     LayerScale,
-    MBConv,
     RelativePositionBias,
     RelativePositionMLP,
     RelativeSelfAttention,
+    ResidualBlock,
     SqueezeExcite,
     StochasticDepth,
-    TransformerBlock,
 )
-from coatnet_tf.layers.residual import ResidualBlock
-from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers, head_layers
-
-Shape = tuple[int, ...]
+from coatnet_tf.layers.options import Shape, replace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +90,7 @@ class CostReport(Cost):
 
 
 def profile(
-    model: str | CoAtNetConfig | baselines.BaselineConfig | keras.Model,
+    model: str | Network | keras.Model,
     input_shape: tuple[int, int, int] | None = None,
     *,
     include_top: bool | None = None,
@@ -103,8 +100,8 @@ def profile(
     """Counts parameters, multiply-accumulates and activations.
 
     Args:
-        model: A name in `FAMILY` (`"coatnet-0"` .. `"coatnet-7"`), `RELATIVES` or `baselines.FAMILY`, a
-            configuration of theirs, or a model that `CoAtNet` or `Baseline` built.
+        model: A name in `FAMILY` (`"coatnet-0"` .. `"coatnet-7"`), `RELATIVES` or `rivals.RIVALS`, a
+            configuration of theirs, or a model that `CoAtNet` or a factory built.
         input_shape: `(height, width, channels)`; `(224, 224, 3)` by default, the model's own for a model.
         include_top: Whether to count the classifier, as by default (configurations only).
         classes: Number of classes of the classifier, 1000 by default (configurations only).
@@ -136,23 +133,23 @@ def profile(
             )
         return _profile_chain(model.name, list(model.layers), shape)
     shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
-    with_top = include_top or include_top is None
-    classes = 1000 if classes is None else classes
-    if isinstance(model, str) and model in baselines.FAMILY:
-        model = baselines.FAMILY[model]
-    if isinstance(model, baselines.BaselineConfig):
-        require_fields(overrides, type(model))
-        model = dataclasses.replace(model, **overrides)
-        model.check_input_shape(shape)
-        layers = model.feature_layers(shape)
-        layers += model.head_layers(classes, "softmax") if with_top else model.map_layers(shape)
-        return _profile_chain(model.name, layers, shape)
-    config = get_config(model, **overrides)
-    check_input_shape(config, shape)
-    layers = feature_layers(config)
-    if with_top:
-        layers += head_layers(config, classes, "softmax")
+    config = _find(model, overrides)
+    config.check_input_shape(shape)
+    layers = config.feature_layers(shape)
+    if include_top or include_top is None:
+        layers += config.head_layers(1000 if classes is None else classes, "softmax")
+    else:
+        layers += config.map_layers(shape)
     return _profile_chain(config.name, layers, shape)
+
+
+def _find(model: str | Network, overrides: dict[str, Any]) -> Network:
+    """The configuration of a name, or the one given, with fields replaced."""
+    if isinstance(model, str) and model in rivals.RIVALS:
+        model = rivals.RIVALS[model]
+    if isinstance(model, str | CoAtNetConfig):
+        return get_config(model, **overrides)
+    return replace(model, **overrides)  # type: ignore[type-var]
 
 
 def profile_layers(
@@ -171,8 +168,8 @@ def profile_layers(
     Raises:
         ValueError: If the input cannot be halved by every stage.
     """
-    check_input_shape(config, input_shape)
-    return _layer_costs(feature_layers(config) + head_layers(config, classes, "softmax"), input_shape)
+    config.check_input_shape(input_shape)
+    return _layer_costs(config.feature_layers(input_shape) + config.head_layers(classes, "softmax"), input_shape)
 
 
 def _layer_costs(layers: list[keras.Layer], shape: Shape) -> list[tuple[str, Cost, Shape]]:
@@ -225,7 +222,7 @@ def _activated(cost: Cost, shape: Shape) -> Cost:
     return cost + _tensor(shape, activated=math.prod(shape))
 
 
-@_cost.register(baselines.ClassToken)
+@_cost.register(rivals.ClassToken)
 @_cost.register(keras.layers.Cropping2D)
 @_cost.register(keras.layers.Reshape)
 def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
@@ -304,37 +301,25 @@ def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
 
 @_cost.register
 def _(layer: SqueezeExcite, shape: Shape) -> tuple[Cost, Shape]:
-    channels = shape[-1]
-    gate, _ = _chain([keras.layers.Dense(layer.bottleneck), keras.layers.Dense(channels)], (1, 1, channels))
-    activated = _activated(_activated(gate, (layer.bottleneck,)), (channels,))
-    return _tensor((channels,)) + activated + _tensor(shape), shape
+    _prepare(layer, shape)
+    return _chain(layer.gate(), shape)[0] + _tensor(shape), shape
 
 
-def _shortcut(layer: ResidualBlock, shape: Shape) -> Cost:
-    cost, pooled = _chain([layer.pool], shape) if layer.pool else (Cost(), shape)
-    if shape[-1] != layer.filters:
-        cost += _cost(keras.layers.Conv2D(layer.filters, 1, use_bias=layer.shortcut_bias), pooled)[0]
-    return cost
+def _prepare(layer: Any, shape: Shape) -> None:
+    """Makes the layers of a layer that is not built, without their weights."""
+    if not layer.built:
+        layer.prepare((None, *shape))
 
 
 @_cost.register
-def _(layer: MBConv, shape: Shape) -> tuple[Cost, Shape]:
-    inner_width = layer.inner_width(shape[-1])
-    strides = layer.strides if layer.downsampling == "expand_conv" else 1
-    normed, pooled = _chain([layer.pre_norm, *_present(layer.residual_pool)], shape)
-    if layer.pre_norm_activation:
-        normed = _activated(normed, shape)
-    expand = keras.layers.Conv2D(inner_width, 1, strides, use_bias=False)
-    expanded, inner = _chain([expand, layer.expand_norm], pooled)
-    depthwise = [*_present(layer.depthwise_padding), layer.depthwise_conv, layer.depthwise_norm]
-    filtered, output = _chain(depthwise, inner)
-    shrunk, result = _chain([SqueezeExcite(layer.se_width(shape[-1])), layer.shrink_conv], output)
-    residual = normed + _activated(expanded, inner) + _activated(filtered, output) + shrunk
-    return _shortcut(layer, shape) + residual + _tensor(result), result
-
-
-def _present(layer: Any) -> list[Any]:
-    return [] if layer is None else [layer]
+def _(layer: ResidualBlock, shape: Shape) -> tuple[Cost, Shape]:
+    _prepare(layer, shape)
+    total, _ = _chain(layer.shortcut(), shape)
+    x = shape
+    for branch in layer.branches():
+        cost, x = _chain(branch, x)
+        total += cost + _tensor(x)
+    return total, x
 
 
 @_cost.register
@@ -350,67 +335,47 @@ def _(layer: RelativePositionBias, shape: Shape) -> tuple[Cost, Shape]:
 
 @_cost.register
 def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
-    height, width, channels = shape
+    _prepare(layer, shape)
+    height, width, _ = shape
     positions = height * width
-    inner = layer.inner_filters(channels)
-    heads = inner // layer.head_size
-    projection = _cost(keras.layers.Dense(inner, use_bias=layer.use_bias), shape)[0]
-    product = positions * positions * inner  # q k^T, and again scores times v
-    scores = (heads, positions, positions)
-    attended = (height, width, inner)
-    cost = projection + projection + projection
-    cost += _tensor(scores, macs=product) + _tensor(scores) + _tensor(attended, macs=product)
-    if layer.relative:
-        cost += _cost(layer.make_bias((height, width), heads), scores)[0]
-    out, output = _cost(keras.layers.Dense(layer.filters, use_bias=layer.use_bias), attended)
-    return cost + out, output
+    scores = (layer.num_heads, positions, positions)
+    projected = [_cost(dense, shape) for dense in (layer.query, layer.key, layer.value)]
+    attended = projected[-1][1]
+    product = positions * math.prod(attended)  # q k^T, and again scores times v
+    cost = sum((of_one for of_one, _ in projected), _tensor(scores, macs=product))
+    if layer.relative_bias is not None:
+        cost += _cost(layer.relative_bias, scores)[0]
+    out, output = _cost(layer.out, attended)
+    return cost + _tensor(scores) + _tensor(attended, macs=product) + out, output
 
 
 @_cost.register
 def _(layer: FeedForward, shape: Shape) -> tuple[Cost, Shape]:
-    width = shape[-1]
-    expanded, inner = _cost(keras.layers.Dense(layer.inner_width(width), use_bias=layer.use_bias), shape)
-    shrunk, output = _cost(keras.layers.Dense(width, use_bias=layer.use_bias), inner)
-    return _activated(expanded, inner) + shrunk, output
+    _prepare(layer, shape)
+    return _chain(layer.layers(), shape)
 
 
 @_cost.register
-def _(layer: TransformerBlock, shape: Shape) -> tuple[Cost, Shape]:
-    branch = [layer.attention_norm, *_present(layer.pool), layer.attention, *_present(layer.attention_scale)]
-    attended, output = _chain(branch, shape)
-    transformed, output = _chain([layer.ffn_norm, layer.ffn, *_present(layer.ffn_scale)], output)
-    additions = _tensor(output) + _tensor(output)
-    return _shortcut(layer, shape) + attended + transformed + additions, output
-
-
-@_cost.register
-def _(layer: baselines.TokenEmbedding, shape: Shape) -> tuple[Cost, Shape]:
+def _(layer: rivals.TokenEmbedding, shape: Shape) -> tuple[Cost, Shape]:
     output = _output_shape(layer, shape)
     return _tensor(output) + _tensor(output, params=shape[-1] + math.prod(output)), output
 
 
 @_cost.register
-def _(layer: baselines.ScaledStandardizedConv2D, shape: Shape) -> tuple[Cost, Shape]:
+def _(layer: rivals.ScaledStandardizedConv2D, shape: Shape) -> tuple[Cost, Shape]:
     cost, output = _cost.dispatch(keras.layers.Conv2D)(layer, shape)
     return cost + Cost(params=layer.filters), output
 
 
 @_cost.register
-def _(layer: baselines.Bottleneck, shape: Shape) -> tuple[Cost, Shape]:
-    reduced, inner = _chain([layer.conv1, layer.norm1], shape)
-    filtered, pooled = _chain([layer.conv2, layer.norm2], inner)
-    expanded, output = _chain([layer.conv3, layer.norm3], pooled)
-    shortcut, _ = _chain([*_present(layer.proj_conv), *_present(layer.proj_norm)], shape)
-    branch = _activated(reduced, inner) + _activated(filtered, pooled) + expanded
+def _(layer: rivals.Bottleneck, shape: Shape) -> tuple[Cost, Shape]:
+    shortcut, _ = _chain(layer.shortcut(), shape)
+    branch, output = _chain(layer.branches()[0], shape)
     return shortcut + branch + _activated(_tensor(output), output), output
 
 
 @_cost.register
-def _(layer: baselines.NFNetBlock, shape: Shape) -> tuple[Cost, Shape]:
-    shortcut, _ = _chain([*_present(layer.proj_pool), *_present(layer.proj_conv)], shape)
-    reduced, inner = _cost(layer.reduce_conv, shape)
-    filtered, pooled = _cost(layer.spatial_conv1, inner)
-    again, pooled = _cost(layer.spatial_conv2, pooled)
-    expanded, output = _chain([layer.expand_conv, layer.se], pooled)
-    branch = _activated(reduced, inner) + _activated(filtered, pooled) + _activated(again, pooled) + expanded
+def _(layer: rivals.NFNetBlock, shape: Shape) -> tuple[Cost, Shape]:
+    shortcut, _ = _chain(layer.shortcut(), shape)
+    branch, output = _chain(layer.branches()[0], shape)
     return _activated(shortcut, shape) + branch + _tensor(output, params=1), output

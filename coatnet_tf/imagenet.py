@@ -7,20 +7,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from coatnet_tf.config import PREPROCESSING
-from coatnet_tf.layers import common
+from coatnet_tf.config import Preprocessing
+from coatnet_tf.layers.options import check
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def preprocessing_layer(preprocessing: str) -> keras.layers.Layer:
+def preprocessing_layer(preprocessing: Preprocessing, dtype: Any = None) -> keras.layers.Layer:
     """The unbuilt layer that takes images in [0, 255] to a range, `"tf"` or `"torch"`; see `CoAtNetConfig`."""
     if preprocessing == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=dtype, name="preprocessing")
     scale = [1 / (255 * deviation) for deviation in IMAGENET_STD]
     offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    return keras.layers.Rescaling(scale, offset, name="preprocessing")
+    return keras.layers.Rescaling(scale, offset, dtype=dtype, name="preprocessing")
 
 
 def preprocess_input(x: Any, mode: str = "tf") -> Any:
@@ -45,7 +45,7 @@ def preprocess_input(x: Any, mode: str = "tf") -> Any:
     >>> preprocess_input(np.array([[[0.0, 127.5, 255.0]]])).tolist()
     [[[-1.0, 0.0, 1.0]]]
     """
-    common.check_known("mode", mode, PREPROCESSING)
+    check("mode", mode, Preprocessing)
     if isinstance(x, np.ndarray):
         x = x.copy()  # Keras would rescale it in place
     return keras.applications.imagenet_utils.preprocess_input(x, data_format="channels_last", mode=mode)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
+from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 import coatnet_tf
 from coatnet_tf.layers import MBConv, TransformerBlock
-from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers
 
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters
 WIDTH, HEIGHT, DPI = 160, 112, 120  # of the page, in tenths of an inch; a character of 12 pt is about one wide

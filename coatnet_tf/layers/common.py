@@ -1,15 +1,17 @@
-"""What the blocks of CoAtNet share: initialisation, activation and norms."""
+"""What the blocks of CoAtNet share: initialisation, activations, norms, convolutions, and chains of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-NORMS = ("batch_norm", "sync_batch_norm", "layer_norm")
-ACTIVATIONS = ("gelu_tanh", "gelu", "silu", "relu")
+from coatnet_tf.layers.options import Shape
+
+Norm = Literal["batch_norm", "sync_batch_norm", "layer_norm"]
+Activation = Literal["gelu_tanh", "gelu", "silu", "relu"]
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99
 LAYER_NORM_EPSILON = 1e-5
@@ -19,7 +21,7 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
     """An initializer of its own for each weight; one that is shared would draw equal values.
 
     Args:
-        identifier: `None` for normal(0.02), which the authors' released code draws every kernel and
+        identifier: `None` for normal(0.02), which the code of Google's MaxViT release draws every kernel and
             bias table from, or the name, config or instance of a Keras initializer; one with a fixed
             seed gives equal values to weights of equal shape.
     """
@@ -28,14 +30,9 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
     return keras.initializers.get(identifier).clone()
 
 
-def get_initializer(identifier: Any) -> keras.initializers.Initializer | None:
-    """A layer's initializer from the argument of its user; `None` stays the default."""
-    return None if identifier is None else keras.initializers.get(identifier)
-
-
-def serialize_initializer(initializer: keras.initializers.Initializer | None) -> Any:
-    """What `get_config` keeps of an initializer; `None` stays the default."""
-    return initializer and keras.initializers.serialize(initializer)
+def serialize_initializer(identifier: Any) -> Any:
+    """What `get_config` keeps of an initializer; names and `None` stay as they are."""
+    return keras.initializers.serialize(identifier) if callable(identifier) else identifier
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -44,61 +41,69 @@ def gelu(x: Any) -> Any:
     return ops.gelu(x, approximate=True)
 
 
-def get_activation(name: str) -> Callable[[Any], Any]:
-    """`"gelu_tanh"` (the paper's code), `"gelu"` (exact, by the error function), `"silu"` or `"relu"`."""
-    check_known("activation", name, ACTIVATIONS)
+def get_activation(name: Activation) -> Callable[[Any], Any]:
+    """The function of a name; `"gelu_tanh"` is the paper's, `"gelu"` is exact, by the error function."""
     return gelu if name == "gelu_tanh" else keras.activations.get(name)
 
 
-def check_known(argument: str, value: Any, known: tuple[str, ...]) -> None:
-    """Refuses a value that is none of those known."""
-    if value not in known:
-        raise ValueError(f"{argument} must be one of {', '.join(known)}; got {value!r}.")
-
-
-def is_of_channels(norm: keras.layers.Layer) -> bool:
-    """Whether a norm of a functional model is over the last axis."""
+def is_of_channels(norm: keras.layers.Layer, rank: int) -> bool:
+    """Whether a norm is over the last axis alone of tensors of a rank."""
     axes = norm.axis if isinstance(norm.axis, list | tuple) else [norm.axis]
-    return list(axes) in ([-1], [len(norm.input.shape) - 1])
+    return list(axes) in ([-1], [rank - 1])
 
 
-def make_norm(norm: str, name: str, epsilon: float | None = None, **kwargs: Any) -> keras.layers.Layer:
-    """A norm over the last axis: `"batch_norm"`, `"sync_batch_norm"` or `"layer_norm"`."""
-    check_known("norm", norm, NORMS)
+def make_norm(norm: Norm, epsilon: float | None = None, **kwargs: Any) -> keras.layers.Layer:
+    """A norm over the last axis."""
     if norm == "layer_norm":
-        return keras.layers.LayerNormalization(epsilon=epsilon or LAYER_NORM_EPSILON, name=name, **kwargs)
+        return keras.layers.LayerNormalization(epsilon=epsilon or LAYER_NORM_EPSILON, **kwargs)
     return keras.layers.BatchNormalization(
         epsilon=epsilon or BATCH_NORM_EPSILON,
         momentum=BATCH_NORM_MOMENTUM,
         synchronized=norm == "sync_batch_norm",
-        name=name,
         **kwargs,
     )
 
 
-def conv(
-    filters: int,
-    kernel_size: int,
-    name: str,
-    initializer: Any = None,
-    padding: str = "same",
-    **kwargs: Any,
-) -> keras.layers.Conv2D:
-    """A convolution over NHWC images with the paper's padding and initialisation."""
+def activation(function: Activation, **kwargs: Any) -> keras.layers.Activation:
+    """The layer of an activation."""
+    return keras.layers.Activation(get_activation(function), **kwargs)
+
+
+def conv(filters: int, kernel_size: int, initializer: Any = None, **kwargs: Any) -> keras.layers.Conv2D:
+    """A convolution of NHWC images with the paper's padding and initialisation."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
-        padding=padding,
         data_format="channels_last",
         kernel_initializer=make_initializer(initializer),
-        name=name,
-        **kwargs,
+        **{"padding": "same", **kwargs},
     )
 
 
-def dense(units: int, name: str, initializer: Any = None, **kwargs: Any) -> keras.layers.Dense:
+def dense(units: int, initializer: Any = None, **kwargs: Any) -> keras.layers.Dense:
     """A dense layer with the paper's initialisation."""
-    return keras.layers.Dense(units, kernel_initializer=make_initializer(initializer), name=name, **kwargs)
+    return keras.layers.Dense(units, kernel_initializer=make_initializer(initializer), **kwargs)
+
+
+def present(*layers: keras.layers.Layer | None) -> list[keras.layers.Layer]:
+    """The layers that are there."""
+    return [layer for layer in layers if layer is not None]
+
+
+def chain(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
+    """Calls each layer on the output of the one before."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def build_chain(layers: Sequence[keras.layers.Layer], shape: Shape) -> Shape:
+    """Builds each layer for the output of the one before, and returns the shape of the last output."""
+    for layer in layers:
+        if not layer.built:
+            layer.build(shape)
+        shape = layer.compute_output_shape(shape)
+    return shape
 
 
 def finish_build(layer: keras.layers.Layer) -> None:
@@ -109,8 +114,8 @@ def finish_build(layer: keras.layers.Layer) -> None:
     layer.built = True
 
 
-def check_halving(name: str, input_shape: tuple[Any, ...], strides: int) -> None:
-    """Refuses images that are not `[batch, H, W, C]`, or whose height or width `strides` does not divide."""
+def check_images(name: str, input_shape: Shape, strides: int = 1) -> None:
+    """Refuses what is not `[batch, H, W, C]`, or has a height or width that `strides` does not divide."""
     if len(input_shape) != 4:
         raise ValueError(f"{name} takes images [batch, height, width, channels]; got shape {input_shape}.")
     for axis, size in zip(("height", "width"), input_shape[1:3], strict=True):

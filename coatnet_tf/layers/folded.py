@@ -8,8 +8,7 @@ import keras
 from keras import ops
 
 from coatnet_tf.layers import common
-
-Shape = tuple[Any, ...]  # None where a size is unknown
+from coatnet_tf.layers.options import Shape
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -82,8 +81,8 @@ class FoldedSelfAttention(keras.layers.Layer):
     Args:
         filters: Output width.
         head_size: Channels of one head; divides `filters`.
-        relative: Whether there is a bias.
-        inner_width: Whether q, k and v have the `"output"` or the `"input"` width.
+        relative_attention: Whether there is a bias.
+        attention_width: Whether q, k and v have the `"output"` or the `"input"` width.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
@@ -97,25 +96,25 @@ class FoldedSelfAttention(keras.layers.Layer):
         self,
         filters: int,
         head_size: int = 32,
-        relative: bool = True,
-        inner_width: str = "output",
+        relative_attention: bool = True,
+        attention_width: str = "output",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.head_size = head_size
-        self.relative = relative
-        self.inner_width = inner_width
-        self.out = common.dense(filters, "out", dtype=self.dtype_policy)
+        self.relative_attention = relative_attention
+        self.attention_width = attention_width
+        self.out = common.dense(filters, name="out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         _, height, width, channels = input_shape
         positions = height * width
-        inner = self.filters if self.inner_width == "output" else channels
+        inner = self.filters if self.attention_width == "output" else channels
         self.num_heads = inner // self.head_size
-        self.qkv = common.dense(3 * inner, "qkv", dtype=self.dtype_policy)
+        self.qkv = common.dense(3 * inner, name="qkv", dtype=self.dtype_policy)
         self.qkv.build((None, channels))
-        if self.relative:
+        if self.relative_attention:
             self.bias = self.add_weight(
                 name="bias",
                 shape=(self.num_heads, positions, positions),
@@ -135,7 +134,7 @@ class FoldedSelfAttention(keras.layers.Layer):
         query, key, value = ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), 3)
 
         logits = ops.cast(ops.matmul(query, ops.swapaxes(key, -1, -2)), "float32")
-        scores = ops.softmax(ops.add(logits, self.bias) if self.relative else logits, axis=-1)
+        scores = ops.softmax(ops.add(logits, self.bias) if self.relative_attention else logits, axis=-1)
 
         x = ops.matmul(ops.cast(scores, value.dtype), value)
         x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, self.num_heads * self.head_size))
@@ -149,6 +148,6 @@ class FoldedSelfAttention(keras.layers.Layer):
             **super().get_config(),
             "filters": self.filters,
             "head_size": self.head_size,
-            "relative": self.relative,
-            "inner_width": self.inner_width,
+            "relative_attention": self.relative_attention,
+            "attention_width": self.attention_width,
         }

@@ -6,32 +6,29 @@ networks that were trained in it, around the even ones.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-from coatnet_tf.layers import common
+from coatnet_tf.layers.options import Shape
 
-POOLS = ("max", "max3", "avg")
-PADDINGS = ("same", "centred")
-
-Shape = tuple[Any, ...]  # None where a size is unknown
+Pool = Literal["max", "max3", "avg"]
+Padding = Literal["same", "centred"]
 
 
-def make_pool(pool: str, name: str, **kwargs: Any) -> keras.layers.Layer:
+def make_pool(pool: Pool, **kwargs: Any) -> keras.layers.Layer:
     """A pool that halves the resolution: `"max"` and `"avg"` of 2x2, `"max3"` of 3x3 around the even pixels."""
-    common.check_known("pool", pool, POOLS)
     if pool == "max3":
-        return CentredMaxPooling2D(name=name, **kwargs)
+        return CentredMaxPooling2D(**kwargs)
     kind = keras.layers.MaxPooling2D if pool == "max" else keras.layers.AveragePooling2D
-    return kind(2, padding="same", data_format="channels_last", name=name, **kwargs)
+    return kind(2, padding="same", data_format="channels_last", **kwargs)
 
 
-def make_padding(kernel_size: int, name: str, **kwargs: Any) -> keras.layers.Layer:
+def make_padding(kernel_size: int, **kwargs: Any) -> keras.layers.Layer:
     """The border that makes a "valid" convolution with stride 2 one around the even pixels of an even image."""
     border = (kernel_size // 2, kernel_size // 2 - 1)
-    return keras.layers.ZeroPadding2D((border, border), data_format="channels_last", name=name, **kwargs)
+    return keras.layers.ZeroPadding2D((border, border), data_format="channels_last", **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")

@@ -1,75 +1,103 @@
-"""What MBConv and Transformer blocks share: the shortcut, `Proj(Pool(x))`."""
+"""What MBConv and Transformer blocks share: `x <- Shortcut(x) + Branch(x)`."""
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import keras
+from keras import ops
 
 from coatnet_tf.layers import common, pooling
+from coatnet_tf.layers.options import (
+    ConfiguredLayer,
+    Initializer,
+    PositiveInt,
+    Rate,
+    Shape,
+    Strides,
+    check,
+)
+from coatnet_tf.layers.stochastic_depth import StochasticDepth
 
-Shape = tuple[Any, ...]  # None where a size is unknown
 
+class ResidualBlock(ConfiguredLayer):
+    """Residual branches, each an ordered list of layers, around a shortcut `Proj(Pool(x))`.
 
-class ResidualBlock(keras.layers.Layer):
-    """A block whose shortcut is pooled if `strides` is 2 and projected where the width changes.
+    The shortcut, beside the first branch, is pooled if `strides` is 2 and projected where the width changes; beside
+    further branches it is the identity. Inputs are `[batch, H, W, C]`, outputs
+    `[batch, H / strides, W / strides, filters]`.
 
     Args:
         filters: Output width.
         strides: 1 or 2.
-        pool: `"max"` (2x2, the paper's), `"avg"` (2x2) or `"max3"` (3x3, centred at the even pixels).
-        shortcut_bias: Whether the projection of the shortcut has a bias.
-        drop_path_rate: Stochastic depth rate of the residual branches.
+        drop_path_rate: Stochastic depth rate of the residual branches, at least 0 and below 1.
         kernel_initializer: Initializer of the kernels; normal(0.02) by default.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        config: The options of the block.
+        **kwargs: Fields of the options to replace, by name, and arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `strides` or `pool` is out of range.
+        ValueError: If an argument is out of its range, or the input's height or width cannot be halved.
     """
 
     def __init__(
         self,
         filters: int,
-        strides: int,
-        pool: str,
-        shortcut_bias: bool,
-        drop_path_rate: float,
-        kernel_initializer: Any,
+        strides: int = 1,
+        drop_path_rate: float = 0.0,
+        kernel_initializer: Any = None,
+        config: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if strides not in (1, 2):
-            raise ValueError(f"strides must be 1 or 2; got {strides!r}.")
+        super().__init__(config, **kwargs)
+        check("filters", filters, PositiveInt)
+        check("strides", strides, Strides)
+        check("drop_path_rate", drop_path_rate, Rate)
+        check("kernel_initializer", kernel_initializer, Initializer)
         self.filters = filters
         self.strides = strides
-        self.pool_type = pool
-        self.shortcut_bias = shortcut_bias
         self.drop_path_rate = drop_path_rate
-        self.kernel_initializer = common.get_initializer(kernel_initializer)
-        common.check_known("pool", pool, pooling.POOLS)
-        self.pool: keras.layers.Layer | None = None
-        if strides > 1:
-            self.pool = pooling.make_pool(pool, f"{self.name}_pool", dtype=self.dtype_policy)
-        self.proj: keras.layers.Layer | None = None  # built where the width changes
+        self.kernel_initializer = kernel_initializer
 
-    def build_shortcut(self, input_shape: Shape) -> None:
-        """Checks the input's shape, and builds the projection if the width changes."""
-        common.check_halving(self.name, input_shape, self.strides)
+    @abc.abstractmethod
+    def prepare(self, input_shape: Shape) -> None:
+        """Makes the layers of the block for an input, unbuilt."""
+
+    @abc.abstractmethod
+    def branches(self) -> list[list[keras.layers.Layer]]:
+        """The layers of each residual branch, in the order in which they are called."""
+
+    def shortcut(self) -> list[keras.layers.Layer]:
+        """The layers of the shortcut beside the first branch."""
+        return common.present(self.pool, self.proj)
+
+    def prepare_shortcut(self, input_shape: Shape, pool: pooling.Pool, use_bias: bool) -> None:
+        """Makes `pool` and `proj`, each where it is needed."""
+        common.check_images(self.name, input_shape, self.strides)
+        self.pool = pooling.make_pool(pool, **self.named("pool")) if self.strides > 1 else None
+        self.proj: keras.layers.Layer | None = None
         if input_shape[-1] != self.filters:
-            self.proj = common.conv(
-                self.filters,
-                1,
-                f"{self.name}_proj",
-                self.kernel_initializer,
-                use_bias=self.shortcut_bias,
-                dtype=self.dtype_policy,
-            )
-            self.proj.build(input_shape)
+            self.proj = common.conv(self.filters, 1, self.kernel_initializer, use_bias=use_bias, **self.named("proj"))
 
-    def shortcut(self, inputs: Any) -> Any:
-        """`Proj(Pool(x))`, each where it is needed."""
-        x = inputs if self.pool is None else self.pool(inputs)
-        return x if self.proj is None else self.proj(x)
+    def make_drop_path(self, name: str) -> StochasticDepth:
+        """Stochastic depth, the last layer of a branch."""
+        return StochasticDepth(self.drop_path_rate, **self.named(name))
+
+    def build(self, input_shape: Shape) -> None:
+        self.prepare(input_shape)
+        first, *others = self.branches()
+        common.build_chain(self.shortcut(), input_shape)
+        shape = common.build_chain(first, input_shape)
+        for branch in others:
+            common.build_chain(branch, shape)
+        common.finish_build(self)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        first, *others = self.branches()
+        x = ops.add(common.chain(self.shortcut(), inputs), common.chain(first, inputs))
+        for branch in others:
+            x = ops.add(x, common.chain(branch, x))
+        return x
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
@@ -81,7 +109,6 @@ class ResidualBlock(keras.layers.Layer):
             **super().get_config(),
             "filters": self.filters,
             "strides": self.strides,
-            "pool": self.pool_type,
             "drop_path_rate": self.drop_path_rate,
             "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from coatnet_tf.layers.options import Rate, check
+
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
 class StochasticDepth(keras.layers.Layer):
@@ -34,8 +36,7 @@ class StochasticDepth(keras.layers.Layer):
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"rate must be at least 0 and below 1; got {rate!r}.")
+        check("rate", rate, Rate)
         self.rate = rate
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
-from keras import ops
 
-from coatnet_tf.layers import common
-from coatnet_tf.layers.relative_attention import RelativeSelfAttention
-from coatnet_tf.layers.residual import ResidualBlock, Shape
-from coatnet_tf.layers.stochastic_depth import StochasticDepth
+from coatnet_tf.layers import common, pooling
+from coatnet_tf.layers.attention import AttentionConfig, RelativeSelfAttention
+from coatnet_tf.layers.options import ConfiguredLayer, Initializer, Options, PositiveNumber, Shape, check
+from coatnet_tf.layers.residual import ResidualBlock
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -21,6 +21,9 @@ class LayerScale(keras.layers.Layer):
         initial: What the numbers begin at.
         **kwargs: Arguments of `keras.layers.Layer`.
 
+    Raises:
+        ValueError: If `initial` is no positive number.
+
     Example:
     >>> import numpy as np
     >>> from coatnet_tf.layers import LayerScale
@@ -30,6 +33,7 @@ class LayerScale(keras.layers.Layer):
 
     def __init__(self, initial: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check("initial", initial, PositiveNumber)
         self.initial = initial
 
     def build(self, input_shape: Shape) -> None:
@@ -48,55 +52,66 @@ class LayerScale(keras.layers.Layer):
         return {**super().get_config(), "initial": self.initial}
 
 
+@dataclasses.dataclass(frozen=True)
+class FeedForwardConfig(Options):
+    """Options of `FeedForward`; the defaults are the paper's.
+
+    Args:
+        ffn_expansion: Hidden width over input width.
+        ffn_activation: `"gelu_tanh"` (the paper's code), `"gelu"` (exact), `"silu"` or `"relu"`.
+        ffn_bias: Whether both layers have a bias.
+    """
+
+    ffn_expansion: PositiveNumber = 4
+    ffn_activation: common.Activation = "gelu_tanh"
+    ffn_bias: bool = True
+
+
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class FeedForward(keras.layers.Layer):
+class FeedForward(ConfiguredLayer):
     """`Dense(GELU(Dense(x)))` over the last axis, widened in between; the output's shape is the input's.
 
     Args:
-        expansion: Hidden width over input width.
-        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
-        activation: `"gelu_tanh"` (the paper's code), `"gelu"`, `"silu"` or `"relu"`.
-        use_bias: Whether both layers have a bias.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default.
+        config: A `FeedForwardConfig`.
+        **kwargs: Fields of `FeedForwardConfig`, and arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
 
     Example:
     >>> import numpy as np
     >>> from coatnet_tf.layers import FeedForward
-    >>> tuple(FeedForward()(np.zeros((2, 7, 7, 32), "float32")).shape)
+    >>> tuple(FeedForward(ffn_expansion=2)(np.zeros((2, 7, 7, 32), "float32")).shape)
     (2, 7, 7, 32)
     """
 
-    def __init__(
-        self,
-        expansion: float = 4,
-        kernel_initializer: Any = None,
-        activation: str = "gelu_tanh",
-        use_bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_initializer = common.get_initializer(kernel_initializer)
-        self.expansion = expansion
-        self.activation = activation
-        self.use_bias = use_bias
-        self.act = common.get_activation(activation)
+    config_class = FeedForwardConfig
 
-    def inner_width(self, input_width: int) -> int:
-        """Hidden width."""
-        return round(self.expansion * input_width)
+    def __init__(self, kernel_initializer: Any = None, config: FeedForwardConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        check("kernel_initializer", kernel_initializer, Initializer)
+        self.kernel_initializer = kernel_initializer
+
+    def prepare(self, input_shape: Shape) -> None:
+        """Makes the layers for an input, unbuilt."""
+        config, width = self.config, input_shape[-1]
+        inner = round(config.ffn_expansion * width)
+        self.expand = common.dense(inner, self.kernel_initializer, use_bias=config.ffn_bias, **self.named("expand"))
+        self.act = common.activation(config.ffn_activation, **self.named("act"))
+        self.shrink = common.dense(width, self.kernel_initializer, use_bias=config.ffn_bias, **self.named("shrink"))
+
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers, in the order in which they are called."""
+        return [self.expand, self.act, self.shrink]
 
     def build(self, input_shape: Shape) -> None:
-        width = input_shape[-1]
-        inner = self.inner_width(width)
-        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
-        self.expand = common.dense(inner, "expand", self.kernel_initializer, **options)
-        self.shrink = common.dense(width, "shrink", self.kernel_initializer, **options)
-        self.expand.build(input_shape)
-        self.shrink.build((*input_shape[:-1], inner))
+        self.prepare(input_shape)
+        common.build_chain(self.layers(), input_shape)
         common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
-        return self.shrink(self.act(self.expand(inputs)))
+        return common.chain(self.layers(), inputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -104,11 +119,31 @@ class FeedForward(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "expansion": self.expansion,
             "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
-            "activation": self.activation,
-            "use_bias": self.use_bias,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(Options):
+    """Options of `TransformerBlock`; the defaults are the paper's.
+
+    Args:
+        attention: Options of the attention.
+        ffn: Options of the feed-forward network.
+        pool: `"max"`, `"avg"` (2x2) or `"max3"` (3x3, as in PyTorch).
+        shortcut_bias: Whether the projection of the shortcut has a bias.
+        transformer_norm: `"layer_norm"`, `"batch_norm"` or `"sync_batch_norm"`.
+        transformer_norm_epsilon: Epsilon of the norms; 1e-5 for LayerNorm and 1e-3 for BatchNorm by default.
+        layer_scale: What the `LayerScale` of both branches begins at; `None` leaves it out.
+    """
+
+    attention: AttentionConfig = AttentionConfig()
+    ffn: FeedForwardConfig = FeedForwardConfig()
+    pool: pooling.Pool = "max"
+    shortcut_bias: bool = True
+    transformer_norm: common.Norm = "layer_norm"
+    transformer_norm_epsilon: PositiveNumber | None = None
+    layer_scale: PositiveNumber | None = None
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -117,137 +152,53 @@ class TransformerBlock(ResidualBlock):
 
     With `strides=2` both branches of the attention are pooled first (Eq. 4 of the paper):
     `x <- Proj(Pool(x)) + Attention(Pool(Norm(x)))`. The shortcut is projected where the width changes.
-    Inputs are `[batch, H, W, C]`, outputs `[batch, H / strides, W / strides, filters]`. The defaults are the
-    paper's; what else there is belongs to other people's trained networks.
+    Inputs are `[batch, H, W, C]`, outputs `[batch, H / strides, W / strides, filters]`.
 
     Args:
         filters: Output width.
         strides: 1 or 2.
-        head_size: Channels of one head; divides `filters`.
-        expansion: Hidden width of the feed-forward network over `filters`.
-        relative: Whether attention has a relative position bias.
-        reindexing: How the bias table is re-indexed, `"gather"` or `"einsum"`.
         drop_path_rate: Stochastic depth rate of both residual branches.
-        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
-        relative_mlp_units: See `RelativeSelfAttention`.
-        attention_width: Whether q, k and v have the `"output"` width, as in the paper, or the `"input"` width.
-        attention_bias: Whether the projections of the attention have a bias.
-        shortcut_bias: Whether the projection of the shortcut has a bias.
-        ffn_bias: Whether the feed-forward network has biases.
-        pool: `"max"`, `"avg"` (2x2) or `"max3"` (3x3, as in PyTorch).
-        activation: Activation of the feed-forward network.
-        norm: `"layer_norm"`, `"batch_norm"` or `"sync_batch_norm"`.
-        norm_epsilon: Epsilon of the norms; 1e-5 for LayerNorm and 1e-3 for BatchNorm by default.
-        layer_scale: What the `LayerScale` of both branches begins at; `None` leaves it out.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default.
+        config: A `TransformerConfig`.
+        **kwargs: Fields of `TransformerConfig`, and arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If an argument is out of range, H or W is unknown, or cannot be halved.
+        ValueError: If an argument is out of its range, H or W is unknown, or cannot be halved.
 
     Example:
     >>> import numpy as np
     >>> from coatnet_tf.layers import TransformerBlock
-    >>> tuple(TransformerBlock(64, strides=2)(np.zeros((2, 14, 14, 32), "float32")).shape)
+    >>> tuple(TransformerBlock(64, strides=2, head_size=16)(np.zeros((2, 14, 14, 32), "float32")).shape)
     (2, 7, 7, 64)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        strides: int = 1,
-        head_size: int = 32,
-        expansion: float = 4,
-        relative: bool = True,
-        reindexing: str = "gather",
-        drop_path_rate: float = 0.0,
-        kernel_initializer: Any = None,
-        relative_mlp_units: int | None = None,
-        attention_width: str = "output",
-        attention_bias: bool = True,
-        shortcut_bias: bool = True,
-        ffn_bias: bool = True,
-        pool: str = "max",
-        activation: str = "gelu_tanh",
-        norm: str = "layer_norm",
-        norm_epsilon: float | None = None,
-        layer_scale: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(filters, strides, pool, shortcut_bias, drop_path_rate, kernel_initializer, **kwargs)
-        self.head_size = head_size
-        self.expansion = expansion
-        self.relative = relative
-        self.reindexing = reindexing
-        self.relative_mlp_units = relative_mlp_units
-        self.attention_width = attention_width
-        self.attention_bias = attention_bias
-        self.ffn_bias = ffn_bias
-        self.activation = activation
-        self.norm = norm
-        self.norm_epsilon = norm_epsilon
-        self.layer_scale = layer_scale
+    config_class = TransformerConfig
 
-        policy = self.dtype_policy
-        prefix = f"{self.name}_"
-        self.attention_norm = common.make_norm(norm, prefix + "attention_norm", norm_epsilon, dtype=policy)
+    def prepare(self, input_shape: Shape) -> None:
+        config = self.config
+        self.prepare_shortcut(input_shape, config.pool, config.shortcut_bias)
+        self.attention_norm = self._norm("attention_norm")
         self.attention = RelativeSelfAttention(
-            filters,
-            head_size,
-            relative,
-            reindexing,
-            kernel_initializer,
-            relative_mlp_units,
-            attention_width,
-            attention_bias,
-            dtype=policy,
-            name=prefix + "attention",
+            self.filters, self.kernel_initializer, config.attention, **self.named("attention")
         )
-        self.ffn_norm = common.make_norm(norm, prefix + "ffn_norm", norm_epsilon, dtype=policy)
-        self.ffn = FeedForward(expansion, kernel_initializer, activation, ffn_bias, dtype=policy, name=prefix + "ffn")
-        self.attention_scale: LayerScale | None = None
-        self.ffn_scale: LayerScale | None = None
-        if layer_scale is not None:
-            self.attention_scale = LayerScale(layer_scale, dtype=policy, name=prefix + "attention_scale")
-            self.ffn_scale = LayerScale(layer_scale, dtype=policy, name=prefix + "ffn_scale")
-        self.attention_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "attention_drop_path")
-        self.ffn_drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "ffn_drop_path")
+        self.attention_scale = self._scale("attention_scale")
+        self.attention_drop_path = self.make_drop_path("attention_drop_path")
+        self.ffn_norm = self._norm("ffn_norm")
+        self.ffn = FeedForward(self.kernel_initializer, config.ffn, **self.named("ffn"))
+        self.ffn_scale = self._scale("ffn_scale")
+        self.ffn_drop_path = self.make_drop_path("ffn_drop_path")
 
-    def build(self, input_shape: Shape) -> None:
-        self.build_shortcut(input_shape)
-        self.attention_norm.build(input_shape)
-        output_shape = self.compute_output_shape(input_shape)
-        self.attention.build((*output_shape[:-1], input_shape[-1]))
-        scales = [] if self.attention_scale is None else [self.attention_scale, self.ffn_scale]
-        for layer in (self.ffn_norm, self.ffn, *scales, self.attention_drop_path, self.ffn_drop_path):
-            layer.build(output_shape)
-        common.finish_build(self)
+    def _norm(self, name: str) -> keras.layers.Layer:
+        return common.make_norm(self.config.transformer_norm, self.config.transformer_norm_epsilon, **self.named(name))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = self.attention_norm(inputs, training=training)
-        x = self.attention(x if self.pool is None else self.pool(x))
-        if self.attention_scale is not None:
-            x = self.attention_scale(x)
-        x = ops.add(self.shortcut(inputs), self.attention_drop_path(x, training=training))
+    def _scale(self, name: str) -> LayerScale | None:
+        initial = self.config.layer_scale
+        return None if initial is None else LayerScale(initial, **self.named(name))
 
-        residual = self.ffn(self.ffn_norm(x, training=training))
-        if self.ffn_scale is not None:
-            residual = self.ffn_scale(residual)
-        return ops.add(x, self.ffn_drop_path(residual, training=training))
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "head_size": self.head_size,
-            "expansion": self.expansion,
-            "relative": self.relative,
-            "reindexing": self.reindexing,
-            "relative_mlp_units": self.relative_mlp_units,
-            "attention_width": self.attention_width,
-            "attention_bias": self.attention_bias,
-            "shortcut_bias": self.shortcut_bias,
-            "ffn_bias": self.ffn_bias,
-            "activation": self.activation,
-            "norm": self.norm,
-            "norm_epsilon": self.norm_epsilon,
-            "layer_scale": self.layer_scale,
-        }
+    def branches(self) -> list[list[keras.layers.Layer]]:
+        return [
+            common.present(
+                self.attention_norm, self.pool, self.attention, self.attention_scale, self.attention_drop_path
+            ),
+            common.present(self.ffn_norm, self.ffn, self.ffn_scale, self.ffn_drop_path),
+        ]

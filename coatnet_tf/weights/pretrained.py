@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from coatnet_tf.config import CoAtNetConfig
-from coatnet_tf.family import RELATIVES
+from coatnet_tf.pretrained.configs import RELATIVES
 from coatnet_tf.weights import catalog
 from coatnet_tf.weights.kecam import load_kecam
 from coatnet_tf.weights.keras_file import Loaded, load_weights

@@ -70,7 +70,7 @@ def _mbconv(assignment: Assignment, block: MBConv, prefix: str) -> None:
     # [C, 1, height, width] -> [height, width, C, 1]
     assignment.put(block.depthwise_conv.kernel, prefix + "conv2_kxk.weight", lambda x: x.transpose(2, 3, 0, 1))
     _norm(assignment, block.depthwise_norm, prefix + "norm2")
-    se = prefix + ("se_early" if block.se_before_norm else "se")
+    se = prefix + ("se_early" if block.config.se_before_norm else "se")
     _dense(assignment, block.se.reduce, f"{se}.fc1")
     _dense(assignment, block.se.expand, f"{se}.fc2")
     _conv(assignment, block.shrink_conv, prefix + "conv3_1x1")
@@ -97,9 +97,9 @@ def _attention(assignment: Assignment, attention: RelativeSelfAttention, prefix:
         if joined is None:
             continue
         # q, k and v of one head stand together, then those of the next.
-        if joined.size % (3 * attention.head_size):
-            raise ValueError(f"{name} {joined.shape} does not hold q, k and v of heads of {attention.head_size}.")
-        split = joined.reshape(-1, 3, attention.head_size, joined.size // joined.shape[0])
+        if joined.size % (3 * attention.config.head_size):
+            raise ValueError(f"{name} {joined.shape} does not hold q, k and v of heads of {attention.config.head_size}.")
+        split = joined.reshape(-1, 3, attention.config.head_size, joined.size // joined.shape[0])
         for index, layer in enumerate(parts):
             value = split[:, index].reshape(-1, split.shape[-1]).T  # [input width, heads * head_size]
             if kind == "weight":

@@ -39,7 +39,7 @@ def small_config(name):
     if name == "kecam_coatnet0":
         sizes = zip(config.stages, (1, 2, 2, 1), (64, 32, 64, 32), strict=True)
         stages = [dataclasses.replace(stage, depth=depth, width=width) for stage, depth, width in sizes]
-        return dataclasses.replace(config, stem_width=32, stages=tuple(stages), head_size=16)
+        return coatnet_tf.get_config(config, stem_width=32, stages=tuple(stages), head_size=16)
     widths = dict(zip(("s1", "s2", "s3", "s4"), (8, 16, 16, 32), strict=True))
     left = dict.fromkeys(widths, 2)  # blocks a stage
     stages = []
@@ -47,12 +47,13 @@ def small_config(name):
         depth = min(stage.depth, left[stage.name])
         left[stage.name] -= depth
         stages.append(dataclasses.replace(stage, depth=depth, width=widths[stage.name]))
-    return dataclasses.replace(
+    units = config.transformer.attention.relative_mlp_units
+    return coatnet_tf.get_config(
         config,
-        stem_width=(4, 8) if isinstance(config.stem_width, tuple) else 8,
+        stem_width=(4, 8) if isinstance(config.stem.stem_width, tuple) else 8,
         stages=tuple(stages),
         head_size=8,
-        relative_mlp_units=config.relative_mlp_units and 16,
+        relative_mlp_units=units and 16,
     )
 
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import coatnet_tf
+from coatnet_tf import layers
 from coatnet_tf.weights.timm import load_timm
 from tests.coatnet_tf import golden_imports as golden
+
+SMALL_HEADS = layers.TransformerConfig(attention=layers.AttentionConfig(head_size=16))
 
 
 def config(**changes):
@@ -39,7 +42,7 @@ def test_stages_of_one_stride_give_their_last():
         coatnet_tf.StageConfig(stage.name, stage.block, 1, width, stage.stride)
         for stage, width in zip(coatnet_tf.FAMILY["coatnet-6"].stages, (8, 16, 16, 32, 64), strict=True)
     )
-    mixed = coatnet_tf.CoAtNetConfig("mixed", 1, 8, stages, head_size=16)
+    mixed = coatnet_tf.CoAtNetConfig("mixed", coatnet_tf.StemConfig(1, 8), stages, transformer=SMALL_HEADS)
     backbone = coatnet_tf.CoAtNetBackbone(mixed, input_shape=(32, 32, 3))
     assert shapes(backbone)["P4"] == (2, 2, 32)
 

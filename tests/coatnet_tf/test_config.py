@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import coatnet_tf
-from coatnet_tf import CoAtNetConfig, StageConfig
+from coatnet_tf import CoAtNetConfig, StageConfig, StemConfig
 
 # Tables 3, 11 and 12 as (L, D) of S0..S4, and the head size; S4 of -6 follows Table 5.
 PAPER = {
@@ -24,8 +24,8 @@ PAPER = {
 def test_family_is_the_papers(name):
     config = coatnet_tf.get_config(name)
     *cells, head_size = PAPER[name]
-    assert ((config.stem_depth, config.stem_width), *((s.depth, s.width) for s in config.stages)) == tuple(cells)
-    assert config.head_size == head_size
+    assert ((config.stem.stem_depth, config.stem.stem_width), *((s.depth, s.width) for s in config.stages)) == tuple(cells)
+    assert config.transformer.attention.head_size == head_size
     assert config.total_stride == 32
 
 
@@ -47,13 +47,13 @@ STAGES = (StageConfig("s1", "mbconv", 1, 32),)
     ("make", "message"),
     [
         (lambda: coatnet_tf.get_config("coatnet-8"), "no configuration 'coatnet-8'; the known ones are coatnet-0,"),
-        (lambda: coatnet_tf.get_config("coatnet-0", depth=3), "no field 'depth'; its fields are name, stem_depth"),
+        (lambda: coatnet_tf.get_config("coatnet-0", depth=3), "no field 'depth'; the nearest are stem_depth"),
         (lambda: coatnet_tf.get_config("coatnet-0", head_size=36), "head_size 36 must divide .* 384 of stage 's3'"),
         (lambda: coatnet_tf.get_config("coatnet-0", drop_path_rate=1.5), "drop_path_rate must be at least 0 and below"),
         (lambda: coatnet_tf.get_config("coatnet-0", downsampling="pool"), "downsampling must be one of expand_conv"),
         (lambda: coatnet_tf.get_config("coatnet-0", conv_norm="none"), "conv_norm must be one of batch_norm"),
         (lambda: coatnet_tf.get_config("coatnet-0", bias_reindexing="x"), "bias_reindexing must be one of gather"),
-        (lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"), "such as lecun_normal; got 'lecun'"),
+        (lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"), "such as lecun_normal, or None; got 'lecun'"),
         (lambda: StageConfig("s1", "conv", 1, 8), "block must be one of mbconv, transformer; got 'conv'"),
         (lambda: StageConfig("s1", "mbconv", 0, 8), "depth must be a positive integer; got 0"),
         (lambda: StageConfig("s1", "mbconv", 1, 8.0), "width must be a positive integer; got 8.0"),
@@ -61,9 +61,9 @@ STAGES = (StageConfig("s1", "mbconv", 1, 32),)
         (lambda: StageConfig("stem", "mbconv", 1, 8), "and none of stem, head"),
         (lambda: StageConfig("s_1", "mbconv", 1, 8), "letters and digits"),
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "C", depth=3), "no field 'depth'"),
-        (lambda: CoAtNetConfig("x", 2, 8, ()), "stages must be a non-empty tuple"),
-        (lambda: CoAtNetConfig("x", 0, 8, STAGES), "stem_depth must be a positive integer"),
-        (lambda: CoAtNetConfig("x", 2, 8, STAGES, stem_stride=3), "stem_stride must be one of 1, 2, 4"),
+        (lambda: CoAtNetConfig("x", StemConfig(2, 8), ()), "stages must be a non-empty tuple"),
+        (lambda: StemConfig(0, 8), "stem_depth must be a positive integer"),
+        (lambda: StemConfig(2, 8, stem_stride=3), "stem_stride must be one of 1, 2, 4"),
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "CT"), "one number for S0 and one for each letter"),
         (lambda: coatnet_tf.make_config("x", (1, 1), (8, 8), "X"), "layout letter must be one of C, T; got 'X'"),
     ],
@@ -76,7 +76,7 @@ def test_bad_configurations_are_refused(make, message):
 def test_parts_of_a_stage_stay_together():
     stages = (*STAGES, StageConfig("s2", "mbconv", 1, 32), *STAGES)
     with pytest.raises(ValueError, match="stages of one name must follow one another; got the order s1, s2, s1"):
-        CoAtNetConfig("x", 2, 8, stages)
+        CoAtNetConfig("x", StemConfig(2, 8), stages)
 
 
 def test_configurations_are_frozen():

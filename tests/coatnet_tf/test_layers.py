@@ -64,7 +64,7 @@ def assign(layer, weights):
 def test_mbconv_is_the_authors(path):
     inputs, output, settings, weights = load_golden(path)
     downsampling = DOWNSAMPLING[settings["downsample_loc"]]
-    layer = layers.MBConv(output.shape[-1], settings["pool_stride"], downsampling)
+    layer = layers.MBConv(output.shape[-1], settings["pool_stride"], downsampling=downsampling)
     layer.build(inputs.shape)
     assign(layer, weights)
     np.testing.assert_allclose(layer(inputs), output, atol=1e-5, rtol=1e-5)
@@ -76,7 +76,11 @@ def test_transformer_block_is_the_authors(path, reindexing):
     inputs, output, settings, weights = load_golden(path)
     relative = any("relative_bias" in name for name in weights)
     layer = layers.TransformerBlock(
-        output.shape[-1], settings["pool_stride"], settings["head_size"], relative=relative, reindexing=reindexing
+        output.shape[-1],
+        settings["pool_stride"],
+        head_size=settings["head_size"],
+        relative_attention=relative,
+        bias_reindexing=reindexing,
     )
     layer.build(inputs.shape)
     assign(layer, weights)
@@ -85,15 +89,15 @@ def test_transformer_block_is_the_authors(path, reindexing):
 
 
 LAYERS = {
-    "mbconv": lambda: layers.MBConv(16, 2, "depthwise_conv", expansion=3, se_ratio=0.5, kernel_size=5),
+    "mbconv": lambda: layers.MBConv(16, 2, downsampling="depthwise_conv", expansion=3, se_ratio=0.5, kernel_size=5),
     "mbconv initializer": lambda: layers.MBConv(8, kernel_initializer="lecun_normal"),
     "transformer initializer": lambda: layers.TransformerBlock(16, head_size=8, kernel_initializer="he_normal"),
-    "mbconv layer_norm": lambda: layers.MBConv(8, norm="layer_norm", drop_path_rate=0.1),
+    "mbconv layer_norm": lambda: layers.MBConv(8, conv_norm="layer_norm", drop_path_rate=0.1),
     "squeeze_excite": lambda: layers.SqueezeExcite(3),
-    "attention": lambda: layers.RelativeSelfAttention(16, head_size=8, reindexing="einsum"),
-    "plain attention": lambda: layers.RelativeSelfAttention(16, head_size=8, relative=False),
-    "feed_forward": lambda: layers.FeedForward(expansion=3),
-    "transformer": lambda: layers.TransformerBlock(16, 2, head_size=8, expansion=2, drop_path_rate=0.2),
+    "attention": lambda: layers.RelativeSelfAttention(16, head_size=8, bias_reindexing="einsum"),
+    "plain attention": lambda: layers.RelativeSelfAttention(16, head_size=8, relative_attention=False),
+    "feed_forward": lambda: layers.FeedForward(ffn_expansion=3),
+    "transformer": lambda: layers.TransformerBlock(16, 2, head_size=8, ffn_expansion=2, drop_path_rate=0.2),
     "stochastic_depth": lambda: layers.StochasticDepth(0.3, seed=1),
 }
 
@@ -161,10 +165,10 @@ def test_stochastic_depth_drops_whole_images_at_its_rate_and_keeps_the_mean():
     [
         (lambda: layers.MBConv(8, strides=3), "strides must be 1 or 2"),
         (lambda: layers.MBConv(8, downsampling="pool"), "downsampling must be one of expand_conv, depthwise_conv"),
-        (lambda: layers.MBConv(8, norm="group"), "norm must be one of batch_norm, sync_batch_norm, layer_norm"),
-        (lambda: layers.MBConv(8, drop_path_rate=1.0), "rate must be at least 0 and below 1"),
+        (lambda: layers.MBConv(8, conv_norm="group"), "conv_norm must be one of batch_norm, sync_batch_norm, layer_norm"),
+        (lambda: layers.MBConv(8, drop_path_rate=1.0), "drop_path_rate must be at least 0 and below 1"),
         (lambda: layers.RelativeSelfAttention(20, head_size=8), "head_size must divide the width of q, k and v"),
-        (lambda: layers.RelativePositionBias((2, 2), 1, "scatter"), "reindexing must be one of gather, einsum"),
+        (lambda: layers.RelativePositionBias((2, 2), 1, "scatter"), "bias_reindexing must be one of gather, einsum"),
         (lambda: layers.MBConv(8, 2).build((None, 7, 8, 4)), "height is odd \\(7\\)"),
         (lambda: layers.TransformerBlock(32, 2).build((None, 8, 9, 4)), "width is odd \\(9\\)"),
         (lambda: layers.TransformerBlock(32).build((None, None, 8, 4)), "needs a fixed height and width"),

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from coatnet_tf.baselines.base import require_positive
 from coatnet_tf.layers import common
+from coatnet_tf.layers.options import Options, PositiveInt, Shape, Strides, check
 
 GROUP_NORM_EPSILON = 1e-5
 INITIALIZER = "lecun_normal"  # the scale of a kernel that is standardised has no effect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(Options):
     """A ResNet of bottleneck blocks without classifier: ResNet-50 by default.
 
     Args:
         depths: Number of blocks of each stage.
-        strides: Stride of the first block of each stage.
+        stage_strides: Stride of the first block of each stage.
         widths: Output width of each stage.
         stem_width: Width of the 7x7 convolution, which halves the image; a 3x3 max pool halves it again.
         groups: Groups of every GroupNorm.
@@ -31,18 +30,18 @@ class ResNetConfig:
         ValueError: If a field is out of its range, or the stages' fields are of different lengths.
     """
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    strides: tuple[int, ...] = (1, 2, 2, 2)
-    widths: tuple[int, ...] = (256, 512, 1024, 2048)
-    stem_width: int = 64
-    groups: int = 32
+    depths: tuple[PositiveInt, ...] = (3, 4, 6, 3)
+    stage_strides: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    widths: tuple[PositiveInt, ...] = (256, 512, 1024, 2048)
+    stem_width: PositiveInt = 64
+    groups: PositiveInt = 32
 
     def __post_init__(self) -> None:
-        require_positive(self, "depths", "strides", "widths", "stem_width", "groups")
-        if not len(self.depths) == len(self.strides) == len(self.widths):
+        super().__post_init__()
+        if not len(self.depths) == len(self.stage_strides) == len(self.widths):
             raise ValueError(
-                "depths, strides and widths have one entry a stage; got "
-                f"{len(self.depths)}, {len(self.strides)} and {len(self.widths)} of them."
+                "depths, stage_strides and widths have one entry per stage; got "
+                f"{len(self.depths)}, {len(self.stage_strides)} and {len(self.widths)} of them."
             )
         if any(width % (4 * self.groups) for width in self.widths) or self.stem_width % self.groups:
             raise ValueError(
@@ -50,22 +49,29 @@ class ResNetConfig:
                 f"{self.stem_width} and {self.widths}."
             )
 
-    @property
-    def total_stride(self) -> int:
-        """Image size over the size of the feature map."""
-        return 4 * math.prod(self.strides)
+    def strides(self) -> list[tuple[str, int]]:
+        """The stem and the stages with their strides, in order."""
+        return [("stem", 4), *((f"s{number}", stride) for number, stride in enumerate(self.stage_strides, start=1))]
 
-    def layers(self) -> list[keras.layers.Layer]:
+    def layers(self, dtype: Any = None) -> list[keras.layers.Layer]:
         """The unbuilt layers from the preprocessed image to the feature map, each called on the one before."""
+        stem: dict[str, Any] = {"padding": "same", "data_format": "channels_last", "dtype": dtype}
         layers = [
             StandardizedConv2D(
-                self.stem_width, 7, strides=2, padding="same", use_bias=False, name="resnet_stem_conv", **_OPTIONS
+                self.stem_width,
+                7,
+                strides=2,
+                use_bias=False,
+                kernel_initializer=INITIALIZER,
+                name="resnet_stem_conv",
+                **stem,
             ),
-            _group_norm(self.groups, "resnet_stem_norm"),
-            keras.layers.Activation("relu", name="resnet_stem_act"),
-            keras.layers.MaxPooling2D(3, 2, padding="same", data_format="channels_last", name="resnet_stem_pool"),
+            _group_norm(self.groups, dtype=dtype, name="resnet_stem_norm"),
+            common.activation("relu", dtype=dtype, name="resnet_stem_act"),
+            keras.layers.MaxPooling2D(3, 2, name="resnet_stem_pool", **stem),
         ]
-        for stage, (depth, stride, width) in enumerate(zip(self.depths, self.strides, self.widths, strict=True), 1):
+        stages = zip(self.depths, self.stage_strides, self.widths, strict=True)
+        for stage, (depth, stride, width) in enumerate(stages, start=1):
             for number in range(1, depth + 1):
                 layers.append(
                     Bottleneck(
@@ -73,17 +79,15 @@ class ResNetConfig:
                         strides=stride if number == 1 else 1,
                         project=number == 1,
                         groups=self.groups,
+                        dtype=dtype,
                         name=f"resnet_s{stage}_block{number:02d}",
                     )
                 )
         return layers
 
 
-_OPTIONS: dict[str, Any] = {"data_format": "channels_last", "kernel_initializer": INITIALIZER}
-
-
-def _group_norm(groups: int, name: str, **kwargs: Any) -> keras.layers.GroupNormalization:
-    return keras.layers.GroupNormalization(groups, epsilon=GROUP_NORM_EPSILON, name=name, **kwargs)
+def _group_norm(groups: int, **kwargs: Any) -> keras.layers.GroupNormalization:
+    return keras.layers.GroupNormalization(groups, epsilon=GROUP_NORM_EPSILON, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -100,7 +104,7 @@ class StandardizedConv2D(keras.layers.Conv2D):
 
     Example:
     >>> import numpy as np
-    >>> from coatnet_tf.baselines import StandardizedConv2D
+    >>> from coatnet_tf.rivals import StandardizedConv2D
     >>> layer = StandardizedConv2D(4, 3, use_bias=False)
     >>> layer.build((None, 8, 8, 3))
     >>> np.asarray(layer.standardized(layer.kernel)).var(axis=(0, 1, 2)).round(3).tolist()
@@ -142,7 +146,7 @@ class Bottleneck(keras.layers.Layer):
 
     Example:
     >>> import numpy as np
-    >>> from coatnet_tf.baselines import Bottleneck
+    >>> from coatnet_tf.rivals import Bottleneck
     >>> tuple(Bottleneck(64, strides=2, project=True, groups=4)(np.zeros((2, 8, 6, 32), "float32")).shape)
     (2, 4, 3, 64)
     """
@@ -156,6 +160,9 @@ class Bottleneck(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check("filters", filters, PositiveInt)
+        check("strides", strides, Strides)
+        check("project", project, bool)
         if filters % 4:
             raise ValueError(f"filters must be divisible by 4, of which the inner width is one; got {filters}.")
         self.filters = filters
@@ -164,15 +171,16 @@ class Bottleneck(keras.layers.Layer):
         self.groups = groups
 
         inner = filters // 4
-        self.conv1, self.norm1 = self._conv_and_norm(inner, 1, 1, "reduce")
-        self.conv2, self.norm2 = self._conv_and_norm(inner, 3, strides, "spatial")
-        self.conv3, self.norm3 = self._conv_and_norm(filters, 1, 1, "expand")
-        self.proj_conv: keras.layers.Layer | None = None
-        self.proj_norm: keras.layers.Layer | None = None
-        if project:
-            self.proj_conv, self.proj_norm = self._conv_and_norm(filters, 1, strides, "proj")
+        self.reduce_conv, self.reduce_norm = self._conv_and_norm(inner, 1, 1, "reduce")
+        self.spatial_conv, self.spatial_norm = self._conv_and_norm(inner, 3, strides, "spatial")
+        self.expand_conv, self.expand_norm = self._conv_and_norm(filters, 1, 1, "expand")
+        self.proj: list[keras.layers.Layer] = self._conv_and_norm(filters, 1, strides, "proj") if project else []
+        self.reduce_act, self.spatial_act, self.act = (
+            common.activation("relu", dtype=self.dtype_policy, name=f"{self.name}_{name}")
+            for name in ("reduce_act", "spatial_act", "act")
+        )
 
-    def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> Any:
+    def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> list[keras.layers.Layer]:
         name = f"{self.name}_{name}"
         conv = StandardizedConv2D(
             filters,
@@ -180,33 +188,36 @@ class Bottleneck(keras.layers.Layer):
             strides=strides,
             padding="same",
             use_bias=False,
+            data_format="channels_last",
+            kernel_initializer=INITIALIZER,
             dtype=self.dtype_policy,
             name=f"{name}_conv",
-            **_OPTIONS,
         )
-        return conv, _group_norm(self.groups, f"{name}_norm", dtype=self.dtype_policy)
+        return [conv, _group_norm(self.groups, name=f"{name}_norm", dtype=self.dtype_policy)]
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        shape = input_shape
-        for layer in (self.conv1, self.norm1, self.conv2, self.norm2, self.conv3, self.norm3):
-            layer.build(shape)
-            shape = layer.compute_output_shape(shape)
-        if self.proj_conv is not None and self.proj_norm is not None:
-            self.proj_conv.build(input_shape)
-            self.proj_norm.build(shape)
+    def shortcut(self) -> list[keras.layers.Layer]:
+        """The layers of the shortcut, in order."""
+        return list(self.proj)
+
+    def branches(self) -> list[list[keras.layers.Layer]]:
+        """The layers of the residual branch, in order."""
+        branch = [
+            *(self.reduce_conv, self.reduce_norm, self.reduce_act),
+            *(self.spatial_conv, self.spatial_norm, self.spatial_act),
+            *(self.expand_conv, self.expand_norm),
+        ]
+        return [branch]
+
+    def build(self, input_shape: Shape) -> None:
+        common.build_chain(self.shortcut(), input_shape)
+        common.build_chain(self.branches()[0], input_shape)
         common.finish_build(self)
 
     def call(self, inputs: Any) -> Any:
-        shortcut = inputs
-        if self.proj_conv is not None and self.proj_norm is not None:
-            shortcut = self.proj_norm(self.proj_conv(inputs))
-        x = ops.relu(self.norm1(self.conv1(inputs)))
-        x = ops.relu(self.norm2(self.conv2(x)))
-        return ops.relu(ops.add(shortcut, self.norm3(self.conv3(x))))
+        return self.act(ops.add(common.chain(self.shortcut(), inputs), common.chain(self.branches()[0], inputs)))
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        shape = self.conv2.compute_output_shape(self.conv1.compute_output_shape(input_shape))
-        return (*shape[:-1], self.filters)
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*self.spatial_conv.compute_output_shape(input_shape)[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
         return {

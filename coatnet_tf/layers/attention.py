@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
 from coatnet_tf.layers import common
+from coatnet_tf.layers.options import ConfiguredLayer, Initializer, Options, PositiveInt, Shape, check
 
-BIAS_REINDEXING = ("gather", "einsum")
-WIDTHS = ("output", "input")
-
-Shape = tuple[Any, ...]  # None where a size is unknown
+BiasReindexing = Literal["gather", "einsum"]
 
 
 def _relative_positions(size: int) -> np.ndarray:
@@ -33,11 +32,11 @@ class RelativePositionBias(keras.layers.Layer):
     Args:
         grid: `(H, W)`.
         num_heads: Number of heads.
-        reindexing: `"gather"`, or `"einsum"` with one-hot matrices as on TPU (O(HW(H+W)) per head).
+        bias_reindexing: `"gather"`, or `"einsum"` with one-hot matrices as on TPU (O(HW(H+W)) per head).
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `reindexing` is unknown.
+        ValueError: If an argument is out of its range.
 
     Example:
     >>> import numpy as np
@@ -48,12 +47,16 @@ class RelativePositionBias(keras.layers.Layer):
     (2, 13, 9)
     """
 
-    def __init__(self, grid: tuple[int, int], num_heads: int, reindexing: str = "gather", **kwargs: Any) -> None:
+    def __init__(
+        self, grid: tuple[int, int], num_heads: int, bias_reindexing: BiasReindexing = "gather", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        common.check_known("reindexing", reindexing, BIAS_REINDEXING)
+        check("grid", tuple(grid), tuple[PositiveInt, ...])
+        check("num_heads", num_heads, PositiveInt)
+        check("bias_reindexing", bias_reindexing, BiasReindexing)
         self.grid = tuple(grid)
         self.num_heads = num_heads
-        self.reindexing = reindexing
+        self.bias_reindexing = bias_reindexing
 
     def build(self, input_shape: Shape) -> None:
         height, width = self.grid
@@ -73,7 +76,7 @@ class RelativePositionBias(keras.layers.Layer):
         height, width = self.grid
         rows, columns = _relative_positions(height), _relative_positions(width)
         table = self.positional_table()
-        if self.reindexing == "gather":
+        if self.bias_reindexing == "gather":
             index = rows[:, None, :, None] * (2 * width - 1) + columns[None, :, None, :]
             flat = ops.reshape(table, (self.num_heads, -1))
             bias = ops.take(flat, index.reshape(-1).astype("int32"), axis=1)
@@ -95,7 +98,7 @@ class RelativePositionBias(keras.layers.Layer):
             **super().get_config(),
             "grid": self.grid,
             "num_heads": self.num_heads,
-            "reindexing": self.reindexing,
+            "bias_reindexing": self.bias_reindexing,
         }
 
 
@@ -121,14 +124,14 @@ class RelativePositionMLP(RelativePositionBias):
 
     def __init__(self, units: int, grid: tuple[int, int], num_heads: int, **kwargs: Any) -> None:
         super().__init__(grid, num_heads, **kwargs)
+        check("units", units, PositiveInt)
         self.units = units
-        self.hidden = common.dense(units, "hidden", activation="relu", dtype=self.dtype_policy)
-        self.out = common.dense(num_heads, "out", dtype=self.dtype_policy)
+        self.hidden = common.dense(units, activation="relu", name="hidden", dtype=self.dtype_policy)
+        self.out = common.dense(num_heads, name="out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         height, width = self.grid
-        self.hidden.build((2 * height - 1, 2 * width - 1, 2))
-        self.out.build((2 * height - 1, 2 * width - 1, self.units))
+        common.build_chain([self.hidden, self.out], (2 * height - 1, 2 * width - 1, 2))
         common.finish_build(self)
 
     def positional_table(self) -> Any:
@@ -140,8 +143,31 @@ class RelativePositionMLP(RelativePositionBias):
         return {**super().get_config(), "units": self.units}
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig(Options):
+    """Options of `RelativeSelfAttention`; the defaults are the paper's.
+
+    Args:
+        head_size: Channels of one head; divides the width of q, k and v.
+        relative_attention: `False` gives plain attention, with no position bias (Table 6).
+        relative_mlp_units: `None` for one table per head, or the width of the network that computes the tables
+            (`RelativePositionMLP`).
+        bias_reindexing: How the bias table is re-indexed: `"gather"`, or `"einsum"` as on TPU, where scatters are slow.
+        attention_width: Whether q, k and v have the `"output"` width, as in the paper, or the `"input"` width, so that
+            only the last projection widens.
+        attention_bias: Whether q, k, v and the last projection have a bias.
+    """
+
+    head_size: PositiveInt = 32
+    relative_attention: bool = True
+    relative_mlp_units: PositiveInt | None = None
+    bias_reindexing: BiasReindexing = "gather"
+    attention_width: Literal["output", "input"] = "output"
+    attention_bias: bool = True
+
+
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class RelativeSelfAttention(keras.layers.Layer):
+class RelativeSelfAttention(ConfiguredLayer):
     """Multi-head self-attention of the positions of an H x W grid, with a relative bias (Eq. 3).
 
     `softmax(q k^T / sqrt(head_size) + bias) v`, projected; q, k, v go straight from the input's width
@@ -150,16 +176,9 @@ class RelativeSelfAttention(keras.layers.Layer):
 
     Args:
         filters: Output width.
-        head_size: Channels of one head; divides the width of q, k and v.
-        relative: `False` gives plain attention, with no position bias (Table 6).
-        relative_mlp_units: `None` for one table a head, or the width of the network that computes the tables
-            (`RelativePositionMLP`).
-        inner_width: Whether q, k and v have the `"output"` width, `filters`, or the `"input"` width, so that only the
-            last projection widens.
-        use_bias: Whether q, k, v and the last projection have a bias.
-        reindexing: How the bias table is re-indexed, `"gather"` or `"einsum"`; see `RelativePositionBias`.
-        kernel_initializer: Initializer of the kernels; normal(0.02) by default, as in the released code.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default.
+        config: An `AttentionConfig`.
+        **kwargs: Fields of `AttentionConfig`, and arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Images, `[batch, H, W, C]`.
@@ -167,7 +186,8 @@ class RelativeSelfAttention(keras.layers.Layer):
             float32 as well.
 
     Raises:
-        ValueError: If `head_size` does not divide `filters`, or H or W is unknown.
+        ValueError: If an argument is out of its range, `head_size` does not divide the width of q, k and v, or H or W
+            is unknown.
 
     Example:
     >>> import numpy as np
@@ -178,95 +198,75 @@ class RelativeSelfAttention(keras.layers.Layer):
     ((2, 7, 5, 64), (2, 4, 35, 35))
     """
 
-    def __init__(
-        self,
-        filters: int,
-        head_size: int = 32,
-        relative: bool = True,
-        reindexing: str = "gather",
-        kernel_initializer: Any = None,
-        relative_mlp_units: int | None = None,
-        inner_width: str = "output",
-        use_bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.kernel_initializer = common.get_initializer(kernel_initializer)
-        if inner_width == "output":
-            self._check_heads(head_size, filters)
-        common.check_known("reindexing", reindexing, BIAS_REINDEXING)
-        common.check_known("inner_width", inner_width, WIDTHS)
-        self.filters = filters
-        self.head_size = head_size
-        self.relative = relative
-        self.reindexing = reindexing
-        self.relative_mlp_units = relative_mlp_units
-        self.inner_width = inner_width
-        self.use_bias = use_bias
-        self.relative_bias: RelativePositionBias | None = None  # built for the grid of the input
-        if inner_width == "output":
-            self._make_projections(filters)
+    config_class = AttentionConfig
 
-    @staticmethod
-    def _check_heads(head_size: int, width: int) -> None:
-        if head_size < 1 or width % head_size:
+    def __init__(
+        self, filters: int, kernel_initializer: Any = None, config: AttentionConfig | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(config, **kwargs)
+        check("filters", filters, PositiveInt)
+        check("kernel_initializer", kernel_initializer, Initializer)
+        self.filters = filters
+        self.kernel_initializer = kernel_initializer
+        if self.config.attention_width == "output":
+            self._check_heads(filters)
+
+    def _check_heads(self, width: int) -> None:
+        if width % self.config.head_size:
             raise ValueError(
-                f"head_size must divide the width of q, k and v; got head_size={head_size}, width {width}."
+                f"head_size must divide the width of q, k and v; got head_size={self.config.head_size}, width {width}."
             )
 
-    def inner_filters(self, input_width: int) -> int:
-        """Width of q, k and v."""
-        return self.filters if self.inner_width == "output" else input_width
-
-    def build(self, input_shape: Shape) -> None:
-        common.check_halving(self.name, input_shape, strides=1)
-        batch, height, width, channels = input_shape
+    def prepare(self, input_shape: Shape) -> None:
+        """Makes the layers of the attention for an input, unbuilt."""
+        common.check_images(self.name, input_shape)
+        _, height, width, channels = input_shape
         if height is None or width is None:
             raise ValueError(
                 f"{self.name} needs a fixed height and width, which size its bias table; got {input_shape}."
             )
-        inner = self.inner_filters(channels)
-        self._check_heads(self.head_size, inner)
-        self.num_heads = inner // self.head_size
-        if self.inner_width == "input":
-            self._make_projections(inner)
-        for layer in (self.query, self.key, self.value):
-            layer.build((batch, height * width, channels))
-        if self.relative:
-            self.relative_bias = self.make_bias((height, width), self.num_heads)
-            self.relative_bias.build((batch, self.num_heads, height * width, height * width))
-        self.out.build((batch, height * width, inner))
-        common.finish_build(self)
-
-    def _make_projections(self, inner: int) -> None:
-        options = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+        inner = self.filters if self.config.attention_width == "output" else channels
+        self._check_heads(inner)
+        self.num_heads = inner // self.config.head_size
+        options = {"use_bias": self.config.attention_bias, "dtype": self.dtype_policy}
         self.query, self.key, self.value = (
-            common.dense(inner, name, self.kernel_initializer, **options) for name in ("query", "key", "value")
+            common.dense(inner, self.kernel_initializer, name=name, **options) for name in ("query", "key", "value")
         )
-        self.out = common.dense(self.filters, "out", self.kernel_initializer, **options)
+        self.relative_bias = self._make_bias((height, width)) if self.config.relative_attention else None
+        self.out = common.dense(self.filters, self.kernel_initializer, name="out", **options)
 
-    def make_bias(self, grid: tuple[int, int], num_heads: int) -> RelativePositionBias:
-        """The unbuilt layer of the relative bias for a grid."""
+    def _make_bias(self, grid: tuple[int, int]) -> RelativePositionBias:
         arguments: dict[str, Any] = {
             "grid": grid,
-            "num_heads": num_heads,
-            "reindexing": self.reindexing,
+            "num_heads": self.num_heads,
+            "bias_reindexing": self.config.bias_reindexing,
             "dtype": "float32",
             "name": "relative_bias",
         }
-        if self.relative_mlp_units is None:
+        if self.config.relative_mlp_units is None:
             return RelativePositionBias(**arguments)
-        return RelativePositionMLP(self.relative_mlp_units, **arguments)
+        return RelativePositionMLP(self.config.relative_mlp_units, **arguments)
+
+    def build(self, input_shape: Shape) -> None:
+        self.prepare(input_shape)
+        batch, height, width, channels = input_shape
+        positions = height * width
+        for layer in (self.query, self.key, self.value):
+            layer.build((batch, positions, channels))
+        if self.relative_bias is not None:
+            self.relative_bias.build((batch, self.num_heads, positions, positions))
+        self.out.build((batch, positions, self.num_heads * self.config.head_size))
+        common.finish_build(self)
 
     def _split_heads(self, x: Any) -> Any:
         """[batch, positions, heads * head_size] -> [batch, heads, positions, head_size]."""
-        x = ops.reshape(x, (-1, x.shape[1], self.num_heads, self.head_size))
+        x = ops.reshape(x, (-1, x.shape[1], self.num_heads, self.config.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def call(self, inputs: Any, return_attention_scores: bool = False) -> Any:
         _, height, width, channels = inputs.shape
         x = ops.reshape(inputs, (-1, height * width, channels))
-        query = self._split_heads(self.query(x) * self.head_size**-0.5)
+        query = self._split_heads(self.query(x) * self.config.head_size**-0.5)
         key = self._split_heads(self.key(x))
         value = self._split_heads(self.value(x))
 
@@ -277,19 +277,24 @@ class RelativeSelfAttention(keras.layers.Layer):
         scores = ops.softmax(logits, axis=-1)
 
         x = ops.matmul(ops.cast(scores, value.dtype), value)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.num_heads * self.head_size))
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.num_heads * self.config.head_size))
         output = ops.reshape(self.out(x), (-1, height, width, self.filters))
         return (output, scores) if return_attention_scores else output
+
+    def compute_output_spec(self, inputs: Any, return_attention_scores: bool = False) -> Any:
+        output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
+        if not return_attention_scores:
+            return output
+        _, height, width, _ = inputs.shape
+        positions = height * width
+        return output, keras.KerasTensor((inputs.shape[0], self.num_heads, positions, positions), "float32")
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
-            "head_size": self.head_size,
-            "relative": self.relative,
-            "reindexing": self.reindexing,
-            "relative_mlp_units": self.relative_mlp_units,
-            "inner_width": self.inner_width,
-            "use_bias": self.use_bias,
             "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -1,14 +1,15 @@
-"""Small rivals as `tools/imports/baselines_reference.py` wrote them, and which tensor of timm's goes where."""
+"""Small rivals as `tools/imports/rivals_reference.py` wrote them, and which tensor of timm's goes where."""
 
 import keras
 
-from coatnet_tf import baselines
-from coatnet_tf.baselines import NFNetBlock, NFNetConfig, ResNetConfig, ViTConfig
+from coatnet_tf import rivals
+from coatnet_tf.builder import build_model
 from coatnet_tf.layers import TransformerBlock
+from coatnet_tf.rivals import NFNetBlock, NFNetConfig, ResNetConfig, ViTConfig
 from coatnet_tf.weights.imports import Assignment
 from tests.coatnet_tf import golden_imports
 
-FOLDER = golden_imports.FOLDER.parent / "baselines"
+FOLDER = golden_imports.FOLDER.parent / "rivals"
 VIT = {"width": 32, "depth": 2, "num_heads": 2}
 CONFIGS = {
     "vit_l_16": ViTConfig(name="vit", patch_size=16, mlp_width=128, **VIT),
@@ -25,7 +26,7 @@ CONFIGS = {
         name="hybrid",
         patch_size=1,
         mlp_width=128,
-        resnet=ResNetConfig(depths=(1, 2, 1), strides=(1, 2, 2), widths=(32, 32, 64), stem_width=16, groups=4),
+        resnet=ResNetConfig(depths=(1, 2, 1), stage_strides=(1, 2, 2), widths=(32, 32, 64), stem_width=16, groups=4),
         **VIT,
     ),
     "nfnet_f4": NFNetConfig(
@@ -42,7 +43,7 @@ def read(name):
 def make_model(case, /, input_shape, **arguments):
     """The untrained model of a golden case."""
     arguments = {"classes": 10, "classifier_activation": None, **arguments}
-    return baselines.Baseline(CONFIGS[case], input_shape=input_shape, **arguments)
+    return build_model(CONFIGS[case], input_shape=input_shape, **arguments)
 
 
 def load(model, tensors):
@@ -54,11 +55,11 @@ def load(model, tensors):
         stage, _, number = layer.name.removeprefix("resnet_").partition("_block")
         if isinstance(layer, TransformerBlock):
             _transformer(assignment, layer, f"blocks.{int(number) - 1}.")
-        elif isinstance(layer, baselines.Bottleneck):
+        elif isinstance(layer, rivals.Bottleneck):
             _bottleneck(assignment, layer, f"{prefix}stages.{int(stage[1:]) - 1}.blocks.{int(number) - 1}.")
         elif isinstance(layer, NFNetBlock):
             _nfnet(assignment, layer, f"stages.{int(stage[1:]) - 1}.{int(number) - 1}.")
-        elif isinstance(layer, baselines.TokenEmbedding):
+        elif isinstance(layer, rivals.TokenEmbedding):
             assignment.put(layer.class_token, "cls_token", lambda x: x[None])
             assignment.put(layer.positions, "pos_embed", lambda x: x[None])
         elif isinstance(layer, keras.layers.Conv2D):
@@ -92,12 +93,13 @@ def _transformer(assignment, block, prefix):
 
 
 def _bottleneck(assignment, block, prefix):
-    for number in (1, 2, 3):
-        _conv(assignment, getattr(block, f"conv{number}"), f"{prefix}conv{number}")
-        _norm(assignment, getattr(block, f"norm{number}"), f"{prefix}norm{number}")
+    for number, part in enumerate(("reduce", "spatial", "expand"), start=1):
+        _conv(assignment, getattr(block, f"{part}_conv"), f"{prefix}conv{number}")
+        _norm(assignment, getattr(block, f"{part}_norm"), f"{prefix}norm{number}")
     if block.project:
-        _conv(assignment, block.proj_conv, prefix + "downsample.conv")
-        _norm(assignment, block.proj_norm, prefix + "downsample.norm")
+        conv, norm = block.proj
+        _conv(assignment, conv, prefix + "downsample.conv")
+        _norm(assignment, norm, prefix + "downsample.norm")
 
 
 def _nfnet(assignment, block, prefix):
@@ -116,7 +118,7 @@ def _conv(assignment, conv, prefix):
     assignment.put(conv.kernel, f"{prefix}.weight", lambda x: x.transpose(2, 3, 1, 0))
     if conv.use_bias:
         assignment.put(conv.bias, f"{prefix}.bias")
-    if isinstance(conv, baselines.ScaledStandardizedConv2D):
+    if isinstance(conv, rivals.ScaledStandardizedConv2D):
         assignment.put(conv.gain, f"{prefix}.gain", lambda x: x.reshape(-1))
 
 

@@ -50,7 +50,7 @@ def kinds(model):
 @pytest.mark.parametrize("norm", ["batch_norm", "layer_norm"])
 @pytest.mark.parametrize("stem_stride", [1, 2])
 def test_same_outputs(tiny, downsampling, relative, norm, stem_stride):
-    config = dataclasses.replace(
+    config = coatnet_tf.get_config(
         tiny,
         downsampling=downsampling,
         relative_attention=relative,
@@ -68,13 +68,13 @@ def test_same_outputs(tiny, downsampling, relative, norm, stem_stride):
 def test_every_member_of_the_family(name):
     """Its stages and blocks, narrower and with at most two equal blocks in a row."""
     config = coatnet_tf.FAMILY[name]
-    head_size = config.head_size // 4
+    head_size = config.transformer.attention.head_size // 4
     stages = tuple(
         dataclasses.replace(stage, depth=min(2, stage.depth), width=max(head_size, stage.width // 16))
         for stage in config.stages
     )
     model = logits(
-        dataclasses.replace(config, stem_width=8, head_size=head_size, stages=stages), input_shape=(64, 96, 3)
+        coatnet_tf.get_config(config, stem_width=8, head_size=head_size, stages=stages), input_shape=(64, 96, 3)
     )
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 64, 96, 3))
 
@@ -97,7 +97,7 @@ def test_same_outputs_of_other_models(tiny, arguments):
 
 
 def test_what_is_left(tiny):
-    model = logits(dataclasses.replace(tiny, drop_path_rate=0.2, dropout=0.2))
+    model = logits(tiny, drop_path_rate=0.2, dropout=0.2)
     folded = coatnet_tf.fold_for_inference(model)
     found = kinds(folded)
     for gone in ("BatchNormalization", "Rescaling", "RelativePositionBias", "StochasticDepth", "Dropout"):
@@ -120,7 +120,7 @@ def test_what_is_left(tiny):
 
 def test_the_border_is_padded_with_what_becomes_zero(tiny):
     """With the shift folded but the border padded with black, the first convolution would differ there alone."""
-    model = logits(dataclasses.replace(tiny, stem_stride=1))
+    model = logits(tiny, stem_stride=1)
     folded = coatnet_tf.fold_for_inference(model)
     image = np.zeros((1, 32, 48, 3), "float32")
     expected, found = (
@@ -194,12 +194,8 @@ def test_folded_model_saves_and_loads(tiny, tmp_path):
 
 
 def test_mixed_precision(tiny):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = logits(tiny)
-        folded = coatnet_tf.fold_for_inference(model)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = logits(tiny, dtype="mixed_bfloat16")
+    folded = coatnet_tf.fold_for_inference(model)
     assert folded.get_layer("s1_block01_expand_conv").compute_dtype == "bfloat16"
     assert_same_outputs(folded, model, tolerance=0.05)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from coatnet_tf.baselines.base import BaselineConfig, require_positive
-from coatnet_tf.baselines.resnet import StandardizedConv2D
-from coatnet_tf.layers import SqueezeExcite, StochasticDepth, common
-from coatnet_tf.models import Shape
+from coatnet_tf.builder import ImageShape
+from coatnet_tf.config import Network, Preprocessing, classifier_layers
+from coatnet_tf.layers import SqueezeExcite, StochasticDepth, common, pooling
+from coatnet_tf.layers.options import Options, PositiveInt, PositiveNumber, Rate, Shape, Strides, check
+from coatnet_tf.rivals.resnet import StandardizedConv2D
 
 STEM_STRIDES = (2, 1, 1, 2)
 STAGE_STRIDES = (1, 2, 2, 2)
@@ -20,7 +22,7 @@ EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NFNetConfig(BaselineConfig):
+class NFNetConfig(Options, Network):
     """A normalizer-free network of four stages.
 
     Args:
@@ -30,41 +32,42 @@ class NFNetConfig(BaselineConfig):
         group_width: Least number of channels of a group of the 3x3 convolutions of the blocks, whose width is half the
             stage's.
         alpha: Weight of the residual branches.
-        name: See `BaselineConfig`, as for `drop_path_rate` and `dropout`.
+        name: Model name, e.g. `"nfnet-f4"`.
+        drop_path_rate: Stochastic depth rate of the last block; earlier ones rise to it linearly from 0.
+        dropout: Dropout rate before the classifier.
 
     Raises:
         ValueError: If a field is out of its range.
     """
 
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    stem_widths: tuple[int, ...]
-    group_width: int = 128
-    alpha: float = 0.2
+    name: str
+    depths: tuple[PositiveInt, ...]
+    widths: tuple[PositiveInt, ...]
+    stem_widths: tuple[PositiveInt, ...]
+    group_width: PositiveInt = 128
+    alpha: PositiveNumber = 0.2
+    preprocessing: Preprocessing = "torch"
+    drop_path_rate: Rate = 0.0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "depths", "widths", "stem_widths", "group_width")
         for field in ("depths", "widths", "stem_widths"):
             if len(getattr(self, field)) != 4:
                 raise ValueError(f"{field} must be four integers; got {getattr(self, field)}.")
         for width in self.widths:
             count_groups(width, self.group_width)
 
-    @property
-    def preprocessing(self) -> str:
-        return "torch"
+    def strides(self) -> list[tuple[str, int]]:
+        stem = math.prod(STEM_STRIDES)
+        return [("stem", stem), *((f"s{number}", stride) for number, stride in enumerate(STAGE_STRIDES, start=1))]
 
-    @property
-    def total_stride(self) -> int:
-        return 32
-
-    def feature_layers(self, input_shape: Shape) -> list[keras.layers.Layer]:
+    def feature_layers(self, input_shape: ImageShape, dtype: Any = None) -> list[keras.layers.Layer]:
         layers: list[keras.layers.Layer] = []
         for number, (width, strides) in enumerate(zip(self.stem_widths, STEM_STRIDES, strict=True), start=1):
             if number > 1:  # a block begins with its own
-                layers.append(_activation(f"stem_act{number - 1:02d}"))
-            layers.append(_conv(width, 3, f"stem_conv{number:02d}", strides=strides))
+                layers.append(_activation(dtype=dtype, name=f"stem_act{number - 1:02d}"))
+            layers.append(_conv(width, 3, strides=strides, dtype=dtype, name=f"stem_conv{number:02d}"))
         rates = iter(self.drop_path_rates(sum(self.depths)))
         width, variance = self.stem_widths[-1], 1.0
         for stage, (depth, filters, strides) in enumerate(zip(self.depths, self.widths, STAGE_STRIDES, strict=True), 1):
@@ -78,21 +81,20 @@ class NFNetConfig(BaselineConfig):
                         alpha=self.alpha,
                         beta=variance**-0.5,
                         drop_path_rate=next(rates),
+                        dtype=dtype,
                         name=f"s{stage}_block{number:02d}",
                     )
                 )
                 # Each block adds alpha**2 to the variance; the projection of a stage's first block resets it.
                 variance = (1.0 if number == 1 else variance) + self.alpha**2
             width = filters
-        return [*layers, _conv(2 * width, 1, "final_conv"), _activation("final_act")]
+        final = _conv(2 * width, 1, dtype=dtype, name="final_conv")
+        return [*layers, final, _activation(dtype=dtype, name="final_act")]
 
-    def map_layers(self, input_shape: Shape) -> list[keras.layers.Layer]:
-        return []
-
-    def head_layers(self, classes: int, activation: Any) -> list[keras.layers.Layer]:
-        pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")
+    def head_layers(self, classes: int, activation: Any, dtype: Any = None) -> list[keras.layers.Layer]:
+        pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype=dtype, name="head_pool")
         initializer = keras.initializers.RandomNormal(stddev=0.01)
-        return [pool, *self.classifier_layers(classes, activation, initializer)]
+        return [pool, *classifier_layers(classes, activation, self.dropout, initializer, dtype)]
 
 
 def count_groups(filters: int, group_width: int) -> int:
@@ -113,11 +115,11 @@ def scaled_gelu(x: Any) -> Any:
     return ops.gelu(x, approximate=False) * GELU_GAIN
 
 
-def _activation(name: str) -> keras.layers.Activation:
-    return keras.layers.Activation(scaled_gelu, name=name)
+def _activation(**kwargs: Any) -> keras.layers.Activation:
+    return keras.layers.Activation(scaled_gelu, **kwargs)
 
 
-def _conv(filters: int, kernel_size: int, name: str, **kwargs: Any) -> ScaledStandardizedConv2D:
+def _conv(filters: int, kernel_size: int, **kwargs: Any) -> ScaledStandardizedConv2D:
     return ScaledStandardizedConv2D(
         filters,
         kernel_size,
@@ -125,7 +127,6 @@ def _conv(filters: int, kernel_size: int, name: str, **kwargs: Any) -> ScaledSta
         data_format="channels_last",
         kernel_initializer="lecun_normal",
         epsilon=EPSILON,
-        name=name,
         **kwargs,
     )
 
@@ -142,12 +143,12 @@ class ScaledStandardizedConv2D(StandardizedConv2D):
 
     Example:
     >>> import numpy as np
-    >>> from coatnet_tf.baselines import ScaledStandardizedConv2D
+    >>> from coatnet_tf.rivals import ScaledStandardizedConv2D
     >>> tuple(ScaledStandardizedConv2D(4, 3, padding="same")(np.zeros((2, 8, 8, 3), "float32")).shape)
     (2, 8, 8, 4)
     """
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.gain = self.add_weight(name="gain", shape=(self.filters,), initializer="ones")
 
@@ -189,7 +190,7 @@ class NFNetBlock(keras.layers.Layer):
 
     Example:
     >>> import numpy as np
-    >>> from coatnet_tf.baselines import NFNetBlock
+    >>> from coatnet_tf.rivals import NFNetBlock
     >>> tuple(NFNetBlock(32, strides=2, project=True, group_width=8)(np.zeros((2, 8, 6, 16), "float32")).shape)
     (2, 4, 3, 32)
     """
@@ -206,6 +207,9 @@ class NFNetBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check("filters", filters, PositiveInt)
+        check("strides", strides, Strides)
+        check("project", project, bool)
         self.filters = filters
         self.strides = strides
         self.project = project
@@ -215,49 +219,50 @@ class NFNetBlock(keras.layers.Layer):
         self.drop_path_rate = drop_path_rate
 
         inner, groups = filters // 2, count_groups(filters, group_width)
-        policy = self.dtype_policy
-        prefix = f"{self.name}_"
-        self.reduce_conv = _conv(inner, 1, prefix + "reduce_conv", dtype=policy)
-        self.spatial_conv1 = _conv(inner, 3, prefix + "spatial_conv01", strides=strides, groups=groups, dtype=policy)
-        self.spatial_conv2 = _conv(inner, 3, prefix + "spatial_conv02", groups=groups, dtype=policy)
-        self.expand_conv = _conv(filters, 1, prefix + "expand_conv", dtype=policy)
-        self.se = SqueezeExcite(
-            filters // 2, "relu", kernel_initializer="lecun_normal", dtype=policy, name=prefix + "se"
+        self.reduce_conv = self._conv(inner, 1, "reduce_conv")
+        self.spatial_conv1 = self._conv(inner, 3, "spatial_conv01", strides=strides, groups=groups)
+        self.spatial_conv2 = self._conv(inner, 3, "spatial_conv02", groups=groups)
+        self.expand_conv = self._conv(filters, 1, "expand_conv")
+        self.act, self.act1, self.act2, self.act3 = (
+            _activation(dtype=self.dtype_policy, name=f"{self.name}_act{number:02d}") for number in range(4)
         )
-        self.drop_path = StochasticDepth(drop_path_rate, dtype=policy, name=prefix + "drop_path")
+        self.se = SqueezeExcite(
+            filters // 2, "lecun_normal", se_activation="relu", dtype=self.dtype_policy, name=f"{self.name}_se"
+        )
+        self.drop_path = StochasticDepth(drop_path_rate, dtype=self.dtype_policy, name=f"{self.name}_drop_path")
+        self.proj_conv = self._conv(filters, 1, "proj_conv") if project else None
         self.proj_pool: keras.layers.Layer | None = None
-        self.proj_conv: keras.layers.Layer | None = None
-        if project:
-            self.proj_conv = _conv(filters, 1, prefix + "proj_conv", dtype=policy)
         if strides > 1:
-            self.proj_pool = keras.layers.AveragePooling2D(
-                2, padding="same", data_format="channels_last", dtype=policy, name=prefix + "proj_pool"
-            )
+            self.proj_pool = pooling.make_pool("avg", dtype=self.dtype_policy, name=f"{self.name}_proj_pool")
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        shape = input_shape
-        branch = (self.reduce_conv, self.spatial_conv1, self.spatial_conv2, self.expand_conv, self.se, self.drop_path)
-        for layer in branch:
-            layer.build(shape)
-            shape = layer.compute_output_shape(shape)
-        if self.proj_conv is not None:
-            self.proj_conv.build((*shape[:-1], input_shape[-1]))
+    def _conv(self, filters: int, kernel_size: int, name: str, **kwargs: Any) -> ScaledStandardizedConv2D:
+        return _conv(filters, kernel_size, dtype=self.dtype_policy, name=f"{self.name}_{name}", **kwargs)
+
+    def shortcut(self) -> list[keras.layers.Layer]:
+        """The layers of the shortcut behind the first activation, in order; none for the input itself."""
+        return common.present(self.proj_pool, self.proj_conv) if self.project else []
+
+    def branches(self) -> list[list[keras.layers.Layer]]:
+        """The layers of the residual branch behind the first activation, in order."""
+        branch = [
+            *(self.reduce_conv, self.act1, self.spatial_conv1, self.act2, self.spatial_conv2, self.act3),
+            *(self.expand_conv, self.se, self.drop_path),
+        ]
+        return [branch]
+
+    def build(self, input_shape: Shape) -> None:
+        common.build_chain(self.shortcut(), input_shape)
+        common.build_chain(self.branches()[0], input_shape)
         self.skip_gain = self.add_weight(name="skip_gain", shape=(), initializer="zeros")
         common.finish_build(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = scaled_gelu(inputs) * self.beta
-        shortcut = inputs
-        if self.proj_conv is not None:
-            shortcut = self.proj_conv(x if self.proj_pool is None else self.proj_pool(x))
-        x = self.reduce_conv(x)
-        x = self.spatial_conv1(scaled_gelu(x))
-        x = self.spatial_conv2(scaled_gelu(x))
-        x = self.expand_conv(scaled_gelu(x))
-        x = self.drop_path(2.0 * self.se(x), training=training)
+        x = self.act(inputs) * self.beta
+        shortcut = common.chain(self.shortcut(), x) if self.project else inputs
+        x = common.chain(self.branches()[0], x) * 2.0
         return ops.add(shortcut, x * (self.alpha * self.skip_gain))
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*self.spatial_conv1.compute_output_shape(input_shape)[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:

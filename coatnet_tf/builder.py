@@ -1,0 +1,143 @@
+"""From a configuration to a functional `keras.Model`, for CoAtNet and for its rivals: the one builder."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from coatnet_tf.config import Network
+from coatnet_tf.imagenet import preprocessing_layer
+from coatnet_tf.layers import common
+from coatnet_tf.layers.options import is_positive_int, replace
+from coatnet_tf.weights import Loaded, load_initial_weights
+
+DEFAULT_SIZE = 224
+
+ImageShape = tuple[int, int, int]
+
+
+def build_model(
+    config: Any,
+    include_top: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: Any = None,
+    input_shape: ImageShape | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+    include_preprocessing: bool = True,
+    dtype: Any = None,
+    **options: Any,
+) -> keras.Model:
+    """Builds the model of a configuration.
+
+    Args:
+        config: The configuration.
+        include_top: Whether to end in the classifier. Without it the output is the last feature map,
+            `[batch, H / stride, W / stride, width]`.
+        weights: `None` for random initialisation, the path of a `.weights.h5` or `.keras` file, or a name that
+            `list_weights` lists, if the configuration is that of the name (`from_pretrained` finds it for you).
+            Without the top the head in the file is left aside.
+        input_tensor: Keras tensor to use as input, in place of a new `keras.Input`.
+        input_shape: `(height, width, channels)`, channels last; `(224, 224, 3)` by default. Height and
+            width fix the size of bias tables and position embeddings, and are divisible by the total stride.
+        pooling: Without the top: `None`, `"avg"` or `"max"` to pool the last feature map globally.
+        classes: Number of classes of the top.
+        classifier_activation: Activation of the top; `None` returns the logits.
+        name: Model name; the configuration's by default.
+        include_preprocessing: Whether the model takes images in [0, 255] and rescales them itself to
+            its own range. With `False`, call `preprocess_input` first, with the configuration's `preprocessing`.
+        dtype: Dtype or dtype policy of all layers, such as `"mixed_bfloat16"`; Keras' global one by default. The
+            classifier's is float32 at least.
+        **options: Fields of the configuration to replace, by name at any depth: `drop_path_rate`, `head_size`, ...
+
+    Returns:
+        A functional `keras.Model`. Its output is float32 under every dtype policy if it has the top.
+
+    Raises:
+        ValueError: If an argument is out of its range, the input size cannot be divided by the strides of all
+            stages, or the weights do not fit (by name and shape).
+        FileNotFoundError: If `weights` does not exist.
+    """
+    config = replace(config, **options)
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
+    if include_top and not is_positive_int(classes):
+        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
+    backbone = build_backbone(config, input_tensor, input_shape, include_preprocessing, dtype)
+    if include_top:
+        layers = config.head_layers(classes, classifier_activation, dtype)
+    else:
+        shape = tuple(backbone.input_shape[1:]) if input_tensor is None else tuple(input_tensor.shape[1:])
+        layers = config.map_layers(shape, dtype) + _pooling_layers(pooling, dtype)
+    model = keras.Model(backbone.inputs, common.chain(layers, backbone.output), name=name or config.name)
+    if weights is not None:
+        report(load_initial_weights(model, config, weights, reset_head=not include_top), os.fspath(weights))
+    return model
+
+
+def build_backbone(
+    config: Network, input_tensor: Any, input_shape: ImageShape | None, include_preprocessing: bool, dtype: Any
+) -> keras.Model:
+    """The model from images to features, on which a classifier stands; see `build_model`."""
+    image = _image_input(input_tensor, input_shape)
+    shape = tuple(image.shape[1:])
+    config.check_input_shape(shape)
+    layers = [preprocessing_layer(config.preprocessing, dtype)] if include_preprocessing else []
+    features = common.chain(layers + config.feature_layers(shape, dtype), image)
+    inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+    return keras.Model(inputs, features, name=f"{config.name}_backbone")
+
+
+def _pooling_layers(pooling: str | None, dtype: Any) -> list[keras.layers.Layer]:
+    if pooling is None:
+        return []
+    pool = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}[pooling]
+    return [pool(data_format="channels_last", dtype=dtype, name="head_pool")]
+
+
+def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
+    if input_tensor is None:
+        return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
+    if not keras.utils.is_keras_tensor(input_tensor):
+        raise ValueError(f"input_tensor must be a Keras tensor, as keras.Input returns; got {type(input_tensor)}.")
+    if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
+        raise ValueError(
+            f"input_shape {tuple(input_shape)} and the shape {tuple(input_tensor.shape[1:])} of input_tensor "
+            "disagree: leave input_shape out, or make them equal."
+        )
+    return input_tensor
+
+
+def report(loaded: Loaded, name: str) -> None:
+    """Warns of what was resized or begun anew."""
+    if loaded.resized or loaded.reset:
+        warnings.warn(f"{name}: {loaded}.", stacklevel=3)
+
+
+def make_factory(function_name: str, config: Network, summary: str) -> Callable[..., keras.Model]:
+    """A function that builds one configuration, with the signature of `keras.applications` and of `build_model`."""
+
+    def factory(*args: Any, **kwargs: Any) -> keras.Model:
+        arguments = signature.bind(*args, **kwargs).arguments
+        options = arguments.pop("options", {})
+        return build_model(config, **{"name": default_name, **arguments, **options})
+
+    default_name = function_name.lower()
+    signature = inspect.signature(build_model, eval_str=True)
+    parameters = [
+        parameter.replace(default=default_name) if parameter.name == "name" else parameter
+        for parameter in signature.parameters.values()
+        if parameter.name != "config"
+    ]
+    signature = signature.replace(parameters=parameters)
+    factory.__signature__ = signature  # type: ignore[attr-defined]
+    factory.__name__ = factory.__qualname__ = function_name
+    factory.__doc__ = f"{summary}\n\n    The arguments are those of `CoAtNet`, which documents them, without `config`."
+    return factory

@@ -1,0 +1,156 @@
+"""One walk through functional models, for all that makes other models of them: folding, and rewrites for runtimes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import keras
+
+Value = TypeVar("Value")
+Rule = Callable[[Any, Any], Any]
+
+
+class OfTensors(Generic[Value]):
+    """A dictionary of tensors by identity; it keeps them, so that no identity is used twice."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[Any, Value]] = {}
+
+    def __contains__(self, tensor: Any) -> bool:
+        return id(tensor) in self._values
+
+    def __getitem__(self, tensor: Any) -> Value:
+        return self._values[id(tensor)][1]
+
+    def __setitem__(self, tensor: Any, value: Value) -> None:
+        self._values[id(tensor)] = tensor, value
+
+    def get(self, tensor: Any) -> Value | None:
+        """What is known of a tensor, or `None`."""
+        _, value = self._values.get(id(tensor), (None, None))
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How a tensor of the new model came to be.
+
+    Args:
+        layer: The layer of the new model that returned it.
+        inputs: The tensor that it was called with.
+        key: What the layer is an equal of: the layers of the old model that it stands for.
+    """
+
+    layer: keras.layers.Layer
+    inputs: Any
+    key: Hashable
+
+
+class Rewrite:
+    """Walks a model from its inputs on, and calls what a rule makes of each layer.
+
+    A rule belongs to an exact type, as a subclass of a layer is another layer; it takes the layer of the old model and
+    the tensor of the new one, and returns the new output. Layers without a rule, or called with more than one tensor,
+    go through `otherwise`.
+    """
+
+    def __init__(self) -> None:
+        self.rules: dict[type, Rule] = {}
+        self._made: OfTensors[Made] = OfTensors()
+        self._shared: set[int] = set()  # identities of tensors of the old model that several layers take
+        self._layers: dict[Hashable, keras.layers.Layer] = {}
+
+    def run(self, model: keras.Model) -> keras.Model:
+        """The new model.
+
+        Args:
+            model: A functional or sequential model. It is not changed.
+        """
+        model = as_functional(model)
+        self._shared |= _used_several_times(model)
+        return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=self._call)
+
+    def otherwise(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        """Calls a layer that has no rule."""
+        return layer(*args, **kwargs)
+
+    def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("training"):
+            raise ValueError(f"Layer {layer.name} is called with training=True, which has no equal for inference.")
+        kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
+        if kwargs or len(args) != 1:
+            return self.otherwise(layer, *args, **kwargs)
+        y = self.apply(layer, args[0])
+        if self._is_shared(layer):
+            self.share(y)
+        return y
+
+    def share(self, x: Any) -> None:
+        """Notes that a tensor has several uses, so that no layer behind it may take its place."""
+        if x in self._made:
+            self._made[x] = dataclasses.replace(self._made[x], key=None)
+
+    def _is_shared(self, layer: keras.layers.Layer) -> bool:
+        """Whether several layers take what a layer of the old model returns, or it is called several times."""
+        try:
+            return id(layer.output) in self._shared
+        except (AttributeError, ValueError):
+            return True
+
+    def apply(self, layer: keras.layers.Layer, x: Any) -> Any:
+        """What a layer of the old model becomes, called with a tensor of the new one."""
+        if is_functional(layer):
+            return self.layer(id(layer), lambda: type(self)().run(layer))(x)
+        rule = self.rules.get(type(layer))
+        return self.otherwise(layer, x) if rule is None else rule(layer, x)
+
+    def layer(self, key: Hashable, make: Callable[[], keras.layers.Layer]) -> keras.layers.Layer:
+        """The layer of the new model for a key, which is made once, however often the old one is called."""
+        if key not in self._layers:
+            self._layers[key] = make()
+        return self._layers[key]
+
+    def made(self, key: Hashable, make: Callable[[], keras.layers.Layer], x: Any, weights: Any = None) -> Any:
+        """Calls the layer of a key, and remembers how the output came to be.
+
+        Args:
+            key: What the layer stands for; see `Made`.
+            make: Makes the layer.
+            x: Its input.
+            weights: Function that returns its weights, for a new one.
+        """
+        is_new = key not in self._layers
+        layer = self.layer(key, make)
+        y = layer(x)
+        if is_new and weights is not None:
+            layer.set_weights(weights())
+        self._made[y] = Made(layer, x, key)
+        return y
+
+    def before(self, x: Any, *types: type) -> Made | None:
+        """How a tensor came to be, if by a layer of exactly one of these types, and for one use alone."""
+        made = self._made.get(x)
+        return made if made is not None and made.key is not None and type(made.layer) in types else None
+
+
+def is_functional(layer: Any) -> bool:
+    """Whether it is a model of layers, called as Keras calls them: not one with a `call` of its own."""
+    call = getattr(type(layer), "call", None)
+    return getattr(call, "__qualname__", "") in ("Functional.call", "Sequential.call")
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """A sequential model as a functional one; others as they are."""
+    return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
+
+
+def _used_several_times(model: keras.Model) -> set[int]:
+    uses = collections.Counter(id(tensor) for tensor in model.outputs)
+    for operation in model.operations:
+        with contextlib.suppress(ValueError, AttributeError):  # called several times: see `Rewrite._is_shared`
+            uses.update(id(tensor) for tensor in keras.tree.flatten(operation.input))
+    return {tensor for tensor, count in uses.items() if count > 1}
