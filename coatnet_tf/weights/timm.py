@@ -98,7 +98,9 @@ def _attention(assignment: Assignment, attention: RelativeSelfAttention, prefix:
             continue
         # q, k and v of one head stand together, then those of the next.
         if joined.size % (3 * attention.config.head_size):
-            raise ValueError(f"{name} {joined.shape} does not hold q, k and v of heads of {attention.config.head_size}.")
+            raise ValueError(
+                f"{name} {joined.shape} does not hold q, k and v of heads of {attention.config.head_size}."
+            )
         split = joined.reshape(-1, 3, attention.config.head_size, joined.size // joined.shape[0])
         for index, layer in enumerate(parts):
             value = split[:, index].reshape(-1, split.shape[-1]).T  # [input width, heads * head_size]

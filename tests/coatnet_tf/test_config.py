@@ -24,7 +24,9 @@ PAPER = {
 def test_family_is_the_papers(name):
     config = coatnet_tf.get_config(name)
     *cells, head_size = PAPER[name]
-    assert ((config.stem.stem_depth, config.stem.stem_width), *((s.depth, s.width) for s in config.stages)) == tuple(cells)
+    assert ((config.stem.stem_depth, config.stem.stem_width), *((s.depth, s.width) for s in config.stages)) == tuple(
+        cells
+    )
     assert config.transformer.attention.head_size == head_size
     assert config.total_stride == 32
 
@@ -53,7 +55,10 @@ STAGES = (StageConfig("s1", "mbconv", 1, 32),)
         (lambda: coatnet_tf.get_config("coatnet-0", downsampling="pool"), "downsampling must be one of expand_conv"),
         (lambda: coatnet_tf.get_config("coatnet-0", conv_norm="none"), "conv_norm must be one of batch_norm"),
         (lambda: coatnet_tf.get_config("coatnet-0", bias_reindexing="x"), "bias_reindexing must be one of gather"),
-        (lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"), "such as lecun_normal, or None; got 'lecun'"),
+        (
+            lambda: coatnet_tf.get_config("coatnet-0", kernel_initializer="lecun"),
+            "such as lecun_normal, or None; got 'lecun'",
+        ),
         (lambda: StageConfig("s1", "conv", 1, 8), "block must be one of mbconv, transformer; got 'conv'"),
         (lambda: StageConfig("s1", "mbconv", 0, 8), "depth must be a positive integer; got 0"),
         (lambda: StageConfig("s1", "mbconv", 1, 8.0), "width must be a positive integer; got 8.0"),

@@ -165,7 +165,10 @@ def test_stochastic_depth_drops_whole_images_at_its_rate_and_keeps_the_mean():
     [
         (lambda: layers.MBConv(8, strides=3), "strides must be 1 or 2"),
         (lambda: layers.MBConv(8, downsampling="pool"), "downsampling must be one of expand_conv, depthwise_conv"),
-        (lambda: layers.MBConv(8, conv_norm="group"), "conv_norm must be one of batch_norm, sync_batch_norm, layer_norm"),
+        (
+            lambda: layers.MBConv(8, conv_norm="group"),
+            "conv_norm must be one of batch_norm, sync_batch_norm, layer_norm",
+        ),
         (lambda: layers.MBConv(8, drop_path_rate=1.0), "drop_path_rate must be at least 0 and below 1"),
         (lambda: layers.RelativeSelfAttention(20, head_size=8), "head_size must divide the width of q, k and v"),
         (lambda: layers.RelativePositionBias((2, 2), 1, "scatter"), "bias_reindexing must be one of gather, einsum"),

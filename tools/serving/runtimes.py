@@ -8,8 +8,12 @@ channels first (`channels_first.py`), LiteRT products over the channels of image
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
+from coatnet_tf.graph import Rewrite
+from coatnet_tf.layers import PointwiseDense
 from tools.serving.channels_first import as_convolution, channels_first
 from tools.serving.tensorflow_kernels import fused
 
@@ -28,10 +32,17 @@ def for_runtime(model: keras.Model, name: str) -> keras.Model:
         return channels_first(model)
     if name == "tf_saved_model":
         return fused(model)
-    return keras.models.clone_model(model, clone_function=lambda layer: _convolution(layer) or layer)
+    return _PointwiseConvolutions().run(model)
 
 
-def _convolution(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if not isinstance(layer, keras.layers.Dense) or len(layer.input.shape) != 4 or layer.quantization_mode:
-        return None
-    return as_convolution(layer, "channels_last", layer.name)
+class _PointwiseConvolutions(Rewrite):
+    """Products over the channels of images as 1x1 convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rules = dict.fromkeys((keras.layers.Dense, PointwiseDense), self._convolution)
+
+    def _convolution(self, dense: keras.layers.Dense, x: Any) -> Any:
+        if len(x.shape) != 4 or dense.quantization_mode:
+            return dense(x)
+        return self.layer(id(dense), lambda: as_convolution(dense, "channels_last", dense.name))(x)

@@ -21,8 +21,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from coatnet_tf.layers import SqueezeExcite, common
-from coatnet_tf.layers.folded import FoldedSelfAttention, PointwiseDense
+from coatnet_tf.graph import OfTensors, Rewrite
+from coatnet_tf.layers import FoldedSelfAttention, PointwiseDense, SqueezeExcite, common
 
 _GELU_CHANNELS = 32  # of the identity: fewer are slower products, more are more of them
 
@@ -36,67 +36,72 @@ def fused(model: keras.Model) -> keras.Model:
     Returns:
         A functional model that shares weights and the layers without an equal with `model`.
     """
-    walk = _Walk()
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=walk.call)
+    return _Fused().run(model)
 
 
-class _Walk:
-    """One walk through a model; what is known of its tensors is kept here."""
+class _Fused(Rewrite):
+    """Keeps of each tensor what is known of it as a matrix, and what squeeze-and-excitation made it of."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, Any] = {}  # by the id of a tensor: the same as a matrix, a row for each position
-        self._gated: dict[int, tuple[SqueezeExcite, Any]] = {}  # what squeeze-and-excitation returned: its input
-        self._kept: list[Any] = []  # tensors, so that no id is used twice
-        self._equals: dict[int, keras.layers.Layer] = {}
+        super().__init__()
+        self._rows: OfTensors[Any] = OfTensors()  # the same as a matrix, a row for each position
+        self._gated: OfTensors[tuple[SqueezeExcite, Any]] = OfTensors()
+        self.rules = {
+            SqueezeExcite: self._squeeze_excite,
+            keras.layers.Conv2D: self._convolution,
+            keras.layers.Activation: self._activation,
+            FoldedSelfAttention: self._attention,
+            PointwiseDense: lambda dense, x: self._of_rows(dense, x),
+            keras.layers.LayerNormalization: self._norm,
+            keras.layers.Add: self._add,
+        }
 
-    def call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            return layer(*args, **kwargs)
-        inputs = keras.tree.flatten(args)
-        self._kept += inputs
-        if isinstance(layer, SqueezeExcite):
-            y = layer(*args)
-            self._kept.append(y)
-            self._gated[id(y)] = layer, inputs[0]
-            return y
-        if _is_pointwise_convolution(layer) and id(inputs[0]) in self._gated:
-            squeeze_excite, x = self._gated[id(inputs[0])]
-            return self._equal(layer, GatedConvolution, squeeze_excite, layer)(x)
-        if _is_gelu(layer) and math.prod(inputs[0].shape[1:]) % _GELU_CHANNELS == 0:
-            return self._equal(layer, FusedGelu)(inputs[0])
-        if isinstance(layer, FoldedSelfAttention):
-            y = self._equal(layer, FusedSelfAttention, layer, inputs[0].shape[1:3])(self._as_rows(inputs[0]))
-        elif isinstance(layer, PointwiseDense):
-            y = layer(self._as_rows(inputs[0]))
-        elif _is_norm(layer) and common.is_of_channels(layer):
-            y = self._equal(layer, FusedLayerNormalization, layer)(self._as_rows(inputs[0]))
-        elif isinstance(layer, keras.layers.Add) and all(id(x) in self._rows for x in inputs):
-            y = keras.layers.Add(dtype=layer.dtype_policy)([self._rows[id(x)] for x in inputs])
-        else:
-            return layer(*args)
-        return self._as_before(y, inputs[0].shape)
+    def _squeeze_excite(self, layer: SqueezeExcite, x: Any) -> Any:
+        y = layer(x)
+        self._gated[y] = layer, x
+        return y
 
-    def _as_rows(self, x: Any) -> Any:
+    def _convolution(self, layer: keras.layers.Conv2D, x: Any) -> Any:
+        if x not in self._gated or not _is_pointwise_convolution(layer):
+            return layer(x)
+        squeeze_excite, inputs = self._gated[x]
+        return self._equal(layer, GatedConvolution, squeeze_excite, layer)(inputs)
+
+    def _activation(self, layer: keras.layers.Activation, x: Any) -> Any:
+        fused = layer.activation is common.gelu and math.prod(x.shape[1:]) % _GELU_CHANNELS == 0
+        return self._equal(layer, FusedGelu)(x) if fused else layer(x)
+
+    def _attention(self, layer: FoldedSelfAttention, x: Any) -> Any:
+        return self._of_rows(self._equal(layer, FusedSelfAttention, layer, x.shape[1:3]), x)
+
+    def _norm(self, layer: keras.layers.LayerNormalization, x: Any) -> Any:
+        if layer.rms_scaling or not common.is_of_channels(layer, len(x.shape)):
+            return layer(x)
+        return self._of_rows(self._equal(layer, FusedLayerNormalization, layer), x)
+
+    def _add(self, layer: keras.layers.Add, inputs: Any) -> Any:
+        if not all(x in self._rows for x in inputs):
+            return layer(inputs)
+        rows = keras.layers.Add(dtype=layer.dtype_policy)([self._rows[x] for x in inputs])
+        return self._as_before(rows, inputs[0].shape)
+
+    def _of_rows(self, layer: keras.layers.Layer, x: Any) -> Any:
+        """Calls a layer of matrices on images."""
         if len(x.shape) == 2:
-            return x
-        if id(x) not in self._rows:
-            self._rows[id(x)] = ops.reshape(x, (-1, x.shape[-1]))
-        return self._rows[id(x)]
+            return layer(x)
+        if x not in self._rows:
+            self._rows[x] = ops.reshape(x, (-1, x.shape[-1]))
+        return self._as_before(layer(self._rows[x]), x.shape)
 
     def _as_before(self, rows: Any, shape: tuple[int, ...]) -> Any:
-        """The matrix as the tensor that it is in `model`, whose positions are those of `shape`."""
-        if len(shape) == 2:
-            return rows
+        """The matrix as the tensor that it is in the model, whose positions are those of `shape`."""
         y = ops.reshape(rows, (-1, *shape[1:-1], rows.shape[-1]))
-        self._rows[id(y)] = rows
-        self._kept.append(y)
+        self._rows[y] = rows
         return y
 
     def _equal(self, layer: keras.layers.Layer, kind: type, *args: Any) -> keras.layers.Layer:
         """The equal of a layer, which is made once."""
-        if id(layer) not in self._equals:
-            self._equals[id(layer)] = kind(*args, dtype=layer.dtype_policy, name=f"{layer.name}_fused")
-        return self._equals[id(layer)]
+        return self.layer(id(layer), lambda: kind(*args, dtype=layer.dtype_policy, name=f"{layer.name}_fused"))
 
 
 class FusedGelu(keras.layers.Layer):
@@ -172,7 +177,9 @@ class FusedSelfAttention(keras.layers.Layer):
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
         self.one: Any = None
-        if self.source.relative and self.compute_dtype == "float32":  # the kernel with a sum is for nothing else
+        if (
+            self.source.relative_attention and self.compute_dtype == "float32"
+        ):  # the kernel with a sum is for nothing else
             # A variable again: a product with a constant 1 would be removed.
             self.one = self.add_weight(name="one", shape=(), initializer="ones", trainable=False)
         self.built = True
@@ -185,7 +192,9 @@ class FusedSelfAttention(keras.layers.Layer):
         if self.one is not None:
             logits = ops.multiply(logits, self.one)
         logits = ops.cast(logits, "float32")
-        scores = ops.softmax(ops.add(logits, ops.expand_dims(source.bias, 1)) if source.relative else logits, axis=-1)
+        scores = ops.softmax(
+            ops.add(logits, ops.expand_dims(source.bias, 1)) if source.relative_attention else logits, axis=-1
+        )
         x = ops.matmul(ops.cast(scores, value.dtype), value)
         return source.out(ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, source.num_heads * source.head_size)))
 
@@ -221,18 +230,9 @@ class GatedConvolution(keras.layers.Layer):
         return ops.reshape(x, (-1, height, width, self.convolution.filters))
 
 
-def _is_gelu(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.Activation) and layer.activation is common.gelu
-
-
 def _is_pointwise_convolution(layer: keras.layers.Layer) -> bool:
     return (
-        isinstance(layer, keras.layers.Conv2D)
-        and (layer.kernel_size, layer.strides, layer.groups) == ((1, 1), (1, 1), 1)
+        (layer.kernel_size, layer.strides, layer.groups) == ((1, 1), (1, 1), 1)
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
     )
-
-
-def _is_norm(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.LayerNormalization) and not layer.rms_scaling
