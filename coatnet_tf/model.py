@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +15,9 @@ from coatnet_tf.builder import ImageShape, build_backbone, build_model, make_fac
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
 from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
+from coatnet_tf.weights import load_weights as load_weights_of_file
 
+PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
 _ARGUMENTS = inspect.signature(build_model).parameters  # the others are options of the configuration
 
 
@@ -172,6 +176,46 @@ class CoAtNetBackbone(keras.Model):
         return cls(
             **{**config, "config": CoAtNetConfig(**config["config"]), "input_shape": tuple(config["input_shape"])}
         )
+
+    def save_to_preset(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the backbone as a folder that KerasHub calls a preset: `config.json` and `model.weights.h5`.
+
+        Args:
+            folder: The folder; made if it is missing.
+
+        Raises:
+            FileExistsError: If it holds a preset already.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / PRESET_CONFIG).exists():
+            raise FileExistsError(f"{folder} holds a preset already; give another folder.")
+        self.save_weights(folder / PRESET_WEIGHTS)
+        config = keras.saving.serialize_keras_object(self)
+        (folder / PRESET_CONFIG).write_text(json.dumps(config, indent=2))
+
+    @classmethod
+    def from_preset(cls, folder: str | os.PathLike[str], load_weights: bool = True) -> CoAtNetBackbone:
+        """Reads what `save_to_preset` wrote.
+
+        Args:
+            folder: The folder.
+            load_weights: Whether to load the weights, or leave them random.
+
+        Raises:
+            FileNotFoundError: If the folder is no preset.
+            ValueError: If it is the preset of another class, or the weights do not fit.
+        """
+        path = Path(folder) / PRESET_CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is no preset: there is no {PRESET_CONFIG} in it.")
+        config = json.loads(path.read_text())
+        if config.get("class_name") != cls.__name__:
+            raise ValueError(f"{folder} is a preset of {config.get('class_name')!r}, not of {cls.__name__}.")
+        backbone = keras.saving.deserialize_keras_object(config)
+        if load_weights:
+            load_weights_of_file(backbone, Path(folder) / PRESET_WEIGHTS)
+        return backbone
 
 
 CoAtNet0 = make_factory("CoAtNet0", FAMILY["coatnet-0"], "Table 3: 25.0 M parameters, 4.1 B MACs at 224.")

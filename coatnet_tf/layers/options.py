@@ -95,7 +95,7 @@ def _requirement(annotation: Any) -> Requirement:
 
 
 @functools.cache
-def _annotations(options: type) -> dict[str, Any]:
+def _annotations(options: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(options, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(options)}
 

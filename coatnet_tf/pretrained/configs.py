@@ -60,7 +60,12 @@ _NANO = (64, 128, 256, 512)
 _SMALL = (96, 192, 384, 768)
 _MEDIUM = (128, 256, 512, 1024)
 _LARGE = (192, 384, 768, 1536)
-_STEMS = {_NANO: (32, 64), _SMALL: (32, 64), _MEDIUM: (64, 128), _LARGE: (96, 192)}
+_STEMS: dict[tuple[int, ...], tuple[int, int]] = {
+    _NANO: (32, 64),
+    _SMALL: (32, 64),
+    _MEDIUM: (64, 128),
+    _LARGE: (96, 192),
+}
 
 
 def _rw(name: str, blocks: tuple[int, ...], widths: tuple[int, ...], **fields: Any) -> CoAtNetConfig:

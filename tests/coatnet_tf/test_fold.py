@@ -242,3 +242,96 @@ def test_what_folding_refuses(tiny):
     model.compile(optimizer="adam", loss="mse")
     with pytest.raises(ValueError, match=r"compiled for training with Adam, .*load_model\(path, compile=False\)"):
         coatnet_tf.fold_for_inference(model)
+
+
+def test_a_block_that_is_called_twice():
+    """As ALBERT shares its layers: each call has its own input, and one set of weights."""
+    image = keras.Input((8, 6, 16))
+    mbconv, transformer, norm = layers.MBConv(16), layers.TransformerBlock(16, head_size=8), layers.LayerScale(0.5)
+    x = transformer(mbconv(mbconv(image)))
+    model = randomise(keras.Model(image, norm(transformer(norm(x)))))
+    folded = coatnet_tf.fold_for_inference(model)
+    assert_same_outputs(folded, model, (2, 8, 6, 16))
+    assert len(folded.weights) < len(model.weights)
+
+
+def test_a_model_that_is_called_twice(tiny):
+    image, other = keras.Input((32, 48, 3)), keras.Input((32, 48, 3))
+    features = logits(tiny, include_top=False, pooling="avg")
+    model = keras.Model([image, other], keras.layers.Subtract()([features(image), features(other)]))
+    folded = coatnet_tf.fold_for_inference(model)
+    first, second = np.random.default_rng(1).uniform(0, 255, (2, 2, 32, 48, 3)).astype("float32")
+    np.testing.assert_allclose(folded([first, second]), model([first, second]), rtol=1e-3, atol=1e-4)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class StandardisedConv2D(keras.layers.Conv2D):
+    """A convolution with other weights than those that it shows."""
+
+    def convolution_op(self, inputs, kernel):
+        mean = keras.ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
+        return super().convolution_op(inputs, 3.0 * (kernel - mean))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class HalvedDense(keras.layers.Dense):
+    def call(self, inputs, training=None):
+        return 0.5 * super().call(inputs, training=training)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ShiftedBatchNorm(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) + 1.0
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ScaledMBConv(layers.MBConv):
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs, training=training)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LouderRescaling(keras.layers.Rescaling):
+    def call(self, inputs):
+        return 2.0 * super().call(inputs)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ([lambda: keras.layers.Rescaling(1 / 255), lambda: StandardisedConv2D(16, 3, padding="same")], []),
+        ([lambda: LouderRescaling(1 / 255), lambda: keras.layers.Conv2D(16, 3, padding="same")], []),
+        ([lambda: StandardisedConv2D(16, 3), lambda: keras.layers.BatchNormalization()], []),
+        ([lambda: keras.layers.Conv2D(16, 3), lambda: ShiftedBatchNorm()], [lambda: keras.layers.Conv2D(4, 1)]),
+        ([lambda: ScaledMBConv(16)], []),
+        ([], [lambda: keras.layers.LayerNormalization(), lambda: HalvedDense(4)]),
+        ([], [lambda: keras.layers.LayerNormalization(rms_scaling=True), lambda: keras.layers.Dense(4)]),
+        ([], [lambda: keras.layers.LayerNormalization(axis=(1, 3)), lambda: keras.layers.Dense(4)]),
+        ([], [lambda: keras.layers.BatchNormalization(axis=1), lambda: keras.layers.Conv2D(4, 1)]),
+        ([], [lambda: keras.layers.Conv2D(4, 1, groups=2), lambda: keras.layers.Activation("gelu")]),
+        ([], [lambda: keras.layers.Dense(4), lambda: keras.layers.BatchNormalization()]),
+    ],
+)
+def test_a_subclass_of_a_layer_is_another_layer(before, after):
+    """Nothing is taken for the layer that it inherits from, and no norm for one of the channels."""
+    image = keras.Input((8, 6, 4))
+    x = image
+    for make in [*before, lambda: layers.MBConv(16), *after]:
+        x = make()(x)
+    model = randomise(keras.Model(image, x))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 4))
+
+
+def test_under_channels_first_as_keras_default(tiny):
+    model = logits(tiny)
+    stages = coatnet_tf.profile(model).stages
+    keras.config.set_image_data_format("channels_first")
+    try:
+        other = logits(tiny)
+        folded = coatnet_tf.fold_for_inference(model)
+        assert coatnet_tf.profile(other).stages == stages
+        assert_same_outputs(other, model, tolerance=1e-6)
+        assert_same_outputs(folded, model)
+    finally:
+        keras.config.set_image_data_format("channels_last")
