@@ -22,7 +22,7 @@ from coatnet_tf.model import (
 from coatnet_tf.pretrained.configs import RELATIVES
 from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FAMILY",

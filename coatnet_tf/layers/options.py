@@ -94,10 +94,12 @@ def _requirement(annotation: Any) -> Requirement:
     return Requirement(f"a {annotation.__name__}", lambda x: isinstance(x, annotation))
 
 
-@functools.cache
-def _annotations(options: Any) -> dict[str, Any]:
+def _read_annotations(options: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(options, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(options)}
+
+
+_annotations: Callable[[Any], dict[str, Any]] = functools.cache(_read_annotations)  # by class
 
 
 @dataclasses.dataclass(frozen=True)
