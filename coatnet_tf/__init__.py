@@ -20,7 +20,8 @@ from coatnet_tf.models import (
     check_input_shape,
     from_pretrained,
 )
-from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
+from coatnet_tf.pretrained import PretrainedWeights, list_weights, save_timm
+from coatnet_tf.weights import Loaded, load_weights
 
 __version__ = "0.1.0"
 
@@ -56,4 +57,5 @@ __all__ = [
     "preprocess_input",
     "profile",
     "profile_layers",
+    "save_timm",
 ]

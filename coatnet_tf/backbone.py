@@ -11,7 +11,7 @@ import keras
 from coatnet_tf.config import CoAtNetConfig, StageConfig
 from coatnet_tf.family import get_config
 from coatnet_tf.models import CoAtNet, Shape, report
-from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
+from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -56,13 +56,13 @@ class CoAtNetBackbone(keras.Model):
         **kwargs: Any,
     ) -> None:
         if isinstance(config, str) and is_pretrained_name(config):
-            config = find_source(config).config
+            config = find_pretrained(config).config
         config = get_config(config, **({} if drop_path_rate is None else {"drop_path_rate": drop_path_rate}))
         features = CoAtNet(
             config, include_top=False, input_shape=input_shape, include_preprocessing=include_preprocessing
         )
         if weights is not None:
-            loaded = load_initial_weights(features, config, weights, resize=True, reset_head=True)
+            loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
             report(loaded, os.fspath(weights))
         super().__init__(
             inputs=features.inputs, outputs=features.output, name=name or f"{config.name}_backbone", **kwargs

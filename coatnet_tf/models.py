@@ -13,7 +13,8 @@ from coatnet_tf.config import CoAtNetConfig, StageConfig, is_positive_int
 from coatnet_tf.family import get_config
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import MBConv, TransformerBlock, common, pooling
-from coatnet_tf.weights import Loaded, find_source, load_initial_weights
+from coatnet_tf.pretrained import find_pretrained, load_initial_weights
+from coatnet_tf.weights import Loaded
 
 DEFAULT_SIZE = 224
 
@@ -97,7 +98,7 @@ def CoAtNet(
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name or config.name)
     if weights is not None:
-        loaded = load_initial_weights(model, config, weights, reset_head=not include_top)
+        loaded = load_initial_weights(model, weights, reset_head=not include_top)
         report(loaded, os.fspath(weights))
     return model
 
@@ -142,24 +143,22 @@ def from_pretrained(
     """
     if "weights" in arguments:
         raise ValueError(f"from_pretrained takes no weights beside those of {name}; give a file of its own as `path`.")
-    source = find_source(name, path)
-    pretrained = source.read()
+    network = find_pretrained(name, path)
+    pretrained = network.read()
     classes = arguments.pop("classes", None)
     if arguments.get("include_top", True) and (classes is None or not reset_head):
         found = pretrained.classes
         if classes not in (None, found):
             raise ValueError(
-                f"{name} tells {found} classes apart, not {classes}; give reset_head=True for a new classifier, or "
+                f"{name} distinguishes {found} classes, not {classes}; give reset_head=True for a new classifier, or "
                 "leave classes out."
             )
         classes = found
     shape = arguments.pop("input_shape", None)
     if shape is None and arguments.get("input_tensor") is None:
-        shape = (source.image_size, source.image_size, 3)
-    model = CoAtNet(source.config, input_shape=shape, classes=classes or 1000, **arguments)
-    fields = ("downsampling", "relative_attention")
-    changed = {field: arguments[field] for field in fields if arguments.get(field) is not None}
-    report(pretrained.load(model, get_config(source.config, **changed), reset_head), name)
+        shape = (network.image_size, network.image_size, 3)
+    model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
+    report(pretrained.load(model, reset_head), name)
     return model
 
 

@@ -185,9 +185,8 @@ class Naming:
                     part = operator.attrgetter(attribute)(layer)
                     if part is not None:
                         yield from self.weights(part, prefix + name)
-            elif match := _NUMBERED.fullmatch(layer.name):
-                if match[1] in names:
-                    yield from self.weights(layer, names[match[1]].format(match[2].lstrip("0")))
+            elif (match := _NUMBERED.fullmatch(layer.name)) and match[1] in names:
+                yield from self.weights(layer, names[match[1]].format(match[2].lstrip("0")))
 
 
 def load_tensors(
@@ -293,9 +292,17 @@ def make_tensors(model: keras.Model, naming: Naming) -> Tensors:
 
     Returns:
         NumPy arrays by name, float32 but for counters, which are 0.
+
+    Raises:
+        ValueError: If the model has a weight that no tensor holds, as of LoRA or of quantisation.
     """
     tensors = {}
-    for entry in naming.entries(model):
+    entries = list(naming.entries(model))
+    held = {id(variable) for entry in entries for variable in entry.variables}
+    left = [variable.path for variable in model.weights if id(variable) not in held]
+    if left:
+        raise ValueError(f"{model.name} has weights that no tensor of theirs holds: {enumerate_names(left)}.")
+    for entry in entries:
         values = [keras.ops.convert_to_numpy(variable).astype("float32") for variable in entry.variables]
         tensors[entry.name] = np.array(entry.conversion.to_theirs(values), order="C")
     return tensors

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from coatnet_tf.family import RELATIVES
+from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.pretrained import catalog
 from coatnet_tf.pretrained.correspondence import Naming, load_named, make_tensors
 from coatnet_tf.pretrained.kecam import KECAM
@@ -23,7 +24,7 @@ from coatnet_tf.weights.keras_file import enumerate_names
 _TIMM = "timm/"
 _KECAM = "keras_cv_attention_models/"
 # Arguments of layers that change neither what weights there are nor what they compute outside training.
-_FREE = ("name", "dtype", "trainable", "drop_path_rate", "reindexing", "momentum", "synchronized", "units")
+_FREE = ("name", "dtype", "trainable", "drop_path_rate", "reindexing", "momentum", "synchronized", "axis")
 _FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _HEAD = ("head_", "predictions")
 
@@ -58,10 +59,10 @@ class PretrainedNetwork:
         Returns:
             A line each, empty if it is the network but for what only training has, and for the number of classes.
         """
-        from coatnet_tf import models  # which loads weights by this module
+        from coatnet_tf import models  # loads weights by this module itself
 
         config = RELATIVES[self.config]
-        layers = [models.preprocessing_layer(config.preprocessing), *models.feature_layers(config)]
+        layers = [preprocessing_layer(config.preprocessing), *models.feature_layers(config)]
         if any(layer.name == "predictions" for layer in model.layers):
             layers += models.head_layers(config, 1, None)
         expected = {layer.name: layer for layer in layers}
@@ -89,22 +90,26 @@ def _differing_arguments(layer: keras.layers.Layer, expected: keras.layers.Layer
         return
     mine, theirs = (_relevant_arguments(each.get_config()) for each in (layer, expected))
     if layer.name == "predictions":
-        mine["activation"] = theirs["activation"]  # probabilities or logits
-    for argument in theirs:
-        if mine[argument] != theirs[argument]:
-            yield f"{argument} is {mine[argument]!r} and must be {theirs[argument]!r}"
+        mine |= {argument: theirs[argument] for argument in ("units", "activation")}
+    for argument, value in theirs.items():
+        if mine.get(argument) != value:
+            yield f"{argument} is {mine.get(argument)!r} and must be {value!r}"
 
 
 def _relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a layer that its function depends on, those of nested configurations beside them."""
     arguments: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and not key.endswith(_FREE_ENDINGS):
+        if key in _FREE or key.endswith(_FREE_ENDINGS):
+            continue
+        if isinstance(value, Mapping) and "class_name" not in value:
             arguments |= _relevant_arguments(value)
-        elif key not in _FREE and not key.endswith(_FREE_ENDINGS):
-            value = list(value) if isinstance(value, tuple) else value
-            # Statistics over all replicas are the same weights.
-            arguments[key] = value.removeprefix("sync_") if isinstance(value, str) else value
+        elif isinstance(value, Mapping):
+            arguments[key] = value["config"]  # the name of a registered function
+        elif isinstance(value, str):
+            arguments[key] = value.removeprefix("sync_")  # statistics over all replicas are the same weights
+        else:
+            arguments[key] = list(value) if isinstance(value, tuple) else value
     return arguments
 
 

@@ -90,7 +90,7 @@ def load_weights(
         wanted = _model_weights(model, stored)
         reset, left_aside = _head_to_leave(wanted, stored) if reset_head else ((), ())
         resized = {
-            name: resize_table(_read(stored[name]), weight.shape[1:])
+            name: resize_table(_read(stored[name]), (weight.shape[1], weight.shape[2]))
             for name, weight in wanted.items()
             if resize and name in stored and _is_other_table(weight, stored[name])
         }

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 import coatnet_tf
 from coatnet_tf import family
-from coatnet_tf.weights import catalog, find_source
+from coatnet_tf.pretrained import catalog, find_pretrained
 from tests.coatnet_tf import golden_imports as golden
 
 NAME = "timm/coatnet_0_rw_224.sw_in1k"
@@ -39,18 +39,18 @@ def outputs(model, images):
 class TestNames:
     def test_every_entry_has_a_configuration(self):
         for entry in coatnet_tf.list_weights():
-            source = find_source(entry.name)
-            assert source.config in coatnet_tf.RELATIVES
-            assert str(source.image_size) in entry.name
+            network = find_pretrained(entry.name)
+            assert network.config in coatnet_tf.RELATIVES
+            assert str(network.image_size) in entry.name
             params = coatnet_tf.profile(entry.config, classes=entry.classes).params / 1e6
             assert params == pytest.approx(entry.params, abs=0.05)
             assert entry.name in str(entry)
 
     def test_the_tag_may_be_left_out_with_a_file(self, small):
-        assert find_source("timm/coatnet_0_rw_224", small[0]).config == "coatnet_0_rw"
-        assert find_source("timm/coatnet_3_224", small[0]).config == "coatnet_3"
+        assert find_pretrained("timm/coatnet_0_rw_224", small[0]).config == "coatnet_0_rw"
+        assert find_pretrained("timm/coatnet_3_224", small[0]).config == "coatnet_3"
         with pytest.raises(ValueError, match="those of this network are timm/coatnet_0_rw_224.sw_in1k"):
-            find_source("timm/coatnet_0_rw_224")
+            find_pretrained("timm/coatnet_0_rw_224")
 
     @pytest.mark.parametrize("name", ["timm/resnet50.a1", "keras_cv_attention_models/coatnet1", "coatnet_0_rw"])
     def test_unknown_names(self, name, small):
@@ -88,7 +88,7 @@ class TestFiles:
         assert model.output_shape == (None, 3)
 
     def test_other_classes_need_a_new_head(self, small):
-        with pytest.raises(ValueError, match="tells 10 classes apart, not 3; give reset_head=True"):
+        with pytest.raises(ValueError, match="distinguishes 10 classes, not 3; give reset_head=True"):
             coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)
 
     def test_weights_beside_its_own_are_refused(self, small):
@@ -116,9 +116,9 @@ class TestFiles:
             coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 64, 3), downsampling="depthwise_conv")
 
     def test_weights_of_another_network(self, small):
-        with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet-0' differs"):
+        with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet0' differs"):
             model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3))
-            find_source(NAME, small[0]).read().load(model, coatnet_tf.FAMILY["coatnet-0"])
+            find_pretrained(NAME, small[0]).read().load(model)
 
     def test_a_file_of_something_else(self, tmp_path):
         safetensors.numpy.save_file({"layer.weight": np.zeros(3, "float32")}, tmp_path / "a.safetensors")

@@ -49,7 +49,7 @@ def test_missing_weights_are_named(tiny, tmp_path):
 
 def test_compiled_models_and_their_optimizers_load(tiny, tmp_path):
     model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
-    model.compile("adamw", "sparse_categorical_crossentropy")
+    model.compile("adamw", "sparse_categorical_crossentropy", run_eagerly=True)  # tracing one step takes longer
     model.fit(np.zeros((2, *SHAPE)), np.zeros(2), verbose=0)
     model.save(tmp_path / "fit.keras")
     copy = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, weights=tmp_path / "fit.keras")
