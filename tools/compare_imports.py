@@ -47,8 +47,9 @@ def compare(network: str, python: str, folder: Path) -> tuple[float, float]:
     """
     base = folder / "reference"
     of_timm = network.startswith("timm/")
-    program = ["timm_reference.py", network.partition("/")[2]] if of_timm else ["kecam_reference.py"]
-    _run([python, *program, str(base)])
+    program, *name = ["timm_reference.py", network.partition("/")[2]] if of_timm else ["kecam_reference.py"]
+    command = [python, str(_PROGRAMS / program), *name, str(base)]
+    _run(command)
     path = base.with_suffix(".safetensors" if of_timm else ".h5")
     with np.load(base.with_suffix(".npz")) as answers:
         images, logits = answers["images"], answers["logits"]
@@ -57,14 +58,14 @@ def compare(network: str, python: str, folder: Path) -> tuple[float, float]:
     params = sum(int(np.prod(variable.shape)) for variable in model.trainable_weights) / 1e6
     if of_timm:
         coatnet_tf.save_timm(model, network, path)
-        _run([python, *program, str(base), "--check"])
+        _run([*command, "--check"])
     for file in (path, base.with_suffix(".npz")):
         file.unlink()
     return params, float(difference / np.abs(logits).max())
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_PROGRAMS)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-1000:]}")
 

@@ -1,12 +1,15 @@
 """Other people's weights: the outputs of their code, and every tensor used exactly once."""
 
 import dataclasses
+import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -212,6 +215,35 @@ class TestFiles:
         assert read.keys() == tensors.keys()
         assert {x.dtype.name for name, x in read.items() if "num_batches" not in name} == {"float16"}
         assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
+
+    def test_bfloat16_of_torch(self, tmp_path):
+        """The same file with its storages declared bfloat16: the bits of each number mean another."""
+        with (
+            zipfile.ZipFile(golden.FOLDER / "coatnet_pico_rw.pth") as source,
+            zipfile.ZipFile(tmp_path / "a.pth", "w") as target,
+        ):
+            for name in source.namelist():
+                target.writestr(name, source.read(name).replace(b"\nHalfStorage\n", b"\nBFloat16Storage\n"))
+        halves, read = read_tensors(golden.FOLDER / "coatnet_pico_rw.pth"), read_tensors(tmp_path / "a.pth")
+        name = "stages.2.blocks.1.attn.qkv.weight"
+        assert read[name].dtype == "float32" and read.keys() == halves.keys()
+        np.testing.assert_array_equal(read[name], halves[name].view(ml_dtypes.bfloat16).astype("float32"))
+
+    def test_bfloat16_of_safetensors(self, tmp_path):
+        values = np.array([[1.5, -2.25, 3e38]], ml_dtypes.bfloat16)
+        header = json.dumps({"weight": {"dtype": "BF16", "shape": [1, 3], "data_offsets": [0, 6]}}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + values.tobytes())
+        read = read_tensors(path)["weight"]
+        assert read.dtype == "float32"
+        np.testing.assert_array_equal(read, values.astype("float32"))
+
+    def test_a_type_of_tensor_that_is_not_read(self, tmp_path):
+        header = json.dumps({"weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + b"ab")
+        with pytest.raises(ValueError, match="holds tensors of F8_E4M3; known are F64, F32"):
+            read_tensors(path)
 
     @pytest.mark.parametrize("nested", [True, False])
     def test_keras_2(self, tmp_path, nested):
