@@ -166,7 +166,6 @@ def composed(kind):
     return model
 
 
-@keras.saving.register_keras_serializable()
 class Subclassed(keras.Model):
     def __init__(self, backbone, dense, **kwargs):
         super().__init__(**kwargs)
@@ -177,6 +176,9 @@ class Subclassed(keras.Model):
         for part in self.parts:
             inputs = part(inputs)
         return inputs * self.gain
+
+    def get_config(self):  # what `save` asks for
+        return {}
 
 
 def assert_equal_weights(mine, theirs):
