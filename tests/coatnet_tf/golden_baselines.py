@@ -46,14 +46,14 @@ def make_model(case, /, input_shape, **arguments):
     return baselines.Baseline(CONFIGS[case], input_shape=input_shape, **arguments)
 
 
-class Unsqueezed:
-    """A tensor with an axis of one image in front."""
+class Squeezed:
+    """A tensor of `[batch, positions, C]`, for one image of one row here."""
 
     def to_ours(self, tensor):
-        return [tensor[0]]
+        return [tensor[None]]
 
     def to_theirs(self, values):
-        return values[0][None]
+        return values[0][0]
 
 
 class Gain:
@@ -83,8 +83,8 @@ def entries(model, tensors):
         elif isinstance(layer, NFNetBlock):
             yield from nfnet(layer, f"stages.{int(stage[1:]) - 1}.{int(number) - 1}.")
         elif isinstance(layer, baselines.TokenEmbedding):
-            yield Entry("cls_token", (layer.class_token,), Unsqueezed())
-            yield Entry("pos_embed", (layer.positions,), Unsqueezed())
+            yield Entry("cls_token", (layer.class_token,), Squeezed())
+            yield Entry("pos_embed", (layer.positions,), Squeezed())
         elif isinstance(layer, keras.layers.Conv2D):
             number = layer.name[-2:].lstrip("0") if layer.name.startswith("stem") else ""
             names = {"resnet_stem_conv": f"{prefix}stem.conv", "patch_conv": "patch_embed.proj"}
