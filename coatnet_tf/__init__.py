@@ -19,8 +19,9 @@ from coatnet_tf.model import (
     CoAtNetBackbone,
     from_pretrained,
 )
+from coatnet_tf.pretrained import PretrainedWeights, list_weights, save_timm
 from coatnet_tf.pretrained.configs import RELATIVES
-from coatnet_tf.weights import Loaded, PretrainedWeights, list_weights, load_weights
+from coatnet_tf.weights import Loaded, load_weights
 
 __version__ = "0.2.0"
 
@@ -56,4 +57,5 @@ __all__ = [
     "profile",
     "profile_layers",
     "rivals",
+    "save_timm",
 ]

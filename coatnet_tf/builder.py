@@ -14,7 +14,8 @@ from coatnet_tf.config import Network
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import is_positive_int, replace
-from coatnet_tf.weights import Loaded, load_initial_weights
+from coatnet_tf.pretrained import load_initial_weights
+from coatnet_tf.weights import Loaded
 
 DEFAULT_SIZE = 224
 
@@ -78,7 +79,7 @@ def build_model(
         layers = config.map_layers(shape, dtype) + _pooling_layers(pooling, dtype)
     model = keras.Model(backbone.inputs, common.chain(layers, backbone.output), name=name or config.name)
     if weights is not None:
-        report(load_initial_weights(model, config, weights, reset_head=not include_top), os.fspath(weights))
+        report(load_initial_weights(model, weights, reset_head=not include_top), os.fspath(weights))
     return model
 
 

@@ -14,11 +14,10 @@ import keras
 from coatnet_tf.builder import ImageShape, build_backbone, build_model, make_factory, report
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
-from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
+from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
 PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
-_ARGUMENTS = inspect.signature(build_model).parameters  # the others are options of the configuration
 
 
 def CoAtNet(config: str | CoAtNetConfig, *args: Any, **kwargs: Any) -> keras.Model:
@@ -80,8 +79,8 @@ def from_pretrained(
     """
     if "weights" in arguments:
         raise ValueError(f"from_pretrained takes no weights beside those of {name}; give a file of its own as `path`.")
-    source = find_source(name, path)
-    pretrained = source.read()
+    network = find_pretrained(name, path)
+    pretrained = network.read()
     classes = arguments.pop("classes", None)
     if arguments.get("include_top", True) and (classes is None or not reset_head):
         found = pretrained.classes
@@ -93,10 +92,9 @@ def from_pretrained(
         classes = found
     shape = arguments.pop("input_shape", None)
     if shape is None and arguments.get("input_tensor") is None:
-        shape = (source.image_size, source.image_size, 3)
-    config = get_config(source.config, **{key: arguments.pop(key) for key in list(arguments) if key not in _ARGUMENTS})
-    model = build_model(config, input_shape=shape, classes=classes or 1000, **arguments)
-    report(pretrained.load(model, config, reset_head), name)
+        shape = (network.image_size, network.image_size, 3)
+    model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
+    report(pretrained.load(model, reset_head), name)
     return model
 
 
@@ -144,11 +142,11 @@ class CoAtNetBackbone(keras.Model):
         **options: Any,
     ) -> None:
         if isinstance(config, str) and is_pretrained_name(config):
-            config = find_source(config).config
+            config = find_pretrained(config).config
         config = get_config(config, **options)
         features = build_backbone(config, None, input_shape, include_preprocessing, dtype)
         if weights is not None:
-            loaded = load_initial_weights(features, config, weights, resize=True, reset_head=True)
+            loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
             report(loaded, os.fspath(weights))
         super().__init__(
             inputs=features.inputs, outputs=features.output, name=name or features.name, trainable=trainable

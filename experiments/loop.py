@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 import coatnet_tf
-from coatnet_tf.weights import find_source, is_pretrained_name, load_initial_weights
+from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from experiments import checks, optimization, report, workdir
 from experiments.data import pipeline, sources
 from experiments.data.damage import DamagedImages
@@ -77,7 +77,7 @@ def make_schedule(
 def _check_initial_weights(init_from: str) -> None:
     """Refuses weights that are not there, but for those that are yet to be downloaded."""
     if is_pretrained_name(init_from):
-        find_source(init_from)
+        find_pretrained(init_from)
     else:
         _file_of_weights(init_from)
 
@@ -101,7 +101,7 @@ def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model)
         if not is_pretrained_name(weights):
             found = _file_of_weights(weights)
             weights = found.copy(epath.Path(local) / found.name)  # it can be on object storage
-        return load_initial_weights(model, make_model_config(config.model), weights, True, config.reset_head)
+        return load_initial_weights(model, weights, True, config.reset_head)
 
 
 def build(

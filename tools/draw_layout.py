@@ -2,8 +2,8 @@
 
     python -m tools.draw_layout --output=docs/layout.png
 
-A room is a folder, or the files that stand directly in a package. An arrow from a room to another says that a file of the
-one imports a file of the other. The picture keeps what it was drawn from, so that a test finds it out of date.
+A room is a folder, or the files that stand directly in a package. An arrow from a room to another says that a file of
+the one imports a file of the other. The picture keeps what it was drawn from, so that a test finds it out of date.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from etils import epath
 from ml_collections import config_flags
 
 import coatnet_tf
-from coatnet_tf.weights import find_source, is_pretrained_name, stored_shapes
+from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
+from coatnet_tf.weights import stored_shapes
 from experiments import evaluate, train, workdir
 from experiments.data import folder
 from experiments.recipes import base, small_folder
@@ -75,10 +76,10 @@ def find_start(init_from: str, model: str = "") -> Start:
     """
     defaults = small_folder.get_config()
     if is_pretrained_name(init_from):
-        source = find_source(init_from)
-        if model not in ("", source.config):
-            raise ValueError(f"{init_from} is for the model {source.config}, not {model}; leave --model out.")
-        return Start(init_from, _relative(source.config), source.image_size, RGB, defaults.optimizer.learning_rate)
+        network = find_pretrained(init_from)
+        if model not in ("", network.config):
+            raise ValueError(f"{init_from} is for the model {network.config}, not {model}; leave --model out.")
+        return Start(init_from, _relative(network.config), network.image_size, RGB, defaults.optimizer.learning_rate)
     path = epath.Path(init_from)
     if path.is_dir():
         if model:

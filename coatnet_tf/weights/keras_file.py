@@ -6,16 +6,16 @@ names and shapes are compared first, so that a model is either loaded whole or l
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 
 # State of random number generators is no weight; models with and without dropout differ in it.
@@ -60,10 +60,10 @@ def load_weights(
     Args:
         model: A built model.
         path: `.weights.h5` (from `Model.save_weights`) or `.keras` (from `Model.save`) of the same
-            architecture. Layers are matched by name.
+            architecture. Layers are matched by name, those of a model inside the model too.
         resize: Whether to resize relative position bias tables, for another input size than the file's.
-        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes. In a model
-            without the top the whole head in the file is left aside.
+        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes. Where the
+            model or the file has no head, the whole head of the other is left as it is.
 
     Returns:
         A `Loaded`, which names what was resized, reset and left aside; it prints as one line.
@@ -71,7 +71,7 @@ def load_weights(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no weights file, or a weight is missing, left over or of another shape; the
-            message names the weights and their shapes.
+            message names the weights and their shapes. If two layers of the model have one name.
 
     Example:
     >>> import os, tempfile
@@ -87,22 +87,24 @@ def load_weights(
     path = os.fspath(path)
     with _open(path) as file:
         stored = dict(_stored_weights(file))
-        wanted = dict(_model_weights(model))
-        reset, resized, left_aside = [], [], []
-        if reset_head:
-            reset = [variable.path for name, variable in wanted.items() if name.startswith(_CLASSIFIER)]
-            head = _CLASSIFIER if reset else _HEAD
-            left_aside = [] if reset else [name for name in stored if name.startswith(head)]
-            stored, wanted = ({n: x for n, x in which.items() if not n.startswith(head)} for which in (stored, wanted))
-        values: dict[str, Any] = {}
-        for name, variable in wanted.items():
-            if resize and name in stored and _is_other_table(variable, stored[name]):
-                values[name] = resize_table(stored[name][()], tuple(variable.shape[1:]))
-                resized.append(f"{variable.path} from {tuple(stored[name].shape)} to {tuple(variable.shape)}")
-        _refuse_misfits(path, wanted, {**stored, **values})
-        for name, variable in wanted.items():
-            variable.assign(values[name] if name in values else stored[name][()])
-    return Loaded(tuple(resized), tuple(reset), tuple(left_aside))
+        wanted = _model_weights(model, stored)
+        reset, left_aside = _head_to_leave(wanted, stored) if reset_head else ((), ())
+        resized = {
+            name: resize_table(_read(stored[name]), (weight.shape[1], weight.shape[2]))
+            for name, weight in wanted.items()
+            if resize and name in stored and _is_other_table(weight, stored[name])
+        }
+        to_load = {name: weight for name, weight in wanted.items() if name not in reset}
+        used = {name: data for name, data in stored.items() if name not in left_aside}
+        _refuse_misfits(path, to_load, {**used, **resized})
+        for layer, names in _by_layer(to_load).items():
+            values = {name: resized[name] if name in resized else _read(stored[name]) for name in names}
+            layer.load_own_variables({to_load[name].key: value for name, value in values.items()})
+    return Loaded(
+        tuple(f"{wanted[name].path} from {stored[name].shape} to {table.shape}" for name, table in resized.items()),
+        tuple(wanted[name].path for name in reset),
+        tuple(name for name in left_aside if not reset),
+    )
 
 
 def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
@@ -151,10 +153,10 @@ def _interpolation(old: int, new: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - np.abs(positions[:, None] - np.arange(old)))
 
 
-def _is_other_table(variable: Any, stored: Any) -> bool:
+def _is_other_table(weight: _Weight, stored: h5py.Dataset) -> bool:
     """Whether it is a bias table of as many heads and another size."""
-    is_table = variable.path.endswith("relative_bias/table") and len(stored.shape) == 3
-    return is_table and stored.shape[0] == variable.shape[0] and tuple(stored.shape) != tuple(variable.shape)
+    is_table = weight.path.endswith("relative_bias/table") and len(stored.shape) == 3
+    return is_table and stored.shape[0] == weight.shape[0] and stored.shape != weight.shape
 
 
 def _open(path: str) -> h5py.File:
@@ -163,16 +165,24 @@ def _open(path: str) -> h5py.File:
     try:
         if path.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
-                return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
-        return h5py.File(path, "r")
+                file = h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
+        else:
+            file = h5py.File(path, "r")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path!r} is not a .weights.h5 or .keras file that Keras wrote, or is damaged: {error}"
         ) from error
+    if "model_weights" in file or "layer_names" in file.attrs:
+        file.close()
+        raise ValueError(
+            f"{path!r} is in Keras' old HDF5 format, which is not read here; if it holds a whole model, "
+            f"keras.models.load_model({path!r}).save('model.keras') writes a file that is."
+        )
+    return file
 
 
-def _stored_weights(group: Any, layer: str = "") -> Iterator[tuple[str, Any]]:
-    """`(name, dataset)` of all weights of a file; a name is `path/of/layer/names#index`.
+def _stored_weights(group: h5py.Group, layer: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
+    """`(name, dataset)` of all weights of a file; a name is `path/of/layer/names#key`.
 
     Keras nests groups as layers nest, keeps a layer's variables as `vars/0`, `vars/1`, ... and its name
     as an attribute of `vars`; groups without `vars` are mere containers.
@@ -188,22 +198,87 @@ def _stored_weights(group: Any, layer: str = "") -> Iterator[tuple[str, Any]]:
             yield from _stored_weights(child, "/".join(part for part in (layer, str(name)) if part))
 
 
-def _model_weights(model: keras.Model) -> Iterator[tuple[str, Any]]:
-    """`(name, variable)` of all weights of a model, named as `_stored_weights` names them."""
-    seen: collections.Counter[str] = collections.Counter()
-    for variable in model.weights:
-        layer = variable.path.rpartition("/")[0]
-        yield f"{layer}#{seen[layer]}", variable
-        seen[layer] += 1
+def _read(dataset: h5py.Dataset) -> np.ndarray:
+    """An array of it. What Keras marks as bfloat16, which HDF5 lacks, becomes float32, which holds it exactly."""
+    if dataset.attrs.get("dtype") == "bfloat16":
+        return np.asarray(dataset[()]).view(ml_dtypes.bfloat16).astype("float32")
+    return dataset[()]
 
 
-def _refuse_misfits(path: str, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
-    missing = [f"{v.path} {tuple(v.shape)}" for name, v in wanted.items() if name not in stored]
-    left_over = [f"{name} {tuple(data.shape)}" for name, data in stored.items() if name not in wanted]
+@dataclasses.dataclass(frozen=True)
+class _Weight:
+    """A weight of a model.
+
+    Args:
+        layer: The layer whose own it is.
+        key: What `save_own_variables` of the layer calls it.
+        path: How messages call it, as `Variable.path` of a model that is no part of another.
+        shape: Its shape.
+    """
+
+    layer: keras.layers.Layer
+    key: str
+    path: str
+    shape: tuple[int, ...]
+
+
+def _model_weights(model: keras.Model, stored: Collection[str]) -> dict[str, _Weight]:
+    """All weights of a model, named as `_stored_weights` names them.
+
+    A layer that is part of several others is stored with the first of them: its name is the one that is `stored`.
+    """
+    names: dict[keras.layers.Layer, list[str]] = {model: [""]}
+    for name, layer in _layers_within(model):
+        names.setdefault(layer, []).append(name)
+    weights: dict[str, _Weight] = {}
+    for layer, known in names.items():
+        own: dict[str, Any] = {}
+        layer.save_own_variables(own)
+        for key, value in own.items():
+            name = next((name for name in known if f"{name}#{key}" in stored), known[0])
+            if f"{name}#{key}" in weights:
+                raise ValueError(
+                    f"Two layers of {model.name} are called {name!r}, and weights are found by the names of layers; "
+                    "give each a name of its own."
+                )
+            path = f"{name}/{getattr(value, 'name', key)}".removeprefix("/")
+            weights[f"{name}#{key}"] = _Weight(layer, key, path, tuple(value.shape))
+    return weights
+
+
+def _layers_within(parent: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """`(path/of/names, layer)` of the layers of a layer or model and of theirs, by every way that leads to them."""
+    for layer in parent._flatten_layers(include_self=False, recursive=False):
+        yield prefix + layer.name, layer
+        yield from _layers_within(layer, f"{prefix}{layer.name}/")
+
+
+def _by_layer(weights: dict[str, _Weight]) -> dict[keras.layers.Layer, list[str]]:
+    """The names of the weights of each layer."""
+    names: dict[keras.layers.Layer, list[str]] = {}
+    for name, weight in weights.items():
+        names.setdefault(weight.layer, []).append(name)
+    return names
+
+
+def _head_to_leave(wanted: Iterable[str], stored: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of weights of the head: those of the model that begin anew, and those of the file that are left aside.
+
+    That is the classifier; or the whole head where the model or the file has none.
+    """
+    of_model, of_file = (tuple(name for name in names if name.startswith(_HEAD)) for names in (wanted, stored))
+    if of_model and of_file:
+        of_model, of_file = (tuple(n for n in names if n.startswith(_CLASSIFIER)) for names in (of_model, of_file))
+    return of_model, of_file
+
+
+def _refuse_misfits(path: str, wanted: dict[str, _Weight], stored: dict[str, Any]) -> None:
+    missing = [f"{weight.path} {weight.shape}" for name, weight in wanted.items() if name not in stored]
+    left_over = [f"{name} {data.shape}" for name, data in stored.items() if name not in wanted]
     other_shape = [
-        f"{v.path} is {tuple(v.shape)} in the model and {tuple(stored[name].shape)} in the file"
-        for name, v in wanted.items()
-        if name in stored and tuple(v.shape) != tuple(stored[name].shape)
+        f"{weight.path} is {weight.shape} in the model and {stored[name].shape} in the file"
+        for name, weight in wanted.items()
+        if name in stored and weight.shape != stored[name].shape
     ]
     problems = [
         f"{what}: {enumerate_names(which)}"

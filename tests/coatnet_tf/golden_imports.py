@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import coatnet_tf
+from coatnet_tf.pretrained.correspondence import load_named
+from coatnet_tf.pretrained.kecam import KECAM
+from coatnet_tf.pretrained.timm import TIMM
 
 FOLDER = Path(__file__).parents[1] / "golden" / "imports"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
@@ -14,23 +17,26 @@ TIMM_NAMES = [name for name in NAMES if name != "kecam_coatnet0"]
 
 
 def read(name, folder=FOLDER):
-    """Tensors by name in float32, images and logits."""
+    """Tensors by name in float32 (counters in int64), images and logits."""
     with np.load(folder / f"{name}.npz") as file:
         layout, values = json.loads(str(file["layout"])), file["values"].astype("float32")
         images, logits = file["images"], file["logits"]
     ends = np.cumsum([int(np.prod(shape)) for shape in layout.values()])
-    parts = np.split(values, ends[:-1])
-    return (
-        {name: part.reshape(shape) for (name, shape), part in zip(layout.items(), parts, strict=True)},
-        images,
-        logits,
-    )
+    tensors = {}
+    for (key, shape), part in zip(layout.items(), np.split(values, ends[:-1]), strict=True):
+        key = key.partition(":")[0]  # as `read_tensors` names the weights of an `.h5` file
+        tensors[key] = part.reshape(shape).astype("int64" if key.endswith("num_batches_tracked") else "float32")
+    return tensors, images, logits
 
 
-def read_kecam():
-    """As `read`, with the names that `read_tensors` gives the weights of an `.h5` file."""
-    tensors, images, logits = read("kecam_coatnet0")
-    return {name.partition(":")[0]: value for name, value in tensors.items()}, images, logits
+def naming(name):
+    """How the author of a golden case names its tensors."""
+    return KECAM if name == "kecam_coatnet0" else TIMM
+
+
+def load(model, name, tensors, **options):
+    """Loads the tensors of a golden case."""
+    return load_named(model, naming(name), tensors, "the file", **options)
 
 
 def small_config(name):

@@ -5,8 +5,9 @@ import keras
 from coatnet_tf import rivals
 from coatnet_tf.builder import build_model
 from coatnet_tf.layers import TransformerBlock
+from coatnet_tf.pretrained.correspondence import Entry, JoinedHeads, Same, load_tensors
+from coatnet_tf.pretrained.timm import weights
 from coatnet_tf.rivals import NFNetBlock, NFNetConfig, ResNetConfig, ViTConfig
-from coatnet_tf.weights.imports import Assignment
 from tests.coatnet_tf import golden_imports
 
 FOLDER = golden_imports.FOLDER.parent / "rivals"
@@ -46,88 +47,98 @@ def make_model(case, /, input_shape, **arguments):
     return build_model(CONFIGS[case], input_shape=input_shape, **arguments)
 
 
+class Squeezed:
+    """A tensor of `[batch, positions, C]`, for one image of one row here."""
+
+    def to_ours(self, tensor):
+        return [tensor[None]]
+
+    def to_theirs(self, values):
+        return values[0][0]
+
+
+class Gain:
+    """A gain of each channel, `[C, 1, 1, 1]`."""
+
+    def to_ours(self, tensor):
+        return [tensor.reshape(-1)]
+
+    def to_theirs(self, values):
+        return values[0].reshape(-1, 1, 1, 1)
+
+
 def load(model, tensors):
     """Loads every tensor of a state dict, or refuses."""
-    assignment = Assignment(model, tensors, "the state dict")
+    return load_tensors(model, entries(model, tensors), tensors, "the state dict")
+
+
+def entries(model, tensors):
     prefix = "patch_embed.backbone." if "patch_embed.backbone.stem.conv.weight" in tensors else ""
     classifier = "head" if "head.weight" in tensors else "head.fc"
     for layer in model.layers:
         stage, _, number = layer.name.removeprefix("resnet_").partition("_block")
         if isinstance(layer, TransformerBlock):
-            _transformer(assignment, layer, f"blocks.{int(number) - 1}.")
+            yield from transformer(layer, f"blocks.{int(number) - 1}.")
         elif isinstance(layer, rivals.Bottleneck):
-            _bottleneck(assignment, layer, f"{prefix}stages.{int(stage[1:]) - 1}.blocks.{int(number) - 1}.")
+            yield from bottleneck(layer, f"{prefix}stages.{int(stage[1:]) - 1}.blocks.{int(number) - 1}.")
         elif isinstance(layer, NFNetBlock):
-            _nfnet(assignment, layer, f"stages.{int(stage[1:]) - 1}.{int(number) - 1}.")
+            yield from nfnet(layer, f"stages.{int(stage[1:]) - 1}.{int(number) - 1}.")
         elif isinstance(layer, rivals.TokenEmbedding):
-            assignment.put(layer.class_token, "cls_token", lambda x: x[None])
-            assignment.put(layer.positions, "pos_embed", lambda x: x[None])
+            yield Entry("cls_token", (layer.class_token,), Squeezed())
+            yield Entry("pos_embed", (layer.positions,), Squeezed())
         elif isinstance(layer, keras.layers.Conv2D):
             number = layer.name[-2:].lstrip("0") if layer.name.startswith("stem") else ""
             names = {"resnet_stem_conv": f"{prefix}stem.conv", "patch_conv": "patch_embed.proj"}
-            _conv(assignment, layer, names.get(layer.name, layer.name if not number else f"stem.conv{number}"))
+            yield from conv(layer, names.get(layer.name, layer.name if not number else f"stem.conv{number}"))
         elif isinstance(layer, keras.layers.GroupNormalization):
-            _norm(assignment, layer, f"{prefix}stem.norm")
+            yield from norm(layer, f"{prefix}stem.norm")
         elif isinstance(layer, keras.layers.LayerNormalization):
-            _norm(assignment, layer, "norm")
+            yield from weights(layer, "norm")
         elif isinstance(layer, keras.layers.Dense):
-            _dense(assignment, layer, classifier)
-    return assignment.load()
+            yield from weights(layer, classifier)
 
 
-def _transformer(assignment, block, prefix):
-    _norm(assignment, block.attention_norm, prefix + "norm1")
+def transformer(block, prefix):
     attention = block.attention
-    for kind in ("weight", "bias"):
-        name = f"{prefix}attn.qkv.{kind}"
-        joined = assignment.take(name)  # q of all heads, then k, then v
-        for layer, part in zip(
-            (attention.query, attention.key, attention.value), joined.reshape(3, -1, 32), strict=True
-        ):
-            value = part.T if kind == "weight" else part[0]
-            assignment.put_value(layer.kernel if kind == "weight" else layer.bias, name, value)
-    _dense(assignment, attention.out, prefix + "attn.proj")
-    _norm(assignment, block.ffn_norm, prefix + "norm2")
-    _dense(assignment, block.ffn.expand, prefix + "mlp.fc1")
-    _dense(assignment, block.ffn.shrink, prefix + "mlp.fc2")
+    parts = (attention.query, attention.key, attention.value)
+    width = attention.query.units  # q of all heads, then k, then v
+    yield Entry(f"{prefix}attn.qkv.weight", tuple(part.kernel for part in parts), JoinedHeads(width, rank=2))
+    yield Entry(f"{prefix}attn.qkv.bias", tuple(part.bias for part in parts), JoinedHeads(width, rank=1))
+    yield from weights(block.attention_norm, prefix + "norm1")
+    yield from weights(attention.out, prefix + "attn.proj")
+    yield from weights(block.ffn_norm, prefix + "norm2")
+    yield from weights(block.ffn.expand, prefix + "mlp.fc1")
+    yield from weights(block.ffn.shrink, prefix + "mlp.fc2")
 
 
-def _bottleneck(assignment, block, prefix):
+def bottleneck(block, prefix):
     for number, part in enumerate(("reduce", "spatial", "expand"), start=1):
-        _conv(assignment, getattr(block, f"{part}_conv"), f"{prefix}conv{number}")
-        _norm(assignment, getattr(block, f"{part}_norm"), f"{prefix}norm{number}")
+        yield from conv(getattr(block, f"{part}_conv"), f"{prefix}conv{number}")
+        yield from norm(getattr(block, f"{part}_norm"), f"{prefix}norm{number}")
     if block.project:
-        conv, norm = block.proj
-        _conv(assignment, conv, prefix + "downsample.conv")
-        _norm(assignment, norm, prefix + "downsample.norm")
+        projection, its_norm = block.proj
+        yield from conv(projection, prefix + "downsample.conv")
+        yield from norm(its_norm, prefix + "downsample.norm")
 
 
-def _nfnet(assignment, block, prefix):
+def nfnet(block, prefix):
     if block.project:
-        _conv(assignment, block.proj_conv, prefix + "downsample.conv")
-    _conv(assignment, block.reduce_conv, prefix + "conv1")
-    _conv(assignment, block.spatial_conv1, prefix + "conv2")
-    _conv(assignment, block.spatial_conv2, prefix + "conv2b")
-    _conv(assignment, block.expand_conv, prefix + "conv3")
-    _dense(assignment, block.se.reduce, prefix + "attn_last.fc1")
-    _dense(assignment, block.se.expand, prefix + "attn_last.fc2")
-    assignment.put(block.skip_gain, prefix + "skipinit_gain")
+        yield from conv(block.proj_conv, prefix + "downsample.conv")
+    yield from conv(block.reduce_conv, prefix + "conv1")
+    yield from conv(block.spatial_conv1, prefix + "conv2")
+    yield from conv(block.spatial_conv2, prefix + "conv2b")
+    yield from conv(block.expand_conv, prefix + "conv3")
+    yield from weights(block.se.reduce, prefix + "attn_last.fc1")
+    yield from weights(block.se.expand, prefix + "attn_last.fc2")
+    yield Entry(prefix + "skipinit_gain", (block.skip_gain,), Same())
 
 
-def _conv(assignment, conv, prefix):
-    assignment.put(conv.kernel, f"{prefix}.weight", lambda x: x.transpose(2, 3, 1, 0))
-    if conv.use_bias:
-        assignment.put(conv.bias, f"{prefix}.bias")
-    if isinstance(conv, rivals.ScaledStandardizedConv2D):
-        assignment.put(conv.gain, f"{prefix}.gain", lambda x: x.reshape(-1))
+def conv(layer, prefix):
+    yield from weights(layer, prefix)
+    if isinstance(layer, rivals.ScaledStandardizedConv2D):
+        yield Entry(f"{prefix}.gain", (layer.gain,), Gain())
 
 
-def _dense(assignment, dense, prefix):
-    """From a linear layer or a 1x1 convolution."""
-    assignment.put(dense.kernel, f"{prefix}.weight", lambda x: x.reshape(x.shape[:2]).T)
-    assignment.put(dense.bias, f"{prefix}.bias")
-
-
-def _norm(assignment, norm, prefix):
-    assignment.put(norm.gamma, f"{prefix}.weight")
-    assignment.put(norm.beta, f"{prefix}.bias")
+def norm(layer, prefix):
+    yield Entry(f"{prefix}.weight", (layer.gamma,), Same())
+    yield Entry(f"{prefix}.bias", (layer.beta,), Same())

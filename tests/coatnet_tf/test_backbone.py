@@ -8,7 +8,6 @@ import pytest
 
 import coatnet_tf
 from coatnet_tf import layers
-from coatnet_tf.weights.timm import load_timm
 from tests.coatnet_tf import golden_imports as golden
 
 SMALL_HEADS = layers.TransformerConfig(attention=layers.AttentionConfig(head_size=16))
@@ -69,7 +68,7 @@ def test_imported_weights(monkeypatch, tmp_path):
     import safetensors.numpy
 
     from coatnet_tf import family
-    from coatnet_tf.weights import catalog
+    from coatnet_tf.pretrained import catalog
 
     name = "timm/coatnet_0_rw_224.sw_in1k"
     monkeypatch.setitem(family.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
@@ -78,7 +77,7 @@ def test_imported_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(catalog, "download", lambda entry: os.fspath(tmp_path / "model.safetensors"))
     backbone = coatnet_tf.CoAtNetBackbone(name, input_shape=(64, 64, 3), weights=name)
     features = golden.make_model("coatnet_0_rw", include_top=False)
-    load_timm(features, tensors)
+    golden.load(features, "coatnet_0_rw", tensors)
     images = images.astype("float32")
     np.testing.assert_allclose(backbone(images), features(images), atol=1e-5)
 

@@ -1,20 +1,23 @@
 """Other people's weights: the outputs of their code, and every tensor used exactly once."""
 
 import dataclasses
+import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import coatnet_tf
-from coatnet_tf.weights import Loaded, read_tensors, resize_table
-from coatnet_tf.weights.kecam import load_kecam
-from coatnet_tf.weights.timm import load_timm
+from coatnet_tf.pretrained import read_tensors
+from coatnet_tf.pretrained.correspondence import make_tensors
+from coatnet_tf.weights import Loaded, resize_table
 from tests.coatnet_tf import golden_imports as golden
 
 # Counted from timm 1.0.31's models, in millions; coatnet_3_rw for its 11,821 classes.
@@ -42,12 +45,8 @@ TIMM_PARAMS = {
 }
 
 
-def load(model, name, tensors, **options):
-    return (load_kecam if name == "kecam_coatnet0" else load_timm)(model, tensors, **options)
-
-
-def read(name):
-    return golden.read_kecam() if name == "kecam_coatnet0" else golden.read(name)
+def load_timm(model, tensors, **options):
+    return golden.load(model, "coatnet_0_rw", tensors, **options)
 
 
 def assert_close(found, expected, tolerance=1e-5):
@@ -72,15 +71,26 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(request):
-    tensors, images, logits = read(request.param)
+    tensors, images, logits = golden.read(request.param)
     model = golden.make_model(request.param)
-    return Case(request.param, tensors, images, logits, model, load(model, request.param, tensors))
+    return Case(request.param, tensors, images, logits, model, golden.load(model, request.param, tensors))
 
 
 @pytest.mark.parametrize("case", golden.NAMES, indirect=True)
 def test_outputs_of_their_code(case):
     assert not case.loaded.resized and not case.loaded.reset
     assert_close(outputs(case.model, case.images), case.logits)
+
+
+@pytest.mark.parametrize("case", golden.NAMES, indirect=True)
+def test_there_and_back(case):
+    """What is loaded is written again with the same names, shapes and bits; counters begin at 0."""
+    written = make_tensors(case.model, golden.naming(case.name))
+    expected = {n: np.zeros_like(x) if n.endswith("num_batches_tracked") else x for n, x in case.tensors.items()}
+    assert written.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (written[name].dtype, written[name].shape) == (tensor.dtype, tensor.shape), name
+        assert written[name].tobytes() == tensor.tobytes(), name
 
 
 @pytest.mark.parametrize("case", golden.NAMES, indirect=True)
@@ -136,11 +146,11 @@ def without(tensors, name):
     ],
 )
 def test_a_missing_tensor_is_named_and_nothing_is_loaded(name, tensor):
-    tensors, _, _ = read(name)
+    tensors, _, _ = golden.read(name)
     model = golden.make_model(name)
     before = [variable.numpy() for variable in model.weights]
     with pytest.raises(ValueError, match=f"{tensor} is missing in the file.*Nothing was loaded"):
-        load(model, name, without(tensors, tensor))
+        golden.load(model, name, without(tensors, tensor))
     assert all(np.array_equal(a, variable.numpy()) for a, variable in zip(before, model.weights, strict=True))
 
 
@@ -176,7 +186,7 @@ def test_computed_tables_need_no_resizing():
 @pytest.mark.parametrize("case", ["coatnet_0_rw", "coatnet_0", "kecam_coatnet0"], indirect=True)
 def test_without_the_top(case):
     features = golden.make_model(case.name, include_top=False)
-    load(features, case.name, case.tensors)
+    golden.load(features, case.name, case.tensors)
     end = case.model.get_layer("s4_block02" if case.name != "kecam_coatnet0" else "s4_block01").output
     last = keras.Model(case.model.inputs, end)
     assert_close(outputs(features, case.images), outputs(last, case.images), 1e-6)
@@ -206,9 +216,38 @@ class TestFiles:
         assert {x.dtype.name for name, x in read.items() if "num_batches" not in name} == {"float16"}
         assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
 
+    def test_bfloat16_of_torch(self, tmp_path):
+        """The same file with its storages declared bfloat16: the bits of each number mean another."""
+        with (
+            zipfile.ZipFile(golden.FOLDER / "coatnet_pico_rw.pth") as source,
+            zipfile.ZipFile(tmp_path / "a.pth", "w") as target,
+        ):
+            for name in source.namelist():
+                target.writestr(name, source.read(name).replace(b"\nHalfStorage\n", b"\nBFloat16Storage\n"))
+        halves, read = read_tensors(golden.FOLDER / "coatnet_pico_rw.pth"), read_tensors(tmp_path / "a.pth")
+        name = "stages.2.blocks.1.attn.qkv.weight"
+        assert read[name].dtype == "float32" and read.keys() == halves.keys()
+        np.testing.assert_array_equal(read[name], halves[name].view(ml_dtypes.bfloat16).astype("float32"))
+
+    def test_bfloat16_of_safetensors(self, tmp_path):
+        values = np.array([[1.5, -2.25, 3e38]], ml_dtypes.bfloat16)
+        header = json.dumps({"weight": {"dtype": "BF16", "shape": [1, 3], "data_offsets": [0, 6]}}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + values.tobytes())
+        read = read_tensors(path)["weight"]
+        assert read.dtype == "float32"
+        np.testing.assert_array_equal(read, values.astype("float32"))
+
+    def test_a_type_of_tensor_that_is_not_read(self, tmp_path):
+        header = json.dumps({"weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + b"ab")
+        with pytest.raises(ValueError, match="holds tensors of F8_E4M3; known are F64, F32"):
+            read_tensors(path)
+
     @pytest.mark.parametrize("nested", [True, False])
     def test_keras_2(self, tmp_path, nested):
-        tensors, _, _ = golden.read_kecam()
+        tensors, _, _ = golden.read("kecam_coatnet0")
         with h5py.File(tmp_path / "a.h5", "w") as file:
             root = file.create_group("model_weights") if nested else file
             for name, value in tensors.items():

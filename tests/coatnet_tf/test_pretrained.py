@@ -1,5 +1,6 @@
 """`from_pretrained`: names, files, downloads, and what goes wrong with them."""
 
+import dataclasses
 import errno
 import hashlib
 import shutil
@@ -16,7 +17,7 @@ import safetensors.numpy
 
 import coatnet_tf
 from coatnet_tf import family
-from coatnet_tf.weights import catalog, find_source
+from coatnet_tf.pretrained import catalog, find_pretrained
 from tests.coatnet_tf import golden_imports as golden
 
 NAME = "timm/coatnet_0_rw_224.sw_in1k"
@@ -39,18 +40,18 @@ def outputs(model, images):
 class TestNames:
     def test_every_entry_has_a_configuration(self):
         for entry in coatnet_tf.list_weights():
-            source = find_source(entry.name)
-            assert source.config in coatnet_tf.RELATIVES
-            assert str(source.image_size) in entry.name
+            network = find_pretrained(entry.name)
+            assert network.config in coatnet_tf.RELATIVES
+            assert str(network.image_size) in entry.name
             params = coatnet_tf.profile(entry.config, classes=entry.classes).params / 1e6
             assert params == pytest.approx(entry.params, abs=0.05)
             assert entry.name in str(entry)
 
     def test_the_tag_may_be_left_out_with_a_file(self, small):
-        assert find_source("timm/coatnet_0_rw_224", small[0]).config == "coatnet_0_rw"
-        assert find_source("timm/coatnet_3_224", small[0]).config == "coatnet_3"
+        assert find_pretrained("timm/coatnet_0_rw_224", small[0]).config == "coatnet_0_rw"
+        assert find_pretrained("timm/coatnet_3_224", small[0]).config == "coatnet_3"
         with pytest.raises(ValueError, match="those of this network are timm/coatnet_0_rw_224.sw_in1k"):
-            find_source("timm/coatnet_0_rw_224")
+            find_pretrained("timm/coatnet_0_rw_224")
 
     @pytest.mark.parametrize("name", ["timm/resnet50.a1", "keras_cv_attention_models/coatnet1", "coatnet_0_rw"])
     def test_unknown_names(self, name, small):
@@ -88,7 +89,7 @@ class TestFiles:
         assert model.output_shape == (None, 3)
 
     def test_other_classes_need_a_new_head(self, small):
-        with pytest.raises(ValueError, match="tells 10 classes apart, not 3; give reset_head=True"):
+        with pytest.raises(ValueError, match="distinguishes 10 classes, not 3; give reset_head=True"):
             coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)
 
     def test_weights_beside_its_own_are_refused(self, small):
@@ -116,14 +117,75 @@ class TestFiles:
             coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 64, 3), downsampling="depthwise_conv")
 
     def test_weights_of_another_network(self, small):
-        with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet-0' differs"):
+        with pytest.raises(ValueError, match="belongs to the configuration 'coatnet_0_rw', and 'coatnet0' differs"):
             model = coatnet_tf.CoAtNet0(input_shape=(64, 64, 3))
-            find_source(NAME, small[0]).read().load(model, coatnet_tf.FAMILY["coatnet-0"])
+            find_pretrained(NAME, small[0]).read().load(model)
 
     def test_a_file_of_something_else(self, tmp_path):
         safetensors.numpy.save_file({"layer.weight": np.zeros(3, "float32")}, tmp_path / "a.safetensors")
         with pytest.raises(ValueError, match="has no head.fc.bias. Its first tensors are layer.weight"):
             coatnet_tf.from_pretrained(NAME, path=tmp_path / "a.safetensors")
+
+
+SMALL = "timm/coatnet_0_rw_64"  # as `timm.create_model("coatnet_0_rw_224", img_size=64)`
+
+
+class TestWritingForTimm:
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+    def test_what_was_loaded_is_written(self, small, tmp_path, policy):
+        """After saving as a Keras file, with probabilities, stochastic depth and another dtype policy, too."""
+        path, _, _ = small
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = coatnet_tf.from_pretrained(SMALL, path=path, drop_path_rate=0.2)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.save(tmp_path / "model.keras")
+        coatnet_tf.save_timm(keras.models.load_model(tmp_path / "model.keras"), SMALL, tmp_path / "back.safetensors")
+        theirs, ours = (safetensors.numpy.load_file(file) for file in (path, tmp_path / "back.safetensors"))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert (ours[name].dtype, ours[name].shape) == (tensor.dtype, tensor.shape), name
+            np.testing.assert_array_equal(ours[name], 0 * tensor if name.endswith("tracked") else tensor, err_msg=name)
+
+    @pytest.mark.parametrize(
+        "fields, arguments, message",
+        [
+            ({"downsampling": "depthwise_conv"}, {}, "s1_block01: downsampling is 'depthwise_conv' and must be 'avg_"),
+            ({"se_ratio": 0.5}, {}, "s1_block01: se_ratio is 0.5 and must be 0.25"),
+            ({"conv_norm_epsilon": 1e-3}, {}, "stem_norm01: epsilon is 0.001 and must be 1e-05"),
+            ({"preprocessing": "torch"}, {}, "preprocessing: scale is .* and must be 0.0078"),
+            ({"head": "pool"}, {}, "it lacks the layer head_norm"),
+            ({"relative_attention": False}, {}, "s3_block01: relative is False and must be True"),
+            ({"padding": "same"}, {}, "'same' and must be .*The paper's own CoAtNets have no equal in timm"),
+            ({}, {"input_shape": (64, 96, 3)}, r"takes images \(64, 96, 3\) and must take \(64, 64, 3\)"),
+            ({}, {"include_top": False}, "it lacks the layer predictions"),
+        ],
+    )
+    def test_another_network_is_refused(self, small, tmp_path, fields, arguments, message):
+        config = dataclasses.replace(golden.small_config("coatnet_0_rw"), **fields)
+        model = coatnet_tf.CoAtNet(config, **{"input_shape": (64, 64, 3), **arguments})
+        with pytest.raises(ValueError, match=f"is not {SMALL}: .*{message}"):
+            coatnet_tf.save_timm(model, SMALL, tmp_path / "a.safetensors")
+        assert not (tmp_path / "a.safetensors").exists()
+
+    def test_added_weights_are_refused(self, small, tmp_path):
+        model = golden.make_model("coatnet_0_rw")
+        model.get_layer("predictions").enable_lora(2)
+        with pytest.raises(ValueError, match="has weights that no tensor of theirs holds: .*lora"):
+            coatnet_tf.save_timm(model, SMALL, tmp_path / "a.safetensors")
+
+    @pytest.mark.parametrize("network", ["timm/resnet50", "coatnet_0_rw_224", "timm/coatnet-0"])
+    def test_unknown_networks_are_refused(self, small, tmp_path, network):
+        with pytest.raises(ValueError, match=f"There is no network '{network}'; those of timm are timm/coatnet_pico"):
+            coatnet_tf.save_timm(keras.Sequential(name="any"), network, tmp_path / "a.safetensors")
+
+
+def test_a_habit_of_keras_is_told_the_names(small):
+    with pytest.raises(ValueError, match="There are no weights 'imagenet' for small: .* the nearest are timm/coatnet_"):
+        coatnet_tf.CoAtNet(golden.small_config("coatnet_0_rw"), weights="imagenet", name="small")
+    with pytest.raises(ValueError, match="the nearest are timm/coatnet_bn_0_rw_224.sw_in1k"):
+        coatnet_tf.CoAtNet(golden.small_config("coatnet_0_rw"), weights="coatnet_bn_0_rw_224")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What loading weights refuses, and that it then changes nothing."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_missing_weights_are_named(tiny, tmp_path):
 
 def test_compiled_models_and_their_optimizers_load(tiny, tmp_path):
     model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
-    model.compile("adamw", "sparse_categorical_crossentropy")
+    model.compile("adamw", "sparse_categorical_crossentropy", run_eagerly=True)  # tracing one step takes longer
     model.fit(np.zeros((2, *SHAPE)), np.zeros(2), verbose=0)
     model.save(tmp_path / "fit.keras")
     copy = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, weights=tmp_path / "fit.keras")
@@ -134,3 +135,138 @@ def test_other_sizes_and_classes_are_refused_unless_asked_for(tiny, tmp_path):
     assert loaded.reset == ("predictions/kernel", "predictions/bias")
     np.testing.assert_array_equal(model.get_layer("predictions").kernel, before[-2])
     np.testing.assert_array_equal(model.get_layer("head_hidden").kernel, trained.get_layer("head_hidden").kernel)
+
+
+def composed(kind):
+    """Models that are made of others; each call gives other random weights and the same names."""
+    config = coatnet_tf.make_config("small", (1, 1, 1), (8, 8, 16), "CT", head_size=16)
+    backbone = coatnet_tf.CoAtNetBackbone(config, input_shape=SHAPE)
+    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="classes")
+    image = keras.Input(SHAPE, name="mine")
+    if kind == "nested":
+        return keras.Model(image, dense(pool(backbone(image))))
+    if kind == "sequential":
+        flip = keras.layers.RandomFlip(name="flip")
+        return keras.Sequential([image, flip, backbone, pool, keras.layers.Dropout(0.5, name="drop"), dense])
+    if kind == "two":
+        other = coatnet_tf.CoAtNetBackbone(config, input_shape=SHAPE, name="other")
+        return keras.Model(image, dense(pool(keras.layers.Concatenate()([backbone(image), other(image)]))))
+    if kind == "deep":
+        inner = keras.Model(image, backbone(image), name="inner")
+        return keras.Model(image, dense(pool(inner(image))))
+    if kind == "shared":  # one layer in two models, kept in the file with the first
+        shared = keras.layers.Dense(4, name="shared")
+        parts = [keras.Sequential([backbone, shared], name=name) for name in ("a", "b")]
+        return keras.Model(image, dense(pool(keras.layers.Add()([part(image) for part in parts]))))
+    if kind == "called twice":
+        block = coatnet_tf.layers.MBConv(3, name="block")
+        return keras.Model(image, dense(pool(block(block(image)))))
+    model = Subclassed(backbone, dense)
+    model(np.zeros((1, *SHAPE), "float32"))
+    return model
+
+
+class Subclassed(keras.Model):
+    def __init__(self, backbone, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [backbone, keras.layers.GlobalAveragePooling2D(), dense]
+        self.gain = self.add_weight(name="gain", initializer="random_normal")
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs * self.gain
+
+    def get_config(self):  # what `save` asks for
+        return {}
+
+
+def assert_equal_weights(mine, theirs):
+    assert len(mine.weights) == len(theirs.weights)
+    for variable, expected in zip(mine.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(np.array(variable), np.array(expected), err_msg=variable.path)
+
+
+@pytest.mark.parametrize("kind", ["nested", "sequential", "two", "deep", "shared", "called twice", "subclassed"])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_models_of_models_load(tmp_path, kind, suffix):
+    keras.utils.set_random_seed(1)
+    trained, model = composed(kind), composed(kind)
+    path = tmp_path / f"trained{suffix}"
+    (trained.save if suffix == ".keras" else trained.save_weights)(path)
+    with pytest.raises(AssertionError):
+        assert_equal_weights(model, trained)
+    assert str(coatnet_tf.load_weights(model, path)) == "all as they were"
+    assert_equal_weights(model, trained)
+
+
+def test_misfits_in_models_of_models_are_named(tmp_path):
+    composed("nested").save_weights(tmp_path / "a.weights.h5")
+    model = composed("deep")
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match="missing in the file: inner/small_backbone/stem_conv01/kernel.*in the file only: small_back"
+    ):
+        coatnet_tf.load_weights(model, tmp_path / "a.weights.h5")
+    for mine, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_layers_of_one_name_are_refused(tmp_path):
+    class Twins(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="twins")
+            self.parts = [keras.layers.Dense(3, name="dense") for _ in range(2)]
+
+        def call(self, inputs):
+            return self.parts[1](self.parts[0](inputs))
+
+    model = keras.Sequential([keras.Input((3,)), Twins()])
+    model.save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="Two layers of .* are called 'twins/dense'.*give each a name of its own"):
+        coatnet_tf.load_weights(model, tmp_path / "a.weights.h5")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_pure_bfloat16(tiny, tmp_path, suffix):
+    """Into a model of the same type, and of float32."""
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        trained, copy = (coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3) for _ in range(2))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    path = tmp_path / f"trained{suffix}"
+    (trained.save if suffix == ".keras" else trained.save_weights)(path)
+    wider = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+    larger = coatnet_tf.CoAtNet(tiny, input_shape=(48, 32, 3), classes=3)
+    for model in (copy, wider):
+        coatnet_tf.load_weights(model, path)
+        for mine, theirs in zip(model.weights, trained.weights, strict=True):
+            np.testing.assert_array_equal(*(keras.ops.cast(x.value, "float32") for x in (mine, theirs)))
+    assert len(coatnet_tf.load_weights(larger, path, resize=True).resized) == 3
+
+
+def test_the_old_format_is_refused(tiny, tmp_path):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+    model.save(tmp_path / "whole.h5")
+    with pytest.raises(
+        ValueError, match=r"in Keras' old HDF5 format.*load_model\('.*whole.h5'\).save\('model.keras'\)"
+    ):
+        coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, weights=tmp_path / "whole.h5")
+    keras.models.load_model(tmp_path / "whole.h5", compile=False).save(tmp_path / "model.keras")
+    copy = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, weights=tmp_path / "model.keras")
+    assert_equal_weights(copy, model)
+
+
+def test_a_file_without_a_head_begins_a_classifier(tiny, tmp_path):
+    features = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False)
+    features.save_weights(tmp_path / "features.weights.h5")
+    model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+    before = model.get_layer("head_hidden").get_weights()
+    with pytest.raises(ValueError, match="missing in the file: head_norm/gamma"):
+        coatnet_tf.load_weights(model, tmp_path / "features.weights.h5")
+    loaded = coatnet_tf.load_weights(model, tmp_path / "features.weights.h5", reset_head=True)
+    assert loaded.reset[:3] == ("head_norm/gamma", "head_norm/beta", "head_hidden/kernel") and len(loaded.reset) == 6
+    for mine, theirs in zip(model.weights, features.weights, strict=False):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(model.get_layer("head_hidden").kernel, before[0])

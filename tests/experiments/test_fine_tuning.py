@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 
 from coatnet_tf import family
-from coatnet_tf.weights import catalog, resize_table
-from coatnet_tf.weights.timm import load_timm
+from coatnet_tf.pretrained import catalog
+from coatnet_tf.weights import resize_table
 from experiments import loop, workdir
 from experiments.strategies import make_strategy
 from tests.coatnet_tf import golden_imports as golden
@@ -115,7 +115,7 @@ def test_published_weights_begin_a_run(run, config, tmp_path, monkeypatch, caplo
 
     trainer = build(config, tmp_path / "tuned")
     expected = golden.make_model("coatnet_bn_0_rw", classes=3)
-    load_timm(expected, tensors, reset_head=True)
+    golden.load(expected, "coatnet_bn_0_rw", tensors, reset_head=True)
     for variable, value in zip(trainer.model.weights, expected.weights, strict=True):
         if not variable.path.startswith("predictions"):
             np.testing.assert_array_equal(variable, value, err_msg=variable.path)

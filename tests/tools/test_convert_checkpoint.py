@@ -7,8 +7,9 @@ import safetensors.numpy
 
 import coatnet_tf
 from coatnet_tf import family
+from experiments import workdir
 from tests.coatnet_tf import golden_imports as golden
-from tools.convert_checkpoint import convert
+from tools.convert_checkpoint import convert, convert_to_timm
 
 NAME = "timm/coatnet_0_rw_64"
 
@@ -43,6 +44,28 @@ def test_weights_alone(file, tmp_path):
 def test_another_size(file, tmp_path):
     convert(NAME, file, tmp_path / "a.keras", image_size=96)
     assert keras.models.load_model(tmp_path / "a.keras").input_shape == (None, 96, 96, 3)
+
+
+@pytest.mark.parametrize("of_run", [True, False])
+def test_back_to_timm(file, tmp_path, of_run):
+    convert(NAME, file, tmp_path / workdir.MODEL)
+    (tmp_path / workdir.CLASSES).write_text("a\n" * 10)
+    convert_to_timm(tmp_path if of_run else tmp_path / workdir.MODEL, NAME, tmp_path / "back.safetensors")
+    theirs, ours = (safetensors.numpy.load_file(path) for path in (file, tmp_path / "back.safetensors"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[n], theirs[n]) for n in theirs if not n.endswith("num_batches_tracked"))
+
+
+def test_what_is_not_the_network_is_refused(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file .*none.keras"):
+        convert_to_timm(tmp_path / "none.keras", NAME, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="--output must end in .safetensors"):
+        convert_to_timm(tmp_path / "none.keras", NAME, tmp_path / "a.keras")
+    config = coatnet_tf.make_config("t", (1,) * 5, (8, 16, 16, 32, 32))
+    coatnet_tf.CoAtNet(config, input_shape=(64, 64, 3), classes=3).save(tmp_path / "t.keras")
+    with pytest.raises(ValueError, match="'t' is not timm/coatnet_0_rw_64: .*paper's own CoAtNets have no equal"):
+        convert_to_timm(tmp_path / "t.keras", NAME, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_bad_outputs_are_refused(file, tmp_path):

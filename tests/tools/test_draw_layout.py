@@ -17,9 +17,7 @@ def package(room):
 def test_arrows_run_one_way():
     """From the tools to the experiments to the package, which knows neither."""
     backwards = [
-        (start, end)
-        for start, end in draw_layout.arrows()
-        if ORDER.index(package(start)) > ORDER.index(package(end))
+        (start, end) for start, end in draw_layout.arrows() if ORDER.index(package(start)) > ORDER.index(package(end))
     ]
     assert not backwards
     assert ("experiments", "coatnet_tf") in draw_layout.arrows()

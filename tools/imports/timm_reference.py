@@ -1,11 +1,12 @@
 """Runs in an environment that has torch and timm: a random network with its answers, for `tools.compare_imports`.
 
-    python tools/imports/timm_reference.py coatnet_0_rw_224 reference
+    python tools/imports/timm_reference.py coatnet_0_rw_224 reference [--small | --check]
 
 writes `reference.safetensors` (the state dict of a network with random weights and randomised statistics) and
 `reference.npz` (images and logits). With `--small` the network keeps its blocks' options and is narrow, shallow and
 for images of 64 x 64; its weights are rounded to half precision and are in `reference.npz` too; `reference.pth` has
-them as `torch.save` writes them. Such files are the golden cases of the tests.
+them as `torch.save` writes them. Such files are the golden cases of the tests. With `--check` nothing is written: the
+network loads `reference.safetensors` strictly, and must give the logits of `reference.npz` for its images, bit for bit.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import json
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg, maxxvit
 
 SMALL_WIDTHS = (8, 16, 16, 32)
@@ -53,11 +54,20 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
 
 
+def evaluate(model: torch.nn.Module, images: torch.Tensor, name: str) -> torch.Tensor:
+    """Logits of images `[batch, height, width, 3]` in [0, 255]."""
+    preprocessing = get_pretrained_cfg(name)
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (preprocessing.mean, preprocessing.std))
+    with torch.no_grad():
+        return model((images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("output")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
 
     generator = torch.Generator().manual_seed(0)
@@ -66,15 +76,17 @@ def main() -> None:
     if arguments.small:
         config, size, classes = shrink(config), SMALL_SIZE, SMALL_CLASSES
     model = maxxvit.MaxxVit(config, img_size=size, num_classes=classes).eval()
+    if arguments.check:
+        model.load_state_dict(load_file(f"{arguments.output}.safetensors"), strict=True)
+        answers = {name: torch.from_numpy(x) for name, x in np.load(f"{arguments.output}.npz").items()}
+        if not torch.equal(evaluate(model, answers["images"], arguments.model), answers["logits"]):
+            raise SystemExit("The logits are others.")
+        return
     randomise(model, generator)
     if arguments.small:
         model = model.half().float()  # the rounded weights
     images = torch.randint(0, 256, (2, size, size, 3), generator=generator, dtype=torch.uint8)
-    preprocessing = get_pretrained_cfg(arguments.model)
-    mean, deviation = (torch.tensor(x)[:, None, None] for x in (preprocessing.mean, preprocessing.std))
-    with torch.no_grad():
-        logits = model((images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation)
-    answers = {"images": images.numpy(), "logits": logits.numpy()}
+    answers = {"images": images.numpy(), "logits": evaluate(model, images, arguments.model).numpy()}
 
     state = model.state_dict()
     if arguments.small:

@@ -1,4 +1,4 @@
-"""Reads other people's weight files into NumPy arrays, without torch and without running what is in them."""
+"""Other people's weight files as NumPy arrays, without torch and without running what is in them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
+import ml_dtypes
 import numpy as np
 
-Tensors = dict[str, np.ndarray]
+from coatnet_tf.pretrained.correspondence import Tensors
 
-_STORAGES = {
+_STORAGES: dict[str, Any] = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
     "HalfStorage": "float16",
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": "int64",
     "IntStorage": "int32",
     "BoolStorage": "bool",
 }
+_SAFETENSORS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": ml_dtypes.bfloat16,
+    "I64": "int64",
+    "I32": "int32",
+    "BOOL": "bool",
+}
+_INSTALL = "needs the package safetensors: pip install 'coatnet_tf[pretrained]'."
 _PREFIXES = ("state_dict", "model")  # under which checkpoints of training programs keep the state dict
 
 
@@ -34,7 +46,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Tensors:
             dicts since PyTorch 1.6; or `.h5` as Keras 2 writes weights, whose names become `layer/weight`.
 
     Returns:
-        NumPy arrays by name.
+        NumPy arrays by name. What is bfloat16 in the file, which NumPy lacks, is float32, which holds it exactly.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -54,19 +66,46 @@ def read_tensors(path: str | os.PathLike[str]) -> Tensors:
     suffix = os.path.splitext(path)[1]
     if suffix not in readers:
         raise ValueError(f"{path!r} is none of the weights files known here, which end in {', '.join(readers)}.")
-    return readers[suffix](path)
+    return {
+        name: tensor.astype("float32") if tensor.dtype == ml_dtypes.bfloat16 else tensor
+        for name, tensor in readers[suffix](path).items()
+    }
+
+
+def write_tensors(tensors: Tensors, path: str | os.PathLike[str]) -> None:
+    """Writes tensors into a `.safetensors` file, which PyTorch reads.
+
+    Args:
+        tensors: NumPy arrays by name.
+        path: The file.
+
+    Raises:
+        ImportError: If safetensors is not installed.
+    """
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(f"{os.fspath(path)!r} {_INSTALL}") from error
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _read_safetensors(path: str) -> Tensors:
     try:
         import safetensors
-        import safetensors.numpy
     except ImportError as error:
-        raise ImportError(f"{path!r} needs the package safetensors: pip install 'coatnet_tf[pretrained]'.") from error
+        raise ImportError(f"{path!r} {_INSTALL}") from error
     try:
-        return safetensors.numpy.load_file(path)
+        with open(path, "rb") as file:
+            parts = dict(safetensors.deserialize(file.read()))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path!r} is not a .safetensors file, or is damaged: {error}") from error
+    unknown = {part["dtype"] for part in parts.values()} - _SAFETENSORS.keys()
+    if unknown:
+        raise ValueError(f"{path!r} holds tensors of {', '.join(unknown)}; known are {', '.join(_SAFETENSORS)}.")
+    return {
+        name: np.frombuffer(part["data"], _SAFETENSORS[part["dtype"]]).reshape(part["shape"])
+        for name, part in parts.items()
+    }
 
 
 def _read_keras2(path: str) -> Tensors:

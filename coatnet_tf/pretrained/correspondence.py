@@ -1,0 +1,308 @@
+"""Which tensor of somebody else's file is which variables of a model: one list, read for loading and for writing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from coatnet_tf.layers import TransformerBlock
+from coatnet_tf.weights import Loaded, resize_table
+from coatnet_tf.weights.keras_file import enumerate_names
+
+Tensors = dict[str, np.ndarray]
+_BLOCK = re.compile(r"s(\d+)_block(\d+)")
+_NUMBERED = re.compile(r"(.*?)(\d*)")
+
+
+class Conversion(Protocol):
+    """From a tensor to the values of our variables and back, exactly."""
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        """The values of the variables; a ValueError if the tensor cannot hold them."""
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The tensor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A tensor and what it is here.
+
+    Args:
+        name: Of the tensor.
+        variables: The variables that it holds; none if no network needs it, which may then be missing in a file.
+        conversion: Between the two.
+    """
+
+    name: str
+    variables: tuple[Any, ...]
+    conversion: Conversion
+
+
+class Same:
+    """A tensor that is the variable."""
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        return [tensor]
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        return values[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed:
+    """A tensor whose axes stand in another order.
+
+    Args:
+        axes: Its axes in the order of the variable's.
+    """
+
+    axes: tuple[int, ...]
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        return [tensor.transpose(self.axes)]
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        return values[0].transpose(np.argsort(self.axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pointwise:
+    """PyTorch's kernel of a linear layer, `[output, input]`, or of a 1x1 convolution; ours is `[input, output]`.
+
+    Args:
+        rank: 2, or 4 for the convolution. Files may have either.
+        sign: -1 if ours is the negative.
+    """
+
+    rank: int
+    sign: int = 1
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        return [self.sign * tensor.reshape(tensor.shape[:2]).T]
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        kernel = self.sign * values[0].T
+        return kernel.reshape(kernel.shape + (1,) * (self.rank - 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedHeads:
+    """q, k and v of the first head, then those of the next, in PyTorch's kernel or bias of one layer.
+
+    Args:
+        head_size: Channels of a head; the whole width if all q stand before all k.
+        rank: 1 for the bias, 2 for a linear layer's kernel, 4 for that of a 1x1 convolution.
+    """
+
+    head_size: int
+    rank: int
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        if tensor.shape[0] % (3 * self.head_size):
+            raise ValueError(f"does not hold q, k and v of heads of {self.head_size}")
+        inputs = tensor.shape[1:2]  # none for the bias
+        heads = tensor.reshape(-1, 3, self.head_size, *inputs)
+        return [heads[:, part].reshape(-1, *inputs).T for part in range(3)]
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        inputs = values[0].shape[:-1]
+        heads = np.stack([value.T.reshape(-1, self.head_size, *inputs) for value in values], axis=1)
+        return heads.reshape(-1, *inputs, *(1,) * (self.rank - 1 - len(inputs)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FlippedTable:
+    """A flat bias table of distances i-i', where ours are i'-i: `[heads, 2H-1, 2W-1]`.
+
+    Loading takes it for that of square images, as these networks were trained on.
+
+    Args:
+        heads_last: Whether it is `[positions, heads]` rather than `[heads, positions]`.
+    """
+
+    heads_last: bool
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        table = tensor.T if self.heads_last else tensor
+        side = math.isqrt(table.shape[-1])
+        if side * side != table.shape[-1]:
+            raise ValueError("is no table of a square image")
+        return [table.reshape(-1, side, side)[:, ::-1, ::-1]]
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        table = values[0][:, ::-1, ::-1].reshape(len(values[0]), -1)
+        return table.T if self.heads_last else table
+
+
+class Counter:
+    """A count of training steps, which is no weight: left aside when loading, and 0 in what is written."""
+
+    def to_ours(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        del tensor
+        return []
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        del values
+        return np.zeros((), np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How somebody names the tensors of a CoAtNet.
+
+    Args:
+        head: What names of the head's tensors begin with.
+        layers: From a model to the names of what stands outside the blocks: by the name of our layer without its
+            number, for which `{}` stands.
+        block: From stage and block, both counted from 1, to what the names of a block's tensors begin with.
+        mbconv, transformer: From a block to the names of its parts, by attribute of the block.
+        weights: From a layer, which may be an attention, and its name to its entries.
+    """
+
+    head: tuple[str, ...]
+    layers: Callable[[keras.Model], Mapping[str, str]]
+    block: Callable[[int, int], str]
+    mbconv: Callable[[Any], Mapping[str, str]]
+    transformer: Callable[[Any], Mapping[str, str]]
+    weights: Callable[[keras.layers.Layer, str], Iterable[Entry]]
+
+    def entries(self, model: keras.Model) -> Iterator[Entry]:
+        """The entries of all layers of a model that `CoAtNet` built."""
+        names = self.layers(model)
+        for layer in model.layers:
+            if match := _BLOCK.fullmatch(layer.name):
+                prefix = self.block(int(match[1]), int(match[2]))
+                parts = self.transformer(layer) if isinstance(layer, TransformerBlock) else self.mbconv(layer)
+                for attribute, name in parts.items():
+                    part = operator.attrgetter(attribute)(layer)
+                    if part is not None:
+                        yield from self.weights(part, prefix + name)
+            elif (match := _NUMBERED.fullmatch(layer.name)) and match[1] in names:
+                yield from self.weights(layer, names[match[1]].format(match[2].lstrip("0")))
+
+
+def load_tensors(
+    model: keras.Model,
+    entries: Iterable[Entry],
+    tensors: Mapping[str, np.ndarray],
+    source: str,
+    keep: Sequence[Any] = (),
+    leave_aside: tuple[str, ...] = (),
+) -> Loaded:
+    """Loads each tensor exactly once into a model, or refuses and changes nothing.
+
+    Bias tables of another input size are resized (`resize_table`).
+
+    Args:
+        model: A built model.
+        entries: Those of the model.
+        tensors: Tensors of the file by name.
+        source: What to call the file in messages.
+        keep: Variables that stay as they are; their tensors are not looked at.
+        leave_aside: What names of tensors begin with that the model has no place for.
+
+    Returns:
+        A `Loaded`, which names what was resized and kept.
+
+    Raises:
+        ValueError: If a tensor is missing, left over or of another shape, or a variable gets none; the message names
+            it.
+    """
+    left = {name: tensor for name, tensor in tensors.items() if not (leave_aside and name.startswith(leave_aside))}
+    given = {variable.path for variable in keep}
+    values: list[tuple[Any, np.ndarray]] = []
+    problems: list[str] = []
+    resized: list[str] = []
+    for entry in entries:
+        tensor = left.pop(entry.name, None)
+        if all(variable.path in given for variable in entry.variables):
+            continue  # kept, or no variable at all
+        given.update(variable.path for variable in entry.variables)
+        if tensor is None:
+            problems.append(f"{entry.name} is missing in the file")
+            continue
+        try:
+            parts = entry.conversion.to_ours(tensor)
+        except ValueError as error:
+            problems.append(f"{entry.name} {tensor.shape}: {error}")
+            continue
+        for variable, value in zip(entry.variables, parts, strict=True):
+            shape = tuple(variable.shape)
+            if isinstance(entry.conversion, FlippedTable) and value.shape != shape and value.shape[0] == shape[0]:
+                resized.append(f"{variable.path} from {value.shape} to {shape}")
+                value = resize_table(value, (shape[1], shape[2]))
+            if value.shape != shape:
+                problems.append(f"{entry.name} makes {value.shape}, and {variable.path} of the model is {shape}")
+            values.append((variable, value))
+    problems += [f"{name} {tensor.shape} is used by no layer" for name, tensor in left.items()]
+    problems += [f"{v.path} gets no tensor" for v in model.weights if v.path not in given]
+    if problems:
+        raise ValueError(
+            f"The weights in {source} do not fit {model.name}: {enumerate_names(problems, '; ')}. "
+            "Nothing was loaded; build the model with the configuration and classes that they were trained with."
+        )
+    for variable, value in values:
+        variable.assign(value)
+    return Loaded(tuple(resized), tuple(variable.path for variable in keep))
+
+
+def load_named(
+    model: keras.Model, naming: Naming, tensors: Mapping[str, np.ndarray], source: str, reset_head: bool = False
+) -> Loaded:
+    """Loads the tensors of a CoAtNet into one of ours, each exactly once, or refuses and changes nothing.
+
+    Args:
+        model: A model that `CoAtNet` built; without the top the tensors of the head are left aside.
+        naming: Whose names they have.
+        tensors: Tensors by name.
+        source: What to call the file in messages.
+        reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes.
+
+    Returns:
+        A `Loaded`, which names what was resized and reset.
+
+    Raises:
+        ValueError: As `load_tensors` raises it.
+    """
+    classifier = [variable for layer in model.layers if layer.name == "predictions" for variable in layer.weights]
+    return load_tensors(
+        model,
+        naming.entries(model),
+        tensors,
+        source,
+        keep=classifier if reset_head else (),
+        leave_aside=() if classifier else naming.head,
+    )
+
+
+def make_tensors(model: keras.Model, naming: Naming) -> Tensors:
+    """The weights of a CoAtNet as tensors with somebody's names and shapes: what `load_named` loads.
+
+    Args:
+        model: A model that `CoAtNet` built from the configuration of one of their networks.
+        naming: Whose names to give.
+
+    Returns:
+        NumPy arrays by name, float32 but for counters, which are 0.
+
+    Raises:
+        ValueError: If the model has a weight that no tensor holds, as of LoRA or of quantisation.
+    """
+    tensors = {}
+    entries = list(naming.entries(model))
+    held = {id(variable) for entry in entries for variable in entry.variables}
+    left = [variable.path for variable in model.weights if id(variable) not in held]
+    if left:
+        raise ValueError(f"{model.name} has weights that no tensor of theirs holds: {enumerate_names(left)}.")
+    for entry in entries:
+        values = [keras.ops.convert_to_numpy(variable).astype("float32") for variable in entry.variables]
+        tensors[entry.name] = np.array(entry.conversion.to_theirs(values), order="C")
+    return tensors
