@@ -14,17 +14,16 @@ from coatnet_tf.layers import (
     TransformerBlock,
 )
 from coatnet_tf.layers.transformer import LayerScale
-from coatnet_tf.pretrained.correspondence import (
+from coatnet_tf.pretrained.conversions import (
     Conversion,
     Counter,
-    Entry,
     FlippedTable,
     JoinedHeads,
-    Naming,
     Pointwise,
     Same,
     Transposed,
 )
+from coatnet_tf.pretrained.correspondence import Entry, Naming
 
 _CONV = Transposed((2, 3, 1, 0))
 _DEPTHWISE = Transposed((2, 3, 0, 1))  # [C, 1, height, width]

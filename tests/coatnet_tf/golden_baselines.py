@@ -5,7 +5,8 @@ import keras
 from coatnet_tf import baselines
 from coatnet_tf.baselines import NFNetBlock, NFNetConfig, ResNetConfig, ViTConfig
 from coatnet_tf.layers import TransformerBlock
-from coatnet_tf.pretrained.correspondence import Entry, JoinedHeads, Same, load_tensors
+from coatnet_tf.pretrained.conversions import JoinedHeads, Same
+from coatnet_tf.pretrained.correspondence import Entry, load_tensors
 from coatnet_tf.pretrained.timm import weights
 from tests.coatnet_tf import golden_imports
 
