@@ -201,7 +201,7 @@ class Folding(Rewrite):
             inner, scale, shift = self._without_norm(pooled.inputs)
             if inner is not pooled.inputs:
                 pool = functools.partial(_like, pooled.layer)
-                return self.made(("plain", pooled.key), pool, inner), scale, shift
+                return self.made(pooled.key, pool, inner), scale, shift
         return x, 1.0, 0.0
 
     def _conv(self, conv: keras.layers.Conv2D, x: Any) -> Any:

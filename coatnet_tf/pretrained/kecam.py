@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from coatnet_tf.layers import RelativePositionBias, RelativeSelfAttention
-from coatnet_tf.pretrained.correspondence import Entry, FlippedTable, Naming, Same
+from coatnet_tf.pretrained.conversions import FlippedTable, Same
+from coatnet_tf.pretrained.correspondence import Entry, Naming
 
 _LAYERS = {"stem_conv": "stem_{}_conv", "stem_norm": "stem_{}_bn", "predictions": "predictions"}
 _MBCONV = {

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 
-from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.pretrained import catalog
 from coatnet_tf.pretrained.configs import RELATIVES
 from coatnet_tf.pretrained.correspondence import Naming, load_named, make_tensors
+from coatnet_tf.pretrained.differences import find_differences
 from coatnet_tf.pretrained.kecam import KECAM
 from coatnet_tf.pretrained.tensor_files import read_tensors, write_tensors
 from coatnet_tf.pretrained.timm import TIMM
@@ -23,10 +22,6 @@ from coatnet_tf.weights.keras_file import enumerate_names
 
 _TIMM = "timm/"
 _KECAM = "keras_cv_attention_models/"
-# Arguments of layers that change neither what weights there are nor what they compute outside training.
-_FREE = ("name", "dtype", "trainable", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
-_FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-_HEAD = ("head_", "predictions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,69 +44,6 @@ class PretrainedNetwork:
         """The weights, downloaded if need be; raises what `catalog.download` and `read_tensors` raise."""
         path = self.path or catalog.download(catalog.CATALOG[self.name])
         return PretrainedFile(self, path, read_tensors(path))
-
-    def differences(self, model: keras.Model) -> list[str]:
-        """How the layers of a model differ from the network's.
-
-        Args:
-            model: A model of the same kind, with or without the top.
-
-        Returns:
-            A line each, empty if it is the network but for what only training has, and for the number of classes.
-        """
-        config = RELATIVES[self.config]
-        layers = [
-            preprocessing_layer(config.preprocessing),
-            *config.feature_layers((self.image_size, self.image_size, 3)),
-        ]
-        if any(layer.name == "predictions" for layer in model.layers):
-            layers += config.head_layers(1, None)
-        expected = {layer.name: layer for layer in layers}
-        found = {
-            layer.name: layer
-            for layer in model.layers
-            if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)
-            and (layer.name in expected or not layer.name.startswith(_HEAD))  # a pool without the top
-        }
-        lines: dict[str, str] = {}  # once for all blocks
-        for name, layer in found.items():
-            if name in expected:
-                for line in _differing_arguments(layer, expected[name]):
-                    lines.setdefault(line, f"{name}: {line}")
-        lines |= {name: f"it has a layer {name}" for name in found if name not in expected}
-        lines |= {
-            name: f"it lacks the layer {name}" for name in expected if name not in found and name != "preprocessing"
-        }
-        return list(lines.values())
-
-
-def _differing_arguments(layer: keras.layers.Layer, expected: keras.layers.Layer) -> Iterator[str]:
-    if type(layer) is not type(expected):
-        yield f"it is a {type(layer).__name__} and must be a {type(expected).__name__}"
-        return
-    mine, theirs = (_relevant_arguments(each.get_config()) for each in (layer, expected))
-    if layer.name == "predictions":
-        mine |= {argument: theirs[argument] for argument in ("units", "activation")}
-    for argument, value in theirs.items():
-        if mine.get(argument) != value:
-            yield f"{argument} is {mine.get(argument)!r} and must be {value!r}"
-
-
-def _relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a layer that its function depends on, those of nested configurations beside them."""
-    arguments: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in _FREE or key.endswith(_FREE_ENDINGS):
-            continue
-        if isinstance(value, Mapping) and "class_name" not in value:
-            arguments |= _relevant_arguments(value)
-        elif isinstance(value, Mapping):
-            arguments[key] = value["config"]  # the name of a registered function
-        elif isinstance(value, str):
-            arguments[key] = value.removeprefix("sync_")  # statistics over all replicas are the same weights
-        else:
-            arguments[key] = list(value) if isinstance(value, tuple) else value
-    return arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +85,7 @@ class PretrainedFile:
             ValueError: If the model has another configuration, or the weights do not fit by name and shape.
         """
         name = self.network.name
-        differences = self.network.differences(model)
+        differences = find_differences(model, RELATIVES[self.network.config])
         if differences:
             raise ValueError(
                 f"{name} belongs to the configuration {self.network.config!r}, and {model.name!r} differs from it: "
@@ -265,7 +197,7 @@ def save_timm(model: keras.Model, network: str, path: str | os.PathLike[str]) ->
     expected = _parse(network)
     if expected is None:
         raise ValueError(f"There is no network {network!r}; those of timm are {_timm_networks()}.")
-    differences = expected.differences(model)
+    differences = find_differences(model, RELATIVES[expected.config])
     if not any(layer.name == "predictions" for layer in model.layers):
         differences.append("it lacks the layer predictions")
     size = (expected.image_size, expected.image_size, 3)

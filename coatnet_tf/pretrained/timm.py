@@ -14,17 +14,16 @@ from coatnet_tf.layers import (
     RelativeSelfAttention,
     TransformerBlock,
 )
-from coatnet_tf.pretrained.correspondence import (
+from coatnet_tf.pretrained.conversions import (
     Conversion,
     Counter,
-    Entry,
     FlippedTable,
     JoinedHeads,
-    Naming,
     Pointwise,
     Same,
     Transposed,
 )
+from coatnet_tf.pretrained.correspondence import Entry, Naming
 
 _CONV = Transposed((2, 3, 1, 0))
 _DEPTHWISE = Transposed((2, 3, 0, 1))  # [C, 1, height, width]
@@ -92,14 +91,10 @@ def weights(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
 
 
 def _attention(attention: RelativeSelfAttention, name: str) -> Iterator[Entry]:
-    parts = (attention.query, attention.key, attention.value)
-    yield Entry(
-        f"{name}.qkv.weight", tuple(part.kernel for part in parts), JoinedHeads(attention.config.head_size, rank=4)
-    )
+    parts, head_size = (attention.query, attention.key, attention.value), attention.config.head_size
+    yield Entry(f"{name}.qkv.weight", tuple(part.kernel for part in parts), JoinedHeads(head_size, rank=4))
     if attention.query.use_bias:
-        yield Entry(
-            f"{name}.qkv.bias", tuple(part.bias for part in parts), JoinedHeads(attention.config.head_size, rank=1)
-        )
+        yield Entry(f"{name}.qkv.bias", tuple(part.bias for part in parts), JoinedHeads(head_size, rank=1))
     bias = attention.relative_bias
     if isinstance(bias, RelativePositionMLP):
         # timm's distances are i-i', ours i'-i.

@@ -128,7 +128,7 @@ def resize_table(table: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resizes relative position bias tables bilinearly, axis by axis.
 
     Distances keep their place relative to the largest one: both ends of an axis stand half a step inside the
-    range, as `tf.image.resize` and the released code have it, so that the centre stays the centre.
+    range, as `tf.image.resize` and Google's MaxViT release have it, so that the centre stays the centre.
 
     Args:
         table: `[heads, 2H-1, 2W-1]`.

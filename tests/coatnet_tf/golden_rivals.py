@@ -5,7 +5,8 @@ import keras
 from coatnet_tf import rivals
 from coatnet_tf.builder import build_model
 from coatnet_tf.layers import TransformerBlock
-from coatnet_tf.pretrained.correspondence import Entry, JoinedHeads, Same, load_tensors
+from coatnet_tf.pretrained.conversions import JoinedHeads, Same
+from coatnet_tf.pretrained.correspondence import Entry, load_tensors
 from coatnet_tf.pretrained.timm import weights
 from coatnet_tf.rivals import NFNetBlock, NFNetConfig, ResNetConfig, ViTConfig
 from tests.coatnet_tf import golden_imports

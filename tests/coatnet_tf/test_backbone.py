@@ -67,11 +67,10 @@ def test_tables_are_resized_and_reported(tmp_path):
 def test_imported_weights(monkeypatch, tmp_path):
     import safetensors.numpy
 
-    from coatnet_tf import family
-    from coatnet_tf.pretrained import catalog
+    from coatnet_tf.pretrained import catalog, configs
 
     name = "timm/coatnet_0_rw_224.sw_in1k"
-    monkeypatch.setitem(family.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
+    monkeypatch.setitem(configs.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
     tensors, images, _ = golden.read("coatnet_0_rw")
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     monkeypatch.setattr(catalog, "download", lambda entry: os.fspath(tmp_path / "model.safetensors"))

@@ -120,12 +120,12 @@ def test_configurations_survive_saving(case, tmp_path):
     assert_close(outputs(keras.models.load_model(tmp_path / "model.keras"), case.images), case.logits)
 
 
-def test_counters_and_nothing_else_are_left_aside():
-    tensors, _, _ = golden.read("coatnet_0_rw")
-    assert any(name.endswith("num_batches_tracked") for name in tensors)
-    load_timm(golden.make_model("coatnet_0_rw"), {n: x for n, x in tensors.items() if "num_batches" not in n})
+@pytest.mark.parametrize("case", ["coatnet_0_rw"], indirect=True)
+def test_counters_and_nothing_else_are_left_aside(case):
+    assert any(name.endswith("num_batches_tracked") for name in case.tensors)
+    load_timm(case.model, {n: x for n, x in case.tensors.items() if "num_batches" not in n})
     with pytest.raises(ValueError, match=r"stages.9.weight \(2,\) is used by no layer"):
-        load_timm(golden.make_model("coatnet_0_rw"), {**tensors, "stages.9.weight": np.zeros(2)})
+        load_timm(case.model, {**case.tensors, "stages.9.weight": np.zeros(2)})
 
 
 def without(tensors, name):
@@ -134,7 +134,7 @@ def without(tensors, name):
 
 
 @pytest.mark.parametrize(
-    "name, tensor",
+    "case, tensor",
     [
         ("coatnet_0_rw", "stages.2.blocks.1.attn.qkv.weight"),
         ("coatnet_0_rw", "stages.0.blocks.0.se_early.fc1.bias"),
@@ -144,23 +144,39 @@ def without(tensors, name):
         ("coatnet_0", "head.pre_logits.fc.weight"),
         ("kecam_coatnet0", "stack_3_block_1_mhsa_pos_emb/positional_embedding"),
     ],
+    indirect=["case"],
 )
-def test_a_missing_tensor_is_named_and_nothing_is_loaded(name, tensor):
-    tensors, _, _ = golden.read(name)
-    model = golden.make_model(name)
-    before = [variable.numpy() for variable in model.weights]
+def test_a_missing_tensor_is_named_and_nothing_is_loaded(case, tensor):
+    others = {name: 2 * value for name, value in without(case.tensors, tensor).items()}
+    before = [variable.numpy() for variable in case.model.weights]
     with pytest.raises(ValueError, match=f"{tensor} is missing in the file.*Nothing was loaded"):
-        golden.load(model, name, without(tensors, tensor))
-    assert all(np.array_equal(a, variable.numpy()) for a, variable in zip(before, model.weights, strict=True))
+        golden.load(case.model, case.name, others)
+    assert all(np.array_equal(a, variable.numpy()) for a, variable in zip(before, case.model.weights, strict=True))
 
 
-def test_a_tensor_of_another_shape_is_named():
-    tensors, _, _ = golden.read("coatnet_0_rw")
-    tensors["head.fc.weight"] = tensors["head.fc.weight"][:7]
-    with pytest.raises(
-        ValueError, match=r"head.fc.weight makes \(32, 7\), and predictions/kernel of the model is \(32, 10\)"
-    ):
-        load_timm(golden.make_model("coatnet_0_rw"), tensors)
+@pytest.mark.parametrize("case", ["coatnet_0_rw"], indirect=True)
+@pytest.mark.parametrize(
+    "tensor, rows, message",
+    [
+        ("head.fc.weight", 7, r" makes \(32, 7\), and predictions/kernel of the model is \(32, 10\)"),
+        ("stages.2.blocks.1.attn.qkv.weight", 25, r" \(25, 16, 1, 1\): does not hold q, k and v of heads of 8"),
+        ("stages.2.blocks.1.attn.rel_pos.relative_position_bias_table", 48, r" \(48, 2\): is no table of a square"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(case, tensor, rows, message):
+    with pytest.raises(ValueError, match=tensor + message):
+        load_timm(case.model, {**case.tensors, tensor: case.tensors[tensor][:rows]})
+
+
+@pytest.mark.parametrize("case", ["coatnet_0_rw"], indirect=True)
+def test_linear_layers_may_be_stored_as_convolutions_and_the_other_way_round(case):
+    """Published files are of several versions of timm, which reshapes them as well."""
+    other = dict(case.tensors)
+    other["head.fc.weight"] = other["head.fc.weight"][:, :, None, None]
+    for name in ("stages.2.blocks.1.mlp.fc1.weight", "stages.2.blocks.1.attn.qkv.weight"):
+        other[name] = other[name][:, :, 0, 0]
+    load_timm(case.model, other)
+    assert_close(outputs(case.model, case.images), case.logits)
 
 
 def test_tables_are_resized_for_another_input():

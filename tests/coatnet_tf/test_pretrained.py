@@ -1,6 +1,5 @@
 """`from_pretrained`: names, files, downloads, and what goes wrong with them."""
 
-import dataclasses
 import errno
 import hashlib
 import shutil
@@ -16,8 +15,7 @@ import pytest
 import safetensors.numpy
 
 import coatnet_tf
-from coatnet_tf import family
-from coatnet_tf.pretrained import catalog, find_pretrained
+from coatnet_tf.pretrained import catalog, configs, find_pretrained
 from tests.coatnet_tf import golden_imports as golden
 
 NAME = "timm/coatnet_0_rw_224.sw_in1k"
@@ -26,7 +24,7 @@ NAME = "timm/coatnet_0_rw_224.sw_in1k"
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """A file of `NAME`'s network, which is the small one here."""
-    monkeypatch.setitem(family.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
+    monkeypatch.setitem(configs.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
     tensors, images, logits = golden.read("coatnet_0_rw")
     path = tmp_path / "small.safetensors"
     safetensors.numpy.save_file(tensors, path)
@@ -73,7 +71,7 @@ class TestFiles:
         assert not [warning for warning in recwarn if "resized" in str(warning.message)]
 
     def test_what_torch_saved(self, monkeypatch):
-        monkeypatch.setitem(family.RELATIVES, "coatnet_pico_rw", golden.small_config("coatnet_pico_rw"))
+        monkeypatch.setitem(configs.RELATIVES, "coatnet_pico_rw", golden.small_config("coatnet_pico_rw"))
         _, images, logits = golden.read("coatnet_pico_rw")
         model = coatnet_tf.from_pretrained(
             "timm/coatnet_pico_rw_224",
@@ -104,7 +102,6 @@ class TestFiles:
             input_tensor=image,
             include_top=False,
             pooling="avg",
-            downsampling=None,
             drop_path_rate=0.3,
             name="mine",
         )
@@ -135,11 +132,7 @@ class TestWritingForTimm:
     def test_what_was_loaded_is_written(self, small, tmp_path, policy):
         """After saving as a Keras file, with probabilities, stochastic depth and another dtype policy, too."""
         path, _, _ = small
-        keras.config.set_dtype_policy(policy)
-        try:
-            model = coatnet_tf.from_pretrained(SMALL, path=path, drop_path_rate=0.2)
-        finally:
-            keras.config.set_dtype_policy("float32")
+        model = coatnet_tf.from_pretrained(SMALL, path=path, drop_path_rate=0.2, dtype=policy)
         model.save(tmp_path / "model.keras")
         coatnet_tf.save_timm(keras.models.load_model(tmp_path / "model.keras"), SMALL, tmp_path / "back.safetensors")
         theirs, ours = (safetensors.numpy.load_file(file) for file in (path, tmp_path / "back.safetensors"))
@@ -156,14 +149,14 @@ class TestWritingForTimm:
             ({"conv_norm_epsilon": 1e-3}, {}, "stem_norm01: epsilon is 0.001 and must be 1e-05"),
             ({"preprocessing": "torch"}, {}, "preprocessing: scale is .* and must be 0.0078"),
             ({"head": "pool"}, {}, "it lacks the layer head_norm"),
-            ({"relative_attention": False}, {}, "s3_block01: relative is False and must be True"),
+            ({"relative_attention": False}, {}, "s3_block01: relative_attention is False and must be True"),
             ({"padding": "same"}, {}, "'same' and must be .*The paper's own CoAtNets have no equal in timm"),
             ({}, {"input_shape": (64, 96, 3)}, r"takes images \(64, 96, 3\) and must take \(64, 64, 3\)"),
             ({}, {"include_top": False}, "it lacks the layer predictions"),
         ],
     )
     def test_another_network_is_refused(self, small, tmp_path, fields, arguments, message):
-        config = dataclasses.replace(golden.small_config("coatnet_0_rw"), **fields)
+        config = coatnet_tf.get_config(golden.small_config("coatnet_0_rw"), **fields)
         model = coatnet_tf.CoAtNet(config, **{"input_shape": (64, 64, 3), **arguments})
         with pytest.raises(ValueError, match=f"is not {SMALL}: .*{message}"):
             coatnet_tf.save_timm(model, SMALL, tmp_path / "a.safetensors")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from coatnet_tf import family
-from coatnet_tf.pretrained import catalog
+from coatnet_tf.pretrained import catalog, configs
 from coatnet_tf.weights import resize_table
 from experiments import loop, workdir
 from experiments.strategies import make_strategy
@@ -97,7 +96,7 @@ def test_published_weights_begin_a_run(run, config, tmp_path, monkeypatch, caplo
     """As `--init_from=timm/...` would after a download, on coloured images of 64 x 64 of one's own."""
     caplog.set_level("INFO", logger="absl")
     name = "timm/coatnet_bn_0_rw_224.sw_in1k"
-    monkeypatch.setitem(family.RELATIVES, "coatnet_bn_0_rw", golden.small_config("coatnet_bn_0_rw"))
+    monkeypatch.setitem(configs.RELATIVES, "coatnet_bn_0_rw", golden.small_config("coatnet_bn_0_rw"))
     tensors, _, _ = golden.read("coatnet_bn_0_rw")
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     monkeypatch.setattr(catalog, "download", lambda entry: str(tmp_path / "model.safetensors"))

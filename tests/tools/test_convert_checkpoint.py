@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 import coatnet_tf
-from coatnet_tf import family
+from coatnet_tf.pretrained import configs
 from experiments import workdir
 from tests.coatnet_tf import golden_imports as golden
 from tools.convert_checkpoint import convert, convert_to_timm
@@ -16,7 +16,7 @@ NAME = "timm/coatnet_0_rw_64"
 
 @pytest.fixture
 def file(monkeypatch, tmp_path):
-    monkeypatch.setitem(family.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
+    monkeypatch.setitem(configs.RELATIVES, "coatnet_0_rw", golden.small_config("coatnet_0_rw"))
     tensors, _, _ = golden.read("coatnet_0_rw")
     path = tmp_path / "small.safetensors"
     safetensors.numpy.save_file(tensors, path)

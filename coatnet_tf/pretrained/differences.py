@@ -1,0 +1,75 @@
+"""Whether a model is a certain network: its layers against those that the configuration builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from coatnet_tf.config import CoAtNetConfig
+from coatnet_tf.imagenet import preprocessing_layer
+
+# Arguments of layers that change neither what weights there are nor what they compute outside training.
+_FREE = ("name", "dtype", "trainable", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
+_FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_HEAD = ("head_", "predictions")
+
+
+def find_differences(model: keras.Model, config: CoAtNetConfig) -> list[str]:
+    """How the layers of a model differ from those of a configuration.
+
+    Args:
+        model: A model of the same kind, with or without the top.
+        config: The configuration.
+
+    Returns:
+        A line each, empty if it is the network but for what only training has, and for the number of classes.
+    """
+    layers = [preprocessing_layer(config.preprocessing), *config.feature_layers(model.input_shape[1:])]
+    if any(layer.name == "predictions" for layer in model.layers):
+        layers += config.head_layers(1, None)
+    expected = {layer.name: layer for layer in layers}
+    found = {
+        layer.name: layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)
+        and (layer.name in expected or not layer.name.startswith(_HEAD))  # a pool without the top
+    }
+    lines: dict[str, str] = {}  # once for all blocks
+    for name, layer in found.items():
+        if name in expected:
+            for line in _differing_arguments(layer, expected[name]):
+                lines.setdefault(line, f"{name}: {line}")
+    lines |= {name: f"it has a layer {name}" for name in found if name not in expected}
+    lines |= {name: f"it lacks the layer {name}" for name in expected if name not in found and name != "preprocessing"}
+    return list(lines.values())
+
+
+def _differing_arguments(layer: keras.layers.Layer, expected: keras.layers.Layer) -> Iterator[str]:
+    if type(layer) is not type(expected):
+        yield f"it is a {type(layer).__name__} and must be a {type(expected).__name__}"
+        return
+    mine, theirs = (_relevant_arguments(each.get_config()) for each in (layer, expected))
+    if layer.name == "predictions":
+        mine |= {argument: theirs[argument] for argument in ("units", "activation")}
+    for argument, value in theirs.items():
+        if mine.get(argument) != value:
+            yield f"{argument} is {mine.get(argument)!r} and must be {value!r}"
+
+
+def _relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a layer that its function depends on, those of nested configurations beside them."""
+    arguments: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _FREE or key.endswith(_FREE_ENDINGS):
+            continue
+        if isinstance(value, Mapping) and "class_name" not in value:
+            arguments |= _relevant_arguments(value)
+        elif isinstance(value, Mapping):
+            arguments[key] = value["config"]  # the name of a registered function
+        elif isinstance(value, str):
+            arguments[key] = value.removeprefix("sync_")  # statistics over all replicas are the same weights
+        else:
+            arguments[key] = list(value) if isinstance(value, tuple) else value
+    return arguments
