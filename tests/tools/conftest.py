@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import coatnet_tf
 from tests.tools.samples import LABELS, SIZE
-from tools.export_saved_model import Options, export
+from tools.export_saved_model import ExportOptions, export
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def version(model_file, tmp_path_factory):
     labels = tmp_path_factory.mktemp("labels") / "labels.txt"
     labels.write_text("\n".join(LABELS) + "\n")
     output = tmp_path_factory.mktemp("serving")
-    return export(Options(output=output, weights=model_file, labels=labels, fold=True, top_k=3))
+    return export(ExportOptions(output=output, weights=model_file, labels=labels, fold=True, top_k=3))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import coatnet_tf
 from experiments import report, workdir
 from tests.tools.samples import SIZE, photo
 from tools import check_saved_model, compare_exports
-from tools.export_saved_model import Options, export
+from tools.export_saved_model import ExportOptions, export
 
 SERVE = """
 import sys
@@ -63,7 +63,7 @@ def run_folder(training):
 def versions(run_folder, tmp_path_factory):
     """Its exports as it is and folded; no test changes them."""
     output = tmp_path_factory.mktemp("serving")
-    return [export(Options(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
+    return [export(ExportOptions(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
 
 
 def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, versions, tmp_path):
@@ -83,7 +83,7 @@ def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, 
 def test_versions_count_up_and_leave_nothing_behind(run_folder, tmp_path):
     output = tmp_path / "serving"
     (output / "7").mkdir(parents=True)
-    assert export(Options(workdir=run_folder, output=output)).name == "8"
+    assert export(ExportOptions(workdir=run_folder, output=output)).name == "8"
     assert sorted(entry.name for entry in output.iterdir()) == ["7", "8"]
     assert check_saved_model.newest_version(output) == output / "8"
 
@@ -94,16 +94,16 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        export(Options(workdir=run_folder, output=tmp_path / "serving"))
+        export(ExportOptions(workdir=run_folder, output=tmp_path / "serving"))
     assert not list((tmp_path / "serving").iterdir())
 
 
 def test_folders_that_export_refuses(run_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no model.keras, which training writes at its end"):
-        export(Options(workdir=tmp_path, output=tmp_path / "serving"))
+        export(ExportOptions(workdir=tmp_path, output=tmp_path / "serving"))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
-        export(Options(workdir=run_folder, output=tmp_path / "file"))
+        export(ExportOptions(workdir=run_folder, output=tmp_path / "file"))
     with pytest.raises(FileNotFoundError, match="holds no version of a SavedModel"):
         check_saved_model.newest_version(tmp_path)
 
@@ -136,24 +136,24 @@ def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
 
 
 def test_exports_are_compared(run_folder, versions, tmp_path):
-    lines = compare_exports.compare(run_folder, versions)
+    lines = compare_exports.compare_exports(run_folder, versions)
     accuracy = f"{workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}"
     assert len(lines) == 4
     for line in lines[2:]:
         assert f"| {accuracy} | 100.00% |" in line
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        compare_exports.compare(run_folder, [tmp_path / "9"])
+        compare_exports.compare_exports(run_folder, [tmp_path / "9"])
 
 
 def test_uint8_images(model_file, model, tmp_path):
-    version = export(Options(output=tmp_path, weights=model_file, input_dtype="uint8"))
+    version = export(ExportOptions(output=tmp_path, weights=model_file, input_dtype="uint8"))
     pixels = photo(SIZE, SIZE)[None]
     found = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
     np.testing.assert_allclose(found["probabilities"], model.predict(pixels.astype("float32"), verbose=0), rtol=1e-4)
 
 
 def test_another_size(model_file, model, tmp_path, caplog):
-    version = export(Options(output=tmp_path, weights=model_file, image_size=64, fold=True))
+    version = export(ExportOptions(output=tmp_path, weights=model_file, image_size=64, fold=True))
     assert "at 64 x 64: bias tables resized: " in caplog.text
     served = tf.saved_model.load(str(version))
     larger = keras.models.clone_model(model, input_tensors=keras.Input((64, 64, 3)))
@@ -167,7 +167,7 @@ def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):
     pixels = np.stack([photo(SIZE, SIZE, seed=seed) for seed in range(16)]).astype("float32")
     expected = model.predict(pixels, verbose=0)
     for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "fold": True}, {"quantize": "int8", "fold": True}):
-        version = export(Options(output=tmp_path, weights=model_file, **changes))
+        version = export(ExportOptions(output=tmp_path, weights=model_file, **changes))
         served = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
         found = served["probabilities"].numpy()
         assert found.dtype == np.float32
@@ -179,7 +179,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     def refused(error, message, **changes):
         given = {"output": tmp_path / "out", "weights": model_file, **changes}
         with pytest.raises(error, match=message):
-            export(Options(**given))
+            export(ExportOptions(**given))
         assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
     labels = tmp_path / "labels.txt"
@@ -200,7 +200,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     foreign = tmp_path / "foreign.keras"
     image = keras.Input((8, 8, 3))
     keras.Model(image, keras.layers.Conv2D(2, 3)(image)).save(foreign)
-    refused(ValueError, "and no score a class; export a model with its classifier", weights=foreign)
+    refused(ValueError, "not one score per class; export a model with its classifier", weights=foreign)
     flat = keras.Input((8,))
     keras.Model(flat, keras.layers.Dense(2)(flat)).save(foreign)
     refused(ValueError, "does not take square images", weights=foreign)
@@ -208,13 +208,13 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     damaged.write_bytes(model_file.read_bytes()[:-3000])
     refused(ValueError, "is no .keras file|no model that Keras can load", weights=damaged)
     with pytest.raises(FileExistsError, match="exists; give another --version, or --overwrite"):
-        export(Options(output=version.parent, weights=model_file, version=int(version.name)))
+        export(ExportOptions(output=version.parent, weights=model_file, version=int(version.name)))
 
 
 def test_overwrite_replaces_the_whole_version(model_file, tmp_path):
-    options = Options(output=tmp_path, weights=model_file, version=5)
+    options = ExportOptions(output=tmp_path, weights=model_file, version=5)
     version = export(options)
     (version / "old").write_text("")
-    assert export(Options(**{**vars(options), "overwrite": True})) == version
+    assert export(ExportOptions(**{**vars(options), "overwrite": True})) == version
     assert not (version / "old").exists() and (version / "saved_model.pb").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["5"]

@@ -15,7 +15,7 @@ from tests.coatnet_tf import golden_imports
 from tests.tools.samples import SIZE, photo
 from tools.benchmarks import operations
 from tools.benchmarks.inference import as_trained
-from tools.export_saved_model import Options, export
+from tools.export_saved_model import ExportOptions, export
 from tools.serving import runtimes, tensorflow_kernels
 
 RUNTIMES = {}
@@ -67,7 +67,7 @@ def tf_saved_model(folder, images):
 @pytest.mark.parametrize("fold", [False, True], ids=["as it is", "folded"])
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
 def test_another_runtime_gives_the_models_answers(name, fold, model_file, model, tmp_path):
-    folder = export(Options(output=tmp_path, weights=model_file, format=name, fold=fold))
+    folder = export(ExportOptions(output=tmp_path, weights=model_file, format=name, fold=fold))
     images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype("float32")
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(RUNTIMES[name](folder, images), expected, rtol=1e-3, atol=1e-5)
@@ -76,7 +76,7 @@ def test_another_runtime_gives_the_models_answers(name, fold, model_file, model,
 
 
 def test_int8_in_onnx(model_file, model, tmp_path):
-    folder = export(Options(output=tmp_path, weights=model_file, format="onnx", fold=True, quantize="int8"))
+    folder = export(ExportOptions(output=tmp_path, weights=model_file, format="onnx", fold=True, quantize="int8"))
     images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype("float32")
     found, expected = RUNTIMES["onnx"](folder, images), model.predict(images, verbose=0)
     assert 0 < np.abs(found - expected).max() < 0.05
@@ -97,7 +97,7 @@ def test_networks_of_other_people(network, fold, name, tmp_path):
     keras.utils.set_random_seed(0)
     model = as_trained(golden_imports.make_model(network, classifier_activation="softmax"))
     model.save(tmp_path / "model.keras")
-    folder = export(Options(output=tmp_path / "out", weights=tmp_path / "model.keras", format=name, fold=fold))
+    folder = export(ExportOptions(output=tmp_path / "out", weights=tmp_path / "model.keras", format=name, fold=fold))
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     np.testing.assert_allclose(RUNTIMES[name](folder, images), model.predict(images, verbose=0), rtol=1e-3, atol=1e-5)
 
@@ -109,7 +109,7 @@ def test_layers_over_the_last_axis_keep_it(tmp_path):
     shares = keras.layers.Activation("softmax")(keras.layers.Conv2D(5, 1)(backbone.output))
     model = keras.Model(backbone.input, keras.layers.GlobalMaxPooling2D()(shares))
     model.save(tmp_path / "model.keras")
-    folder = export(Options(output=tmp_path / "out", weights=tmp_path / "model.keras", format="onnx", fold=True))
+    folder = export(ExportOptions(output=tmp_path / "out", weights=tmp_path / "model.keras", format="onnx", fold=True))
     images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32")
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(RUNTIMES["onnx"](folder, images), expected, rtol=1e-4)
@@ -118,7 +118,7 @@ def test_layers_over_the_last_axis_keep_it(tmp_path):
 def test_convolutions_have_no_transpositions_around_them(model_file, tmp_path):
     """One before the first, one behind the last of each path to attention, and those within attention."""
     onnx = pytest.importorskip("onnx")
-    folder = export(Options(output=tmp_path, weights=model_file, format="onnx", fold=True))
+    folder = export(ExportOptions(output=tmp_path, weights=model_file, format="onnx", fold=True))
     nodes = onnx.load(folder / "model.onnx").graph.node
     by_output = {output: node for node in nodes for output in node.output}
     convolutions = [node for node in nodes if node.op_type == "Conv"]
@@ -153,7 +153,7 @@ def test_layers_for_tensorflow_give_the_same_numbers(norm, norms, gelus):
 def test_tensorflow_has_one_kernel_for_each_of_its_layers(tmp_path):
     make_model().save(tmp_path / "model.keras")
     plain, folded = (
-        export(Options(output=tmp_path / str(fold), weights=tmp_path / "model.keras", fold=fold))
+        export(ExportOptions(output=tmp_path / str(fold), weights=tmp_path / "model.keras", fold=fold))
         for fold in (False, True)
     )
     single = {"_MklLayerNorm", "_MklFusedBatchMatMulV2", "_MklNativeFusedMatMul"}
@@ -166,7 +166,7 @@ def test_tensorflow_has_one_kernel_for_each_of_its_layers(tmp_path):
 def test_layers_for_tensorflow_without_those_kernels(tmp_path):
     model = make_model()
     model.save(tmp_path / "model.keras")
-    folder = export(Options(output=tmp_path / "out", weights=tmp_path / "model.keras", fold=True))
+    folder = export(ExportOptions(output=tmp_path / "out", weights=tmp_path / "model.keras", fold=True))
     np.save(tmp_path / "images.npy", PIXELS)
     program = (
         "import sys, numpy as np, tensorflow as tf\n"
