@@ -99,8 +99,8 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
     if not preprocessing and model.name not in (*coatnet_tf.FAMILY, *coatnet_tf.RELATIVES):
         raise ValueError(
             f"{path} was built with include_preprocessing=False, and its name, {model.name}, is of no known network, "
-            "which would say what its images become. Give --preprocessing=tf for [-1, 1], torch for ImageNet's mean and "
-            "deviation, or none if layers of its own do it."
+            "which would say what its images become. Give --preprocessing=tf for [-1, 1], torch for ImageNet's mean "
+            "and deviation, or none if layers of its own do it."
         )
     rescaling = preprocessing_layer(preprocessing or coatnet_tf.get_config(model.name).preprocessing)
     image = keras.Input(model.input_shape[1:], name=model.input.name)

@@ -1,5 +1,6 @@
 """What a model looks at: each computation against what is known, the picture, and every refusal."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,12 +8,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import coatnet_tf
 from coatnet_tf.config import CoAtNetConfig, StageConfig
-from experiments import workdir
-from experiments.recipes import digits
 from tools import explain, model_files
 from tools.explain import ExplainOptions
 from tools.explanations import maps, picture
@@ -105,17 +105,55 @@ def config_of(model):
     return coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **LAYOUT)
 
 
-def test_models_that_want_their_images_rescaled_get_them_so(cttt, image):
-    bare = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=7, include_preprocessing=False)
-    bare.set_weights(cttt.get_weights())
-    for found, expected in zip(
-        maps.predict_and_grad_cam(bare, image, ["s4"]),
-        maps.predict_and_grad_cam(cttt, image, ["s4"]),
-        strict=True,
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    for found, expected in zip(maps.attention(bare, image), maps.attention(cttt, image), strict=True):
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+@pytest.mark.parametrize(("preprocessing", "by_name"), [("tf", True), ("torch", True), ("torch", False)])
+def test_models_without_preprocessing_are_shown_what_they_want(
+    preprocessing, by_name, cttt, photo_file, tmp_path, monkeypatch
+):
+    """Of a known network by its name, of another by the flag; the picture is that of the model that rescales itself."""
+    config = dataclasses.replace(config_of(cttt), preprocessing=preprocessing)
+    files = [tmp_path / "bare.keras", tmp_path / "whole.keras"]
+    for file, whole in zip(files, (False, True), strict=True):
+        model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=7, include_preprocessing=whole)
+        model.set_weights(cttt.get_weights())
+        model.save(file)
+    if by_name:
+        monkeypatch.setitem(coatnet_tf.FAMILY, "cttt", config)
+    else:
+        with pytest.raises(ValueError, match="its name, cttt, is of no known network, .* --preprocessing=tf for"):
+            explain.explain(ExplainOptions(output=tmp_path / "a.png", weights=files[0], files=(photo_file,)))
+    explained = []
+
+    def draw(model, names, found, *options):
+        explained.extend(found)
+        return Figure()
+
+    monkeypatch.setattr(explain, "draw_explanations", draw)
+    for file, flag in zip(files, ("" if by_name else preprocessing, ""), strict=True):
+        options = ExplainOptions(output=tmp_path / "a.png", weights=file, files=(photo_file,), preprocessing=flag)
+        explain.explain(options)
+    found, expected = explained
+    assert expected.maps[0].max() > 0
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
+    np.testing.assert_allclose(found.maps[0], expected.maps[0], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.rollout, expected.rollout, rtol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_score_is_that_of_the_second_of_two_classes(activation, cttt, image):
+    one = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=1, classifier_activation=activation)
+    two = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=2)
+    one.set_weights([*cttt.get_weights()[:-2], *(weight[..., :1] for weight in cttt.get_weights()[-2:])])
+    halves = [np.concatenate([-weight / 2, weight / 2], axis=-1) for weight in one.get_weights()[-2:]]
+    two.set_weights([*cttt.get_weights()[:-2], *halves])
+    assert model_files.name_classes(one, "path", ["no", "yes"]) == ["no", "yes"]
+    for target in (0, 1, None):
+        for found, expected in zip(
+            maps.predict_and_grad_cam(one, image, ["s2", "s4"], target),
+            maps.predict_and_grad_cam(two, image, ["s2", "s4"], target),
+            strict=True,
+        ):
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_attention_is_what_the_blocks_compute(cttt, image):
@@ -322,19 +360,6 @@ def test_square_models_take_the_central_square_as_serving_does(photo_file):
     assert np.abs(stretched - pixels).mean() < 3
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """What a finished run of the digits leaves, with a model that was not trained."""
-    folder = tmp_path_factory.mktemp("run")
-    config = digits.get_config()
-    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
-    (folder / workdir.CONFIG).write_text(config.to_json())
-    (folder / workdir.CLASSES).write_text("".join(f"{digit}\n" for digit in range(10)))
-    small = coatnet_tf.make_config("digits", (1, 1, 1), (8, 16, 32), "C-T", strides=(1, 2, 2))
-    coatnet_tf.CoAtNet(small, input_shape=(16, 16, 1), classes=10).save(folder / workdir.MODEL)
-    return folder
-
-
 def test_held_out_images_of_a_run(run_folder, tmp_path):
     figure = explain.explain(ExplainOptions(output=tmp_path / "a.png", workdir=run_folder, count=3))
     titles = [title for title in shown_in(figure) if title.startswith("held-out image")]
@@ -342,6 +367,7 @@ def test_held_out_images_of_a_run(run_folder, tmp_path):
     assert all(title.splitlines()[1].removeprefix("true: ") in "0123456789" for title in titles)
 
 
+@pytest.mark.slow
 def test_the_readmes_command(cttt_file, photo_file, tmp_path):
     output = tmp_path / "explained.png"
     command = [sys.executable, "-m", "tools.explain", f"--weights={cttt_file}", f"--output={output}"]

@@ -114,6 +114,7 @@ def test_client_says_what_the_server_refuses(grpc_address, rest_url):
         serve_client.ask(serve_client.RestClient("http://localhost:1", "coatnet", "", 5), [b""], 1)
 
 
+@pytest.mark.slow
 def test_client_program(grpc_address, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encode(photo(), "JPEG"))
     command = [sys.executable, "-m", "tools.serve_client", f"--grpc={grpc_address}", f"--images={tmp_path}/*.jpg"]

@@ -24,13 +24,19 @@ _COLUMNS = (
 )
 
 
+@functools.cache
+def _profile(model: str, size: int, downsampling: str | None) -> coatnet_tf.CostReport:
+    overrides: dict[str, Any] = {} if downsampling is None else {"downsampling": downsampling}
+    return coatnet_tf.profile(model, (size, size, 3), **overrides)
+
+
 def family_markdown() -> str:
     """All published points of the family, as a Markdown table."""
     return "\n".join([_HEADER, *map(_row, RESULTS)])
 
 
 def _row(result: Result) -> str:
-    report = coatnet_tf.profile(result.model, (result.size, result.size, 3), downsampling=result.downsampling)
+    report = _profile(result.model, result.size, result.downsampling)
     place = "expand" if result.downsampling == "expand_conv" else "depthwise †"
     accuracies = [_percent(result.top1.get(data)) for data in ("1K", "21K", "JFT")]
     cells = [
@@ -91,8 +97,7 @@ def _count(
     top1: float | None,
     core_days: float | None,
 ) -> dict[str, Any]:
-    overrides: dict[str, Any] = {} if downsampling is None else {"downsampling": downsampling}
-    report = coatnet_tf.profile(model, (size, size, 3), **overrides)
+    report = _profile(model, size, downsampling)
     return {
         "table": number,
         "model": model,
