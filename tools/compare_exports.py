@@ -37,7 +37,7 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
     lines = ["| export | weights, MB | held-out accuracy | same class as the first |", "| --- | ---: | ---: | ---: |"]
     first = None
     for version in versions:
-        batches = held_out.classify_held_out(exported.load(version), config)
+        batches = held_out.classify_held_out(exported.load_export(version), config)
         found = [(targets.argmax(axis=-1), probabilities.argmax(axis=-1)) for _, targets, probabilities in batches]
         labels, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
         first = predicted if first is None else first

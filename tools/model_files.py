@@ -116,8 +116,13 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
 
 def final_activation(model: keras.Model) -> Any:
     """The activation that a model's scores went through; `None` if its last layer has none, as a pool."""
-    layer = model.layers[-1]
+    layer = [layer for layer in model.layers if not _only_casts(layer)][-1]
     return final_activation(layer) if isinstance(layer, keras.Model) else getattr(layer, "activation", None)
+
+
+def _only_casts(layer: keras.layers.Layer) -> bool:
+    """Whether it is the layer that Keras' guide to mixed precision ends a model with, for scores in float32."""
+    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
 
 
 def is_binary(model: keras.Model) -> bool:

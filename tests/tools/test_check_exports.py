@@ -30,7 +30,7 @@ def own_run(run_folder, tmp_path):
 
 
 def test_exports_say_what_they_take(versions):
-    models = [exported.load(version) for version in versions]
+    models = [exported.load_export(version) for version in versions]
     assert [model.image_shape for model in models] == [(16, 16, 1), (24, 24, 1), (16, 16, 1)]
     assert [model.dtype for model in models] == ["uint8", "uint8", "float32"]
 
@@ -53,7 +53,7 @@ def test_an_export_of_another_size_is_checked_at_it(own_run, versions):
     result = check_saved_model.check(own_run, own_run / "serving")
     assert result.endswith("%, at 24 x 24 where training had 16 x 16")
     config = workdir.read_recipe(own_run)
-    batches = list(held_out.classify_held_out(exported.load(versions[1]), config))
+    batches = list(held_out.classify_held_out(exported.load_export(versions[1]), config))
     assert sum(len(images) for images, _, _ in batches) == HELD_OUT
     assert batches[0][0].shape[1:] == (24, 24, 1) and batches[0][0].dtype == np.uint8
     right = sum(int((p.argmax(-1) == t.argmax(-1)).sum()) for _, t, p in batches)

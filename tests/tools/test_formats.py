@@ -32,7 +32,7 @@ def answers(folder, images):
     module = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
     if name := module.get(exported.format_of(folder)):
         pytest.importorskip(name)
-    return exported.load(folder).classify(images)
+    return exported.load_export(folder).classify(images)
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ PEERS = {
     "kecam": ("kecam_worker.py", {"function": "float32"}),
 }
 BASE = "SavedModel"  # of which the others' speed is said
-TABLE = "inference_benchmark.md"
-PICTURE = "inference_benchmark.png"
+TABLE_FILE = "inference_benchmark.md"
+PICTURE_FILE = "inference_benchmark.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +244,8 @@ def measure_inference(exports: Path, output: Path, peers: Sequence[str], rounds:
     macs = coatnet_tf.profile("coatnet-0", (worker.SIZE, worker.SIZE, 3)).macs
     output.mkdir(parents=True, exist_ok=True)
     table = "\n".join(benchmark_table(rows, gflops, macs))
-    (output / TABLE).write_text(table + "\n")
-    draw_times(rows, output / PICTURE)
+    (output / TABLE_FILE).write_text(table + "\n")
+    draw_times(rows, output / PICTURE_FILE)
     print(table)
 
 

@@ -25,7 +25,7 @@ KINDS = {
     "moving: transpose, pad, gather, pool": "Transpose|Pad|PadV2|Pack|Unpack|ConcatV2|StridedSlice|Slice|Gather"
     "|GatherV2|MaxPool|Fill|Identity|Reshape|ReadVariableOp",
 }
-TABLE = "inference_operations.md"
+TABLE_FILE = "inference_operations.md"
 
 
 def kind_of(operation: str) -> str | None:
@@ -97,5 +97,5 @@ def measure_operations(exports: Path, output: Path) -> None:
         lines.append(f"| {kind} | " + " | ".join(f"{times[kind]:.1f}" for times in columns.values()) + " |")
     lines.append("| together | " + " | ".join(f"{sum(times.values()):.1f}" for times in columns.values()) + " |")
     output.mkdir(parents=True, exist_ok=True)
-    (output / TABLE).write_text("\n".join(lines) + "\n")
+    (output / TABLE_FILE).write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

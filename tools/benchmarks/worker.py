@@ -48,8 +48,8 @@ def tf_function(path: str) -> Classify:
     return lambda images: call(images).numpy()
 
 
-def openvino_bfloat16(path: str) -> Classify:
-    return exported.load_openvino(Path(path), "bf16").classify
+def _of_export(load: Callable[..., exported.ExportedModel], *arguments: str) -> Callable[[str], Classify]:
+    return lambda path: load(Path(path), *arguments).classify
 
 
 def _ceiling(dtype: str) -> Classify:
@@ -72,11 +72,11 @@ def ceiling_bfloat16(path: str) -> Classify:
 KINDS: dict[str, tuple[Callable[[str], Classify], tuple[str, ...]]] = {
     "keras_call": (keras_call, ("keras", "coatnet_tf")),
     "tf_function": (tf_function, ("keras", "coatnet_tf")),
-    "saved_model": (lambda path: exported.load_saved_model(Path(path)).classify, ("tensorflow",)),
-    "onnx": (lambda path: exported.load_onnx(Path(path)).classify, ("onnxruntime",)),
-    "openvino": (lambda path: exported.load_openvino(Path(path)).classify, ("openvino",)),
-    "openvino_bfloat16": (openvino_bfloat16, ("openvino",)),
-    "litert": (lambda path: exported.load_litert(Path(path)).classify, ("ai_edge_litert.interpreter",)),
+    "saved_model": (_of_export(exported.load_saved_model), ("tensorflow",)),
+    "onnx": (_of_export(exported.load_onnx), ("onnxruntime",)),
+    "openvino": (_of_export(exported.load_openvino), ("openvino",)),
+    "openvino_bfloat16": (_of_export(exported.load_openvino, "bf16"), ("openvino",)),
+    "litert": (_of_export(exported.load_litert), ("ai_edge_litert.interpreter",)),
     "ceiling": (ceiling, ("tensorflow",)),
     "ceiling_bfloat16": (ceiling_bfloat16, ("tensorflow",)),
 }

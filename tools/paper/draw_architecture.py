@@ -84,7 +84,13 @@ def columns_of(config: coatnet_tf.CoAtNetConfig, size: int) -> tuple[list[Column
 
 
 def short(count: int) -> str:
-    """Three digits of a count: `25.0 M`."""
+    """Three digits of a count.
+
+    Example:
+    >>> from tools.paper.draw_architecture import short
+    >>> short(25_043_304), short(4_140)
+    ('25.0 M', '4.14 K')
+    """
     value, unit = next((count / n, unit) for n, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if count >= n)
     return f"{value:.{2 - (value >= 9.995) - (value >= 99.95)}f} {unit}"
 

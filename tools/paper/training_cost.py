@@ -133,7 +133,14 @@ def training_flops(config: coatnet_tf.CoAtNetConfig, image_size: int, rematerial
 
 
 def core_days(config: coatnet_tf.CoAtNetConfig, images: float) -> float:
-    """TPUv3-core-days of training at 224 on a number of images, all epochs together."""
+    """TPUv3-core-days of training at 224 on a number of images, all epochs together.
+
+    Example:
+    >>> import coatnet_tf
+    >>> from tools.paper.training_cost import core_days
+    >>> round(core_days(coatnet_tf.get_config("coatnet-4"), 14 * 300e6))  # of JFT-300M; Table 5 has 950
+    955
+    """
     seconds = training_flops(config, 224) * images / (utilisation_of(config) * ACCELERATORS["tpu_v3"].tflops * 1e12)
     return seconds / SECONDS_PER_DAY
 

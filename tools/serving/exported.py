@@ -34,7 +34,7 @@ class ExportedModel:
     classify: Callable[[np.ndarray], np.ndarray]
 
 
-def load(folder: Path) -> ExportedModel:
+def load_export(folder: Path) -> ExportedModel:
     """Loads an export in the runtime that it is for.
 
     Args:
