@@ -27,17 +27,19 @@ def main(argv: list[str]) -> None:
         from tools.benchmarks import inference  # here, as it needs the extra `export`
 
         try:
-            inference.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds)
+            inference.measure_inference(
+                Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds
+            )
         except (ValueError, RuntimeError) as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
     elif what == "operations":
         from tools.benchmarks import operations  # likewise
 
-        operations.run(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
+        operations.measure_operations(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
     elif what == "memory":
-        print("\n".join(memory.run()))
+        print("\n".join(memory.measure_memory()))
     elif what in TRAINING:
-        print("\n".join(timing.report(TRAINING[what]())))
+        print("\n".join(timing.describe_medians(TRAINING[what]())))
     else:
         raise app.UsageError(f"Say what to measure: {', '.join((*TRAINING, 'inference', 'operations', 'memory'))}.")
 

@@ -2,21 +2,20 @@
 
     python -m tools.check_saved_model --workdir=runs/digits --saved_model=runs/digits/serving
 
-The model comes from TensorFlow's loader alone. Its accuracy must be the one that training reported; the
-result is then added to the run's `report.md`, with a contact sheet that shows every mistake first.
+The model comes from TensorFlow's loader alone, and gets images of the size and dtype that its signature takes. Its
+accuracy must be the one that training reported; the result is then added to the run's `report.md`, with a contact sheet
+that shows mistakes first.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import ml_collections
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 from experiments import report, workdir
-from experiments.data import pipeline, sources
+from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
 
@@ -39,41 +38,52 @@ def newest_version(folder: Path) -> Path:
     return max(versions, key=lambda entry: int(entry.name))
 
 
-def classify(version: Path, config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classifies the held-out images of a run.
+class ContactSheet:
+    """The images to show, mistakes first; no more of them are kept.
 
     Args:
-        version: Folder of the SavedModel.
-        config: The run's recipe.
-
-    Returns:
-        Images in [0, 255], labels and probabilities of all held-out images.
+        size: How many.
     """
-    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
-    images, targets, probabilities = [], [], []
-    for image, target, weight in pipeline.evaluation_batches(sources.prepare(config.dataset), config):
-        image = tf.boolean_mask(image, weight > 0)  # the last batch is filled up
-        scores = serve(images=tf.cast(image, tf.float32))["probabilities"]
-        images.append(image.numpy())
-        targets.append(tf.boolean_mask(target, weight > 0).numpy())
-        probabilities.append(scores.numpy())
-    return np.concatenate(images), np.concatenate(targets), np.concatenate(probabilities)
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: dict[bool, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {False: [], True: []}
+
+    def add(self, images: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, right: np.ndarray) -> None:
+        """Takes of a batch what will be shown, in order.
+
+        Args:
+            images: `[n, height, width, channels]`.
+            targets: `[n, classes]`.
+            probabilities: `[n, classes]`.
+            right: bool `[n]`, whether the image's class was found.
+        """
+        for found, kept in self._kept.items():
+            for index in np.flatnonzero(right == found)[: self._size - len(kept)]:
+                # Copies: a view would keep the whole batch.
+                kept.append((images[index].copy(), targets[index].copy(), probabilities[index].copy()))
+
+    def shown(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, targets and probabilities."""
+        images, targets, probabilities = zip(*[*self._kept[False], *self._kept[True]][: self._size], strict=True)
+        return np.stack(images), np.stack(targets), np.stack(probabilities)
 
 
-def add_to_report(folder: Path, version: Path, accuracy: float, mistakes: int, count: int) -> None:
+def add_to_report(folder: Path, version: Path, result: str) -> None:
     """Adds the section on serving to `report.md`, in place of an older one."""
     path = folder / workdir.REPORT
     text = path.read_text().split(_HEADING)[0]
     text += (
-        f"{_HEADING}\n\nVersion {version.name}, loaded by a process of its own without `coatnet_tf`: "
-        f"{count - mistakes} of {count} held-out images right, {accuracy:.2%}. Mistakes first:\n\n"
-        "![Served images with predicted classes](served.png)\n"
+        f"{_HEADING}\n\nVersion {version.name}, loaded by a process of its own without `coatnet_tf`: {result}. "
+        "Mistakes first:\n\n![Served images with predicted classes](served.png)\n"
     )
     path.write_text(text)
 
 
 def check(folder: Path, saved_model: Path) -> str:
     """Serves the held-out images, compares the accuracy with training's and adds to the report.
+
+    An export for images of another size has an accuracy of its own, which is not compared.
 
     Args:
         folder: Folder of the finished run.
@@ -84,22 +94,32 @@ def check(folder: Path, saved_model: Path) -> str:
 
     Raises:
         FileNotFoundError: If the run is not finished or there is no version.
-        ValueError: If the accuracy is another.
+        ValueError: If the accuracy is another, or the export does not take the run's images.
     """
     config = workdir.read_recipe(folder, workdir.METRICS, workdir.CLASSES, workdir.REPORT)
     version = newest_version(saved_model)
-    images, targets, probabilities = classify(version, config)
+    model = exported.load_saved_model(version)
+    sheet, right_count, count = ContactSheet(report.CONTACT_SHEET), 0, 0
+    for images, targets, probabilities in held_out.classify_held_out(model, config):
+        right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
+        sheet.add(images, targets, probabilities, right)
+        right_count, count = right_count + int(right.sum()), count + len(right)
 
-    right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
-    accuracy = float(right.mean())
-    trained = workdir.result_of(workdir.read_metrics(folder))["eval_accuracy"]
-    if abs(accuracy - trained) > 1.5 / len(right):  # one image may sit on the fence between two classes
-        raise ValueError(f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported.")
-    first = np.argsort(right, kind="stable")[: report.CONTACT_SHEET]
+    accuracy = right_count / count
+    result = f"{right_count} of {count} held-out images right, {accuracy:.2%}"
+    size = model.image_shape[0]
+    if size != config.image_size:
+        result += f", at {size} x {size} where training had {config.image_size} x {config.image_size}"
+    else:
+        trained = workdir.result_of(workdir.read_metrics(folder))["eval_accuracy"]
+        if abs(accuracy - trained) > 1.5 / count:  # one image may sit on the fence between two classes
+            raise ValueError(
+                f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported."
+            )
     names = (folder / workdir.CLASSES).read_text().splitlines()
-    report.plot_predictions(images[first], targets[first], probabilities[first], names, folder / "served.png")
-    add_to_report(folder, version, accuracy, int((~right).sum()), len(right))
-    return f"{version}: {right.sum()} of {len(right)} held-out images right, {accuracy:.2%}"
+    report.plot_predictions(*sheet.shown(), names, folder / "served.png")
+    add_to_report(folder, version, result)
+    return f"{version}: {result}"
 
 
 def main(argv: list[str]) -> None:

@@ -2,7 +2,7 @@
 
     python -m tools.compare_exports --workdir=runs/fashion_mnist serving/1 serving/2 serving/3
 
-prints a table; each of the arguments is the folder of one version.
+prints a table; each of the arguments is the folder of one version, for whichever runtime it was exported.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 
 from experiments import workdir
-from tools import check_saved_model
+from tools.serving import exported, held_out
 
 
-def megabytes_of_weights(version: Path) -> float:
-    """Size of a SavedModel's variables on disk."""
-    return sum(file.stat().st_size for file in (version / "variables").iterdir()) / 1e6
-
-
-def compare(folder: Path, versions: Sequence[Path]) -> list[str]:
+def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
     """The table as Markdown.
 
     Args:
@@ -32,20 +28,21 @@ def compare(folder: Path, versions: Sequence[Path]) -> list[str]:
         Its lines.
 
     Raises:
-        FileNotFoundError: If the run is not finished, or a version is missing.
+        FileNotFoundError: If the run is not finished, or a folder holds no export.
+        ValueError: If an export does not take the run's images.
     """
     config = workdir.read_recipe(folder)
-    for path in (version / "saved_model.pb" for version in versions):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
+    for version in versions:
+        exported.format_of(version)  # all of them, before the first takes its time
     lines = ["| export | weights, MB | held-out accuracy | same class as the first |", "| --- | ---: | ---: | ---: |"]
     first = None
     for version in versions:
-        _, targets, probabilities = check_saved_model.classify(version, config)
-        predicted = probabilities.argmax(axis=-1)
+        batches = held_out.classify_held_out(exported.load_export(version), config)
+        found = [(targets.argmax(axis=-1), probabilities.argmax(axis=-1)) for _, targets, probabilities in batches]
+        labels, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
         first = predicted if first is None else first
-        right, same = (predicted == targets.argmax(axis=-1)).mean(), (predicted == first).mean()
-        lines.append(f"| {version} | {megabytes_of_weights(version):.2f} | {right:.2%} | {same:.2%} |")
+        right, same = (predicted == labels).mean(), (predicted == first).mean()
+        lines.append(f"| {version} | {exported.megabytes_of_weights(version):.2f} | {right:.2%} | {same:.2%} |")
     return lines
 
 
@@ -53,8 +50,8 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("Name the folders of the versions to compare.")
     try:
-        print("\n".join(compare(Path(flags.FLAGS.workdir), [Path(name) for name in argv[1:]])))
-    except FileNotFoundError as error:
+        print("\n".join(compare_exports(Path(flags.FLAGS.workdir), [Path(name) for name in argv[1:]])))
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 

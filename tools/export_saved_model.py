@@ -14,41 +14,43 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from absl import app, flags, logging
+from absl import app, flags
 
 import coatnet_tf
 from experiments import workdir
 from experiments.data import images
 from tools import model_files
-from tools.serving import model_card, runtimes, signatures, warmup
+from tools.serving import model_card, runtimes, served_model, signatures, warmup
+from tools.serving.exported import FORMATS
+from tools.serving.quiet import quiet_exporters
 
-# What Keras exports, and the file it becomes (a folder for the SavedModel).
-FORMATS = {"tf_saved_model": "", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
 QUANTIZED_FORMATS = ("tf_saved_model", "onnx")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What to export, and how; the flags of the program.
 
     Args:
         output: Folder of the versions; made if it is missing.
         workdir: Folder of a finished run. Either this or `weights` is given.
         weights: A `.keras` file with a whole model.
-        labels: File with one class name a line; a run brings its own.
+        labels: File with one class name per line; a run brings its own.
         format: One of `FORMATS`.
         fold: Whether to export what `coatnet_tf.fold_for_inference` makes of the model.
         image_size: Height and width of the images, or 0 for the model's; bias tables are resized.
         dtype: Of the arithmetic, one of `DTYPES`; the classifier's stays float32.
         quantize: `"int8"` to round the weights of the dense layers to 8 bits.
         input_dtype: Of the images of `serving_default`, one of `signatures.INPUT_DTYPES`.
+        preprocessing: How a model built with `include_preprocessing=False` has its images, one of
+            `model_files.PREPROCESSING`.
         top_k: Number of classes of the signature `classify`; 0 is five, or all if there are fewer.
         version: Number of the version, or 0 for the next.
         overwrite: Whether to replace a version that is there.
@@ -65,13 +67,14 @@ class Options:
     dtype: str = "float32"
     quantize: str = ""
     input_dtype: str = "float32"
+    preprocessing: str = ""
     top_k: int = 0
     version: int = 0
     overwrite: bool = False
     name: str = "coatnet"
 
 
-def export(options: Options) -> Path:
+def export(options: ExportOptions) -> Path:
     """Exports a model as a new version.
 
     Args:
@@ -95,15 +98,15 @@ def export(options: Options) -> Path:
         class_names = model_files.name_classes(model, path, labels)
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
-        model = _prepare(model, path, options)
+        model, added = _prepare(model, path, options)
         crop = recipe["eval_crop"] if recipe else "center"
         _write(model, unfinished, class_names, crop, options)
-        facts = _facts(model, options, crop, version.name)
+        facts = _facts(model, options, crop, version.name, added)
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
     return version
 
 
-def _check(options: Options) -> None:
+def _check(options: ExportOptions) -> None:
     """Refuses what no model could make right."""
     for flag, known in (
         ("format", tuple(FORMATS)),
@@ -126,7 +129,7 @@ def _check(options: Options) -> None:
             f"{options.format}, such a model fails or gives other answers. Leave it out."
         )
     if options.format != "tf_saved_model":
-        defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+        defaults = {field.name: field.default for field in dataclasses.fields(ExportOptions)}
         for flag in ("input_dtype", "top_k", "name"):
             if getattr(options, flag) != defaults[flag]:
                 raise ValueError(
@@ -138,13 +141,13 @@ def _check(options: Options) -> None:
             raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")
 
 
-def _history(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _history(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Recipe and last metrics of a finished run."""
     return json.loads((folder / workdir.CONFIG).read_text()), workdir.result_of(workdir.read_metrics(folder))
 
 
 @contextlib.contextmanager
-def _new_version(options: Options) -> Iterator[tuple[Path, Path]]:
+def _new_version(options: ExportOptions) -> Iterator[tuple[Path, Path]]:
     """A folder to write in, which becomes the version if nothing fails."""
     output = options.output
     if output.exists() and not output.is_dir():
@@ -174,57 +177,45 @@ def _load(path: Path) -> keras.Model:
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
         raise ValueError(f"{path} does not take square images of 1 or 3 channels, but {shape}; such are served here.")
     if not isinstance(output_shape, tuple) or len(output_shape) != 2:
-        raise ValueError(f"{path} gives {output_shape} and no score a class; export a model with its classifier.")
+        raise ValueError(f"{path} gives {output_shape}, not one score per class; export a model with its classifier.")
     return model
 
 
-def _prepare(model: keras.Model, path: Path, options: Options) -> keras.Model:
-    """The model at another size, folded, in another dtype and quantised, as the options say."""
+def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[keras.Model, str]:
+    """The model as the options say, and what was added to make its scores probabilities."""
     if options.image_size and options.image_size != model.input_shape[1]:
-        image = keras.Input((options.image_size, options.image_size, model.input_shape[3]), name=model.input.name)
-        model = keras.models.clone_model(model, input_tensors=image)
-        logging.warning("%s at %d x %d: %s", path, *model.input_shape[1:3], coatnet_tf.load_weights(model, path, True))
+        model = served_model.at_size(model, path, options.image_size)
+    model = model_files.with_preprocessing(model, path, options.preprocessing)
     if options.fold:
         model = coatnet_tf.fold_for_inference(model)
     if options.dtype == "bfloat16":
         # Statistics of norms would suffer; a folded model has none, and is spared the conversion of its weights.
-        model = _in_bfloat16(model, "bfloat16" if options.fold else "mixed_bfloat16")
+        model = served_model.in_bfloat16(model, "bfloat16" if options.fold else "mixed_bfloat16")
     if options.quantize:
         model.quantize(options.quantize)
-    return runtimes.for_runtime(model, options.format) if options.fold else model
+    if options.fold:
+        model = runtimes.for_runtime(model, options.format)
+    return served_model.with_probabilities(model, path)
 
 
-def _in_bfloat16(model: keras.Model, policy: str) -> keras.Model:
-    """The same model with another dtype policy, but for the classifier."""
-
-    def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer.name != model.layers[-1].name:
-            config["dtype"] = policy
-        return type(layer).from_config(config)
-
-    in_bfloat16 = keras.models.clone_model(model, clone_function=cast)
-    in_bfloat16.set_weights(model.get_weights())
-    return in_bfloat16
-
-
-def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: str, options: Options) -> None:
+def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: str, options: ExportOptions) -> None:
     if options.format == "tf_saved_model":
         window = images.center(model.input_shape[1]) if crop == "center" else images.whole
-        signatures.write(
-            model, folder, class_names, window, options.input_dtype, options.top_k or min(5, len(class_names))
-        )
+        top_k = options.top_k or min(5, len(class_names))
+        with quiet_exporters():
+            signatures.write(model, folder, class_names, window, options.input_dtype, top_k)
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
-        if options.format == "onnx":
-            import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
         model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
-        model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
+        with quiet_exporters():
+            if options.format == "onnx":
+                import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
+            model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 
 
-def _facts(model: keras.Model, options: Options, crop: str, version: str) -> dict[str, Any]:
+def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, added: str) -> dict[str, Any]:
     _, size, _, channels = model.input_shape
     part = "the central square" if crop == "center" else "the whole image"
     return {
@@ -233,6 +224,7 @@ def _facts(model: keras.Model, options: Options, crop: str, version: str) -> dic
         "Images": f"{size} x {size}, {channels} channels, in [0, 255]",
         "Of an encoded image": f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
         "Classes": model.output_shape[-1],
+        "Probabilities": added or "as the model gives them",
         "Weights, numbers": f"{model.count_params():,}",
         "Folded": "yes" if options.fold else "no",
         "Arithmetic": options.dtype,
@@ -243,11 +235,11 @@ def _facts(model: keras.Model, options: Options, crop: str, version: str) -> dic
 
 def main(argv: list[str]) -> None:
     del argv
-    values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Options)}
+    values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(ExportOptions)}
     for name in ("output", "workdir", "weights", "labels"):
         values[name] = Path(values[name]) if values[name] else None
     try:
-        version = export(Options(**values))
+        version = export(ExportOptions(**values))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Exported {version}")
@@ -257,13 +249,14 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Folder of the versions; made if it is missing.")
     flags.DEFINE_string("workdir", None, "Folder of a finished run.")
     flags.DEFINE_string("weights", None, "A .keras file with a whole model, in place of --workdir.")
-    flags.DEFINE_string("labels", None, "File with one class name a line; a run brings its own.")
+    flags.DEFINE_string("labels", None, "File with one class name per line; a run brings its own.")
     flags.DEFINE_enum("format", "tf_saved_model", list(FORMATS), "For which runtime.")
     flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
     flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 is the model's.")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")
     flags.DEFINE_enum("quantize", "", QUANTIZE, "int8 rounds the weights of the dense layers to 8 bits.")
     flags.DEFINE_enum("input_dtype", "float32", signatures.INPUT_DTYPES, "Of the images of serving_default.")
+    flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
     flags.DEFINE_integer("top_k", 0, "Number of classes of the signature classify; 0 is five, or all.")
     flags.DEFINE_integer("version", 0, "Number of the version; 0 is the next.")
     flags.DEFINE_bool("overwrite", False, "Replace a version that is there.")

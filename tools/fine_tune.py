@@ -4,7 +4,7 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
 
-The images lie in one folder a class. By their names one in five is held out: where the loss on these is lowest, the
+The images lie in one folder per class. By their names one in five is held out: where the loss on these is lowest, the
 weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
 `validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
 what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
@@ -192,7 +192,7 @@ def finish(output: epath.Path, test: str) -> list[str]:
             measured = evaluate.evaluate(output, output / name, data, split)
             lines.append(f"{measured['images']} {'test' if split else 'held-out'} images: top-1 ")
             lines[-1] += f"{evaluate.describe_top1(measured)}; see {output / name}/evaluation.md and confusion.png"
-    options = export_saved_model.Options(
+    options = export_saved_model.ExportOptions(
         workdir=Path(output), output=Path(output) / "serving", fold=True, version=1, overwrite=True
     )
     return [*lines, f"SavedModel: {export_saved_model.export(options)}"]
@@ -206,8 +206,9 @@ def main(argv: list[str]) -> None:
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     try:
         for flag in ("output", "init_from"):
-            if "://" in flags.FLAGS[flag].value:
-                raise ValueError(f"--{flag}={flags.FLAGS[flag].value} is not on this machine; give a local path.")
+            path = getattr(flags.FLAGS, flag)
+            if "://" in path:
+                raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
         images = find_images(flags.FLAGS.images)
         config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
     except (ValueError, FileNotFoundError) as error:

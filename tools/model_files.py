@@ -1,15 +1,26 @@
-"""The model that a program works on: the `.keras` file of a run, or any other, and the names of its classes."""
+"""The model that a program works on: the `.keras` file of a run, or any other, what it takes and what it tells."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
-import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
+import coatnet_tf
+from coatnet_tf.imagenet import preprocessing_layer
+from coatnet_tf.layers import ConstantPadding2D, FoldedSelfAttention, MBConv, PointwiseDense, TransformerBlock
 from experiments import workdir
+
+PREPROCESSING = ("", "tf", "torch", "none")  # values of --preprocessing
+ABOUT_PREPROCESSING = (
+    "For a model built with include_preprocessing=False: tf ([-1, 1]), torch (ImageNet's mean and deviation), or none, "
+    "if layers of its own do it; its network's by default."
+)
+_OF_COATNET = (MBConv, TransformerBlock, FoldedSelfAttention, PointwiseDense)
+_RESCALES = (keras.layers.Rescaling, keras.layers.Normalization, ConstantPadding2D)  # the last is folded
 
 
 def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tuple[Path, list[str] | None]:
@@ -18,7 +29,7 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
     Args:
         folder: Folder of a finished run. Either this or `weights` is given.
         weights: A `.keras` file with a whole model.
-        labels: File with one class name a line; a run brings its own.
+        labels: File with one class name per line; a run brings its own.
 
     Returns:
         Path of the `.keras` file, and the names of the classes; `None` if there are no labels.
@@ -62,13 +73,78 @@ def load(path: Path) -> keras.Model:
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
 
 
+def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") -> keras.Model:
+    """The model for images in [0, 255], also of one that was built with `include_preprocessing=False`.
+
+    Args:
+        model: A functional model.
+        path: Where it is from, for messages.
+        preprocessing: One of `PREPROCESSING`; by default that of the network whose name the model has.
+
+    Returns:
+        The model itself if it preprocesses its images, or is no CoAtNet; otherwise a copy that does.
+
+    Raises:
+        ValueError: If `preprocessing` is needed and not known, or given and not needed.
+    """
+    if preprocessing not in PREPROCESSING:
+        raise ValueError(f"--preprocessing must be one of {', '.join(PREPROCESSING[1:])}; got {preprocessing!r}.")
+    layers = list(model._flatten_layers(include_self=False))
+    if any(isinstance(layer, _RESCALES) for layer in layers):
+        if preprocessing not in ("", "none"):
+            raise ValueError(f"{path} preprocesses its images itself; leave --preprocessing={preprocessing} out.")
+        return model
+    if preprocessing == "none" or not (preprocessing or any(isinstance(layer, _OF_COATNET) for layer in layers)):
+        return model
+    if not preprocessing and model.name not in (*coatnet_tf.FAMILY, *coatnet_tf.RELATIVES):
+        raise ValueError(
+            f"{path} was built with include_preprocessing=False, and its name, {model.name}, is of no known network, "
+            "which would say what its images become. Give --preprocessing=tf for [-1, 1], torch for ImageNet's mean "
+            "and deviation, or none if layers of its own do it."
+        )
+    rescaling = preprocessing_layer(preprocessing or coatnet_tf.get_config(model.name).preprocessing)
+    image = keras.Input(model.input_shape[1:], name=model.input.name)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        args = keras.tree.map_structure(lambda x: rescaling(x) if x is image else x, args)
+        return layer(*args, **kwargs)
+
+    preprocessed = keras.models.clone_model(model, input_tensors=image, call_function=call)
+    preprocessed.set_weights(model.get_weights())
+    return preprocessed
+
+
+def final_activation(model: keras.Model) -> Any:
+    """The activation that a model's scores went through; `None` if its last layer has none, as a pool."""
+    layer = [layer for layer in model.layers if not _only_casts(layer)][-1]
+    return final_activation(layer) if isinstance(layer, keras.Model) else getattr(layer, "activation", None)
+
+
+def _only_casts(layer: keras.layers.Layer) -> bool:
+    """Whether it is the layer that Keras' guide to mixed precision ends a model with, for scores in float32."""
+    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
+
+
+def is_binary(model: keras.Model) -> bool:
+    """Whether a model tells two classes by one score, which is that of the second."""
+    return model.output_shape[-1] == 1 and final_activation(model) in (
+        keras.activations.linear,
+        keras.activations.sigmoid,
+    )
+
+
 def name_classes(model: keras.Model, path: Path, labels: Sequence[str] | None) -> list[str]:
-    """Names of the classes of a model `[batch, classes]`: the labels, or numbers if there are none.
+    """Names of the classes of a model: the labels, or numbers if there are none.
+
+    Args:
+        model: Gives scores `[batch, classes]`, or one of two classes (`is_binary`).
+        path: Where it is from, for messages.
+        labels: The names, in the order of the scores.
 
     Raises:
         ValueError: If there are not as many labels as classes.
     """
-    classes = model.output_shape[-1]
+    classes = 2 if is_binary(model) else model.output_shape[-1]
     names = [str(index) for index in range(classes)] if labels is None else list(labels)
     if len(names) != classes:
         raise ValueError(f"{path} has {classes} classes and there are {len(names)} labels; give one for each.")

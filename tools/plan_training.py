@@ -10,8 +10,6 @@ reach the same share is an assumption, and `--utilisation` replaces it.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 
 import ml_collections
@@ -20,137 +18,19 @@ from ml_collections import config_flags
 
 import coatnet_tf
 from experiments.trainer import make_model_config
-from tools.published import CORE_DAYS
-
-GIB = 2**30
-SECONDS_A_DAY = 86_400
-# 18.4 and 22.8 TFLOP/s of a TPUv3 core's 61.5: what the core-days of CoAtNet-3 and -4 (heads of 32), and of -5 come to.
-UTILISATION_OF_HEADS_32 = 18.4 / 61.5
-UTILISATION_OF_LARGER_HEADS = 22.8 / 61.5
-FORWARD_PASSES_A_STEP = 3  # the backward pass costs two
-TRAINING_IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 12_720_275, "jft": 300_000_000}
-JFT_3B = 3_000_000_000
-_RESERVED = 0.9  # of the memory; the rest is the program's, and what its allocator cannot use
-
-
-@dataclasses.dataclass(frozen=True)
-class Accelerator:
-    """A chip as its maker describes it.
-
-    Args:
-        devices: Devices of a chip that hold a model each.
-        tflops: Peak of a device in bfloat16, 1e12 FLOP/s, dense; a multiply-accumulate is two.
-        gib: Memory of a device.
-    """
-
-    devices: int
-    tflops: float
-    gib: float
-
-
-ACCELERATORS = {
-    "tpu_v3": Accelerator(devices=2, tflops=61.5, gib=16),
-    "tpu_v4": Accelerator(devices=1, tflops=275, gib=32),
-    "tpu_v5e": Accelerator(devices=1, tflops=197, gib=16),
-    "tpu_v5p": Accelerator(devices=1, tflops=459, gib=95),
-    "tpu_v6e": Accelerator(devices=1, tflops=918, gib=32),
-    "h100": Accelerator(devices=1, tflops=989, gib=80),
-    "h200": Accelerator(devices=1, tflops=989, gib=141),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """What training a model holds on each device, in bytes.
-
-    Args:
-        weights: Weights in float32, BatchNorm's averages included.
-        gradients: Gradients in float32.
-        moments: AdamW's two moments in float32.
-        averages: Averaged weights; 0 without.
-        cast: Weights in the dtype of the computation, if that is another.
-        image: Activations kept for the backward pass, for one image.
-        image_rematerialised: The same when only the blocks' inputs are kept, and the inner activations of one.
-    """
-
-    weights: int
-    gradients: int
-    moments: int
-    averages: int
-    cast: int
-    image: int
-    image_rematerialised: int
-
-    @property
-    def states(self) -> int:
-        """All that does not grow with the batch."""
-        return self.weights + self.gradients + self.moments + self.averages + self.cast
-
-    def largest_batch(self, device_bytes: float, rematerialise: bool) -> int:
-        """Images that fit on a device; 0 if not one does."""
-        image = self.image_rematerialised if rematerialise else self.image
-        return max(0, int((_RESERVED * device_bytes - self.states) / image))
-
-
-def count_memory(
-    config: coatnet_tf.CoAtNetConfig,
-    image_size: int,
-    half: bool = True,
-    averaged: bool = False,
-    fused: bool = True,
-    classes: int = 1000,
-) -> Memory:
-    """Counts what training holds.
-
-    Args:
-        config: The model.
-        image_size: Height and width.
-        half: Whether activations are bfloat16 (`mixed_bfloat16`), rather than float32.
-        averaged: Whether averaged weights are kept (`ema_decay`).
-        fused: Whether a compiler recomputes the three inner values of each GELU, as XLA does; TensorFlow's kernels keep
-            them for the backward pass, which is how the count was checked against measured steps.
-        classes: Number of classes.
-
-    Returns:
-        A `Memory`. Attention's logits and probabilities are counted as the other activations are.
-    """
-    layers = coatnet_tf.profile_layers(config, (image_size, image_size, 3), classes)
-    trained = sum(cost.params for _, cost, _ in layers)
-    weights = 4 * (trained + sum(cost.non_trainable_params for _, cost, _ in layers))
-    size = 2 if half else 4
-    kept = [cost.total_activations + (0 if fused else 3 * cost.activated) for _, cost, _ in layers]
-    outputs = sum(math.prod(shape) for _, _, shape in layers)
-    return Memory(
-        weights=weights,
-        gradients=4 * trained,
-        moments=8 * trained,
-        averages=4 * trained if averaged else 0,
-        cast=2 * trained if half else 0,
-        image=size * sum(kept),
-        image_rematerialised=size * (outputs + max(kept)),
-    )
-
-
-def utilisation_of(config: coatnet_tf.CoAtNetConfig) -> float:
-    """The share of the peak that a model reaches, by the paper's core-days."""
-    return UTILISATION_OF_HEADS_32 if config.head_size <= 32 else UTILISATION_OF_LARGER_HEADS
-
-
-def training_flops(config: coatnet_tf.CoAtNetConfig, image_size: int, rematerialise: bool = False) -> float:
-    """FLOPs of training on one image, two for a multiply-accumulate; recomputing costs one more forward pass."""
-    macs = coatnet_tf.profile(config, (image_size, image_size, 3)).macs
-    return 2.0 * macs * (FORWARD_PASSES_A_STEP + (1 if rematerialise else 0))
-
-
-def core_days(config: coatnet_tf.CoAtNetConfig, images: float) -> float:
-    """TPUv3-core-days of training at 224 on a number of images, all epochs together."""
-    seconds = training_flops(config, 224) * images / (utilisation_of(config) * ACCELERATORS["tpu_v3"].tflops * 1e12)
-    return seconds / SECONDS_A_DAY
-
-
-def implied_epochs(model: str) -> float:
-    """Epochs on JFT-3B that the published core-days of CoAtNet-6 or -7 come to."""
-    return CORE_DAYS[model] / core_days(coatnet_tf.get_config(model), JFT_3B)
+from tools.paper.published import CORE_DAYS
+from tools.paper.training_cost import (
+    ACCELERATORS,
+    GIB,
+    SECONDS_PER_DAY,
+    TRAINING_IMAGES,
+    Accelerator,
+    TrainingMemory,
+    count_memory,
+    implied_epochs,
+    training_flops,
+    utilisation_of,
+)
 
 
 def _guess_images(config: ml_collections.ConfigDict) -> int:
@@ -201,7 +81,7 @@ def plan(
     flops = training_flops(model, config.image_size, config.rematerialise)
     step_seconds = flops * share / (utilisation * chip.tflops * 1e12)
     steps = config.epochs * (images // config.batch_size)
-    days = steps * step_seconds / SECONDS_A_DAY
+    days = steps * step_seconds / SECONDS_PER_DAY
     activations = memory.image_rematerialised if config.rematerialise else memory.image
     without, recomputed = (f"{x / 2**20:,.0f}" for x in (memory.image, memory.image_rematerialised))
     held = _gib(memory.states + share * activations)
@@ -215,15 +95,15 @@ def plan(
         ("a device's share of the batch", f"{share} images: {held} of {chip.gib:g} GiB"),
         ("largest share that fits", f"{largest} images{advice}"),
         ("steps", f"{steps:,} ({config.epochs} epochs of {images:,} images in batches of {config.batch_size:,})"),
-        ("time a step", f"{step_seconds:.3f} s at {utilisation:.0%} of {chip.tflops:g} TFLOP/s a device"),
+        ("time per step", f"{step_seconds:.3f} s at {utilisation:.0%} of {chip.tflops:g} TFLOP/s per device"),
         ("time in all", f"{days:,.2f} days on {devices:,} devices: {days * devices:,.0f} device-days"),
-        ("images to read", f"{rate:,.0f} a second, {rate / chips:,.0f} a chip"),
+        ("images to read", f"{rate:,.0f} per second, {rate / chips:,.0f} per chip"),
         ("checkpoint", f"{_gib(memory.weights + memory.moments + memory.averages)} GiB"),
     ]
     if images == TRAINING_IMAGES["jft"] and accelerator == "tpu_v3" and model.name in CORE_DAYS:
         rows.append(("the paper's (Table 5)", _of_the_paper(model.name)))
     if price is not None:
-        rows.append(("price", f"{price * chips * days * 24:,.0f} at {price:g} a chip and hour"))
+        rows.append(("price", f"{price * chips * days * 24:,.0f} at {price:g} per chip and hour"))
     return [f"{model.name} at {config.image_size} on {chips} x {accelerator}", "", "| | |", "| --- | --- |"] + [
         f"| {name} | {value} |" for name, value in rows
     ]
@@ -236,7 +116,7 @@ def _of_the_paper(model: str) -> str:
     return published
 
 
-def _states(memory: Memory) -> tuple[int, ...]:
+def _states(memory: TrainingMemory) -> tuple[int, ...]:
     return memory.weights, memory.gradients, memory.moments, memory.averages, memory.cast
 
 
@@ -244,7 +124,7 @@ def _gib(value: float) -> str:
     return f"{value / GIB:.2f}"
 
 
-def _advice(memory: Memory, chip: Accelerator, largest: int, share: int, parts: int) -> str:
+def _advice(memory: TrainingMemory, chip: Accelerator, largest: int, share: int, parts: int) -> str:
     """What to do if the share of a device does not fit."""
     if largest * parts >= share:
         return ""
@@ -253,7 +133,7 @@ def _advice(memory: Memory, chip: Accelerator, largest: int, share: int, parts: 
     recomputed = memory.largest_batch(chip.gib * GIB, rematerialise=True)
     if recomputed:
         return f": recompute (config.rematerialise=True: {recomputed} images), in {_parts(share, recomputed)} parts"
-    return f": shard the states over {_shards(memory, chip)} devices or more (docs/planning.md)"
+    return f": shard the states over {memory.shards(chip.gib * GIB)} devices or more (docs/planning.md)"
 
 
 def _parts(share: int, largest: int) -> int:
@@ -261,12 +141,7 @@ def _parts(share: int, largest: int) -> int:
     return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= largest)
 
 
-def _shards(memory: Memory, chip: Accelerator) -> int:
-    """Devices that the states of a model must be divided among, so that one image fits beside them."""
-    return math.ceil(memory.states / (_RESERVED * chip.gib * GIB - memory.image_rematerialised))
-
-
-def family_table(accelerator: str, chips: int) -> list[str]:
+def fitting_models(accelerator: str, chips: int) -> list[str]:
     """Which of the family trains data-parallel on some chips, at 224 in bfloat16, without averaged weights.
 
     Args:
@@ -281,7 +156,7 @@ def family_table(accelerator: str, chips: int) -> list[str]:
     lines = [
         f"On {chips} x {accelerator} ({devices} devices of {chip.gib:g} GiB), at 224, mixed_bfloat16, AdamW:",
         "",
-        "| model | states, GiB | MiB an image | recomputed | images a device | recomputed | what to do |",
+        "| model | states, GiB | MiB per image | recomputed | images per device | recomputed | what to do |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, config in coatnet_tf.FAMILY.items():
@@ -294,12 +169,12 @@ def family_table(accelerator: str, chips: int) -> list[str]:
     return lines
 
 
-def _verdict(memory: Memory, chip: Accelerator, devices: int, plain: int, recomputed: int) -> str:
+def _verdict(memory: TrainingMemory, chip: Accelerator, devices: int, plain: int, recomputed: int) -> str:
     if plain:
         return "data-parallel; larger batches by accumulation"
     if recomputed:
         return "data-parallel with rematerialisation"
-    needed = _shards(memory, chip)
+    needed = memory.shards(chip.gib * GIB)
     where = f"{_gib(memory.states / devices)} GiB each here" if needed <= devices else "more than are here"
     return f"shard the states over {needed} devices or more ({where})"
 
@@ -309,7 +184,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     try:
         if values["config"].value is None:
-            lines = family_table(values.accelerator, values.chips)
+            lines = fitting_models(values.accelerator, values.chips)
         else:
             lines = plan(
                 values.config, values.accelerator, values.chips, values.train_images, values.utilisation, values.price

@@ -145,7 +145,9 @@ def ask(client: Client, files: Sequence[bytes], concurrency: int) -> tuple[list[
     return list(answers), list(latencies), time.perf_counter() - started
 
 
-def report(names: Sequence[str], answers: Sequence[Answer], latencies: Sequence[float], seconds: float) -> list[str]:
+def describe_answers(
+    names: Sequence[str], answers: Sequence[Answer], latencies: Sequence[float], seconds: float
+) -> list[str]:
     """Lines for the user: one for each file, then the times."""
     lines = []
     for name, answer in zip(names, answers[: len(names)], strict=True):
@@ -156,7 +158,7 @@ def report(names: Sequence[str], answers: Sequence[Answer], latencies: Sequence[
             lines.append(f"{name}: {', '.join(best)}")
     milliseconds = 1e3 * np.percentile(latencies, PERCENTILES)
     shown = ", ".join(f"p{p} {value:.1f} ms" for p, value in zip(PERCENTILES, milliseconds, strict=True))
-    return [*lines, f"{len(answers)} requests in {seconds:.2f} s, {len(answers) / seconds:.1f} a second; {shown}"]
+    return [*lines, f"{len(answers)} requests in {seconds:.2f} s, {len(answers) / seconds:.1f} per second; {shown}"]
 
 
 def main(argv: list[str]) -> None:
@@ -174,7 +176,7 @@ def main(argv: list[str]) -> None:
         answers, latencies, seconds = ask(client, files, values.concurrency)
     except ServerError as error:
         raise SystemExit(str(error)) from error
-    print("\n".join(report(paths, answers, latencies, seconds)))
+    print("\n".join(describe_answers(paths, answers, latencies, seconds)))
 
 
 if __name__ == "__main__":

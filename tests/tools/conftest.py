@@ -3,10 +3,13 @@
 import keras
 import pytest
 import tensorflow as tf
+from etils import epath
 
 import coatnet_tf
+from experiments import strategies
+from experiments.recipes import digits
 from tests.tools.samples import LABELS, SIZE
-from tools.export_saved_model import Options, export
+from tools.export_saved_model import ExportOptions, export
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +41,24 @@ def version(model_file, tmp_path_factory):
     labels = tmp_path_factory.mktemp("labels") / "labels.txt"
     labels.write_text("\n".join(LABELS) + "\n")
     output = tmp_path_factory.mktemp("serving")
-    return export(Options(output=output, weights=model_file, labels=labels, fold=True, top_k=3))
+    return export(ExportOptions(output=output, weights=model_file, labels=labels, fold=True, top_k=3))
 
 
 @pytest.fixture(scope="session")
 def served(version):
     """That SavedModel as a server has it."""
     return tf.saved_model.load(str(version))
+
+
+@pytest.fixture(scope="session")
+def run_folder(run, tmp_path_factory):
+    """The folder of a run of one short epoch on digits, with a small network; no test changes it."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    config = digits.get_config()
+    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
+    config.dataset.train_split = "train[:256]"
+    config.epochs, config.optimizer.warmup_steps = 1, 2
+    config.model.update(depths=(1, 1, 1), widths=(8, 16, 32), strides=(1, 2, 2), layout="C-T")
+    keras.utils.set_random_seed(0)
+    run(config, epath.Path(folder), strategies.make_strategy("one_device"))
+    return folder

@@ -5,14 +5,14 @@ import sys
 import pytest
 from PIL import Image
 
-from tools import draw_randaugment
 from tools.benchmarks import inference, operations, timing, training
+from tools.paper import draw_randaugment
 
 
 def test_medians_leave_the_first_round_out():
     values = iter([100.0, 1.0, 5.0, 3.0])
     assert timing.medians({"one": lambda: next(values)}, rounds=3) == {"one": 3.0}
-    assert list(timing.report({"a": 4.0, "b": 2.0})) == [
+    assert list(timing.describe_medians({"a": 4.0, "b": 2.0})) == [
         "a: 4.00 (1.000 of the first)",
         "b: 2.00 (0.500 of the first)",
     ]
@@ -27,7 +27,7 @@ def test_synthetic_jpegs_have_the_usual_size(tmp_path):
 
 
 def test_contact_sheet_shows_every_operation(tmp_path):
-    draw_randaugment.draw(str(tmp_path / "sheet.png"))
+    draw_randaugment.draw_randaugment(str(tmp_path / "sheet.png"))
     width, height = Image.open(tmp_path / "sheet.png").size
     assert height > 2 * width
 
@@ -37,10 +37,10 @@ def test_inference_table_and_picture(tmp_path):
         inference.Row("SavedModel", "float32", {1: 80.0, 8: 60.0}, 2.0, 0.0),
         inference.Row("folded SavedModel", "bfloat16", {1: 40.0, 8: 30.0}, 1.5, 0.02),
     ]
-    lines = inference.report(rows, {"float32": 100.0, "bfloat16": 400.0}, macs=2_000_000_000)
+    lines = inference.benchmark_table(rows, {"float32": 100.0, "bfloat16": 400.0}, macs=2_000_000_000)
     assert "take at least 40 ms in float32, 10 ms in bfloat16" in lines[1]
     assert lines[-1] == "| folded SavedModel | bfloat16 | 40.0 | 2.00x | 25% | 30.0 | 2.00x | 33% | 1.5 | 2e-02 |"
-    inference.draw(rows, tmp_path / "picture.png")
+    inference.draw_times(rows, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").width == 960
 
 

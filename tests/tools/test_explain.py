@@ -1,5 +1,6 @@
 """What a model looks at: each computation against what is known, the picture, and every refusal."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,15 +8,16 @@ import sys
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import coatnet_tf
 from coatnet_tf.config import CoAtNetConfig, StageConfig
-from experiments import workdir
-from experiments.recipes import digits
-from tools import explain, explanations, model_files
-from tools.explain import TIMES, Options
-from tools.explanations import Attention
+from tools import explain, model_files
+from tools.explain import ExplainOptions
+from tools.explanations import maps, picture
+from tools.explanations.maps import Attention
+from tools.explanations.picture import TIMES
 
 LAYOUT = {"strides": (2, 2, 2, 2, 1), "head_size": 16, "kernel_initializer": "lecun_normal"}
 
@@ -59,7 +61,7 @@ def texts_of(figure):
 
 @pytest.mark.parametrize("stage", ["s1", "s3", "s4"])
 def test_grad_cam_weighs_channels_by_finite_differences_of_the_logit(stage, cttt, image):
-    block = explanations.stages_of(cttt)[stage][-1]
+    block = maps.stages_of(cttt)[stage][-1]
     until = keras.Model(cttt.input, block.output)
     tail = keras.Model(block.output, cttt.layers[-1].input)
     kernel = cttt.layers[-1].kernel.numpy()
@@ -74,7 +76,7 @@ def test_grad_cam_weighs_channels_by_finite_differences_of_the_logit(stage, cttt
 
     found = []
     for target in range(7):
-        probabilities, (of_class,) = explanations.predict_and_grad_cam(cttt, image, [stage], target)
+        probabilities, (of_class,) = maps.predict_and_grad_cam(cttt, image, [stage], target)
         found.append(of_class)
         np.testing.assert_allclose(probabilities, cttt.predict(image[None], verbose=0)[0], rtol=1e-4)
     assert expected.max() > 0 and np.shape(found) == (7, rows, columns)
@@ -83,7 +85,7 @@ def test_grad_cam_weighs_channels_by_finite_differences_of_the_logit(stage, cttt
 
 def test_grad_cam_is_of_the_logit_whatever_the_activation(cttt, image):
     """A saturated softmax has no gradient, its logit has; and the predicted class is the default."""
-    maps = {}
+    of_activation = {}
     for activation in (None, "softmax", "sigmoid"):
         model = coatnet_tf.CoAtNet(
             config_of(cttt), input_shape=(32, 48, 3), classes=7, classifier_activation=activation
@@ -91,11 +93,11 @@ def test_grad_cam_is_of_the_logit_whatever_the_activation(cttt, image):
         model.set_weights(cttt.get_weights())
         model.layers[-1].bias.assign(100 * np.eye(7)[3])
         model.trainable = False  # gradients are of the feature map, not of weights
-        probabilities, (maps[activation],) = explanations.predict_and_grad_cam(model, image, ["s4"])
+        probabilities, (of_activation[activation],) = maps.predict_and_grad_cam(model, image, ["s4"])
         assert probabilities.argmax() == 3 and probabilities.max() == pytest.approx(1.0)
-    assert maps[None].max() > 0
-    np.testing.assert_array_equal(maps["softmax"], maps[None])
-    np.testing.assert_array_equal(maps["sigmoid"], maps[None])
+    assert of_activation[None].max() > 0
+    np.testing.assert_array_equal(of_activation["softmax"], of_activation[None])
+    np.testing.assert_array_equal(of_activation["sigmoid"], of_activation[None])
 
 
 def config_of(model):
@@ -103,24 +105,62 @@ def config_of(model):
     return coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **LAYOUT)
 
 
-def test_models_that_want_their_images_rescaled_get_them_so(cttt, image):
-    bare = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=7, include_preprocessing=False)
-    bare.set_weights(cttt.get_weights())
-    for found, expected in zip(
-        explanations.predict_and_grad_cam(bare, image, ["s4"]),
-        explanations.predict_and_grad_cam(cttt, image, ["s4"]),
-        strict=True,
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    for found, expected in zip(explanations.attention(bare, image), explanations.attention(cttt, image), strict=True):
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+@pytest.mark.parametrize(("preprocessing", "by_name"), [("tf", True), ("torch", True), ("torch", False)])
+def test_models_without_preprocessing_are_shown_what_they_want(
+    preprocessing, by_name, cttt, photo_file, tmp_path, monkeypatch
+):
+    """Of a known network by its name, of another by the flag; the picture is that of the model that rescales itself."""
+    config = dataclasses.replace(config_of(cttt), preprocessing=preprocessing)
+    files = [tmp_path / "bare.keras", tmp_path / "whole.keras"]
+    for file, whole in zip(files, (False, True), strict=True):
+        model = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), classes=7, include_preprocessing=whole)
+        model.set_weights(cttt.get_weights())
+        model.save(file)
+    if by_name:
+        monkeypatch.setitem(coatnet_tf.FAMILY, "cttt", config)
+    else:
+        with pytest.raises(ValueError, match="its name, cttt, is of no known network, .* --preprocessing=tf for"):
+            explain.explain(ExplainOptions(output=tmp_path / "a.png", weights=files[0], files=(photo_file,)))
+    explained = []
+
+    def draw(model, names, found, *options):
+        explained.extend(found)
+        return Figure()
+
+    monkeypatch.setattr(explain, "draw_explanations", draw)
+    for file, flag in zip(files, ("" if by_name else preprocessing, ""), strict=True):
+        options = ExplainOptions(output=tmp_path / "a.png", weights=file, files=(photo_file,), preprocessing=flag)
+        explain.explain(options)
+    found, expected = explained
+    assert expected.maps[0].max() > 0
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
+    np.testing.assert_allclose(found.maps[0], expected.maps[0], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.rollout, expected.rollout, rtol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_score_is_that_of_the_second_of_two_classes(activation, cttt, image):
+    one = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=1, classifier_activation=activation)
+    two = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=2)
+    one.set_weights([*cttt.get_weights()[:-2], *(weight[..., :1] for weight in cttt.get_weights()[-2:])])
+    halves = [np.concatenate([-weight / 2, weight / 2], axis=-1) for weight in one.get_weights()[-2:]]
+    two.set_weights([*cttt.get_weights()[:-2], *halves])
+    assert model_files.name_classes(one, "path", ["no", "yes"]) == ["no", "yes"]
+    for target in (0, 1, None):
+        for found, expected in zip(
+            maps.predict_and_grad_cam(one, image, ["s2", "s4"], target),
+            maps.predict_and_grad_cam(two, image, ["s2", "s4"], target),
+            strict=True,
+        ):
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_attention_is_what_the_blocks_compute(cttt, image):
-    attentions = explanations.attention(cttt, image)
+    attentions = maps.attention(cttt, image)
     assert [block.grid for block in attentions] == [(4, 6), (2, 3), (2, 3), (2, 3)]
-    narrow = explanations.transformers_of(cttt)[:-1]  # of two heads; the last block has three
-    by_head = [explanations.attention(cttt, image, [head]) for head in (0, 1)]
+    narrow = maps.transformers_of(cttt)[:-1]  # of two heads; the last block has three
+    by_head = [maps.attention(cttt, image, [head]) for head in (0, 1)]
     for index, (block, found) in enumerate(zip(narrow, attentions, strict=False)):
         assert found.scores.shape == (found.grid[0] * found.grid[1],) * 2
         np.testing.assert_allclose(found.scores.sum(axis=1), 1, rtol=1e-5)
@@ -146,18 +186,18 @@ def test_rollout_of_two_blocks_by_hand():
     second = Attention((1, 2), np.array([[1.0, 0.0], [1.0, 0.0]]))  # [[1, 0], [1/2, 1/2]]
     joined = [[0.5, 0.5], [0.375, 0.625]]
     for column in (0, 1):
-        found = explanations.rollout([first, second], (0, column))
+        found = maps.rollout([first, second], (0, column))
         np.testing.assert_allclose(found, [joined[column]])
-    np.testing.assert_allclose(explanations.rollout([first, second]), [np.mean(joined, axis=0)])
+    np.testing.assert_allclose(maps.rollout([first, second]), [np.mean(joined, axis=0)])
 
 
 def test_rollout_goes_on_through_the_pool_to_the_finer_grid():
     fine = Attention((2, 4), np.eye(8))  # every position keeps to itself
     coarse = Attention((1, 2), np.array([[0.0, 1.0], [0.0, 1.0]]))
     # The left position keeps half of the 2 x 2 that were pooled to it, and takes half from the right one.
-    np.testing.assert_allclose(explanations.rollout([fine, coarse], (0, 0)), np.full((2, 4), 1 / 8))
+    np.testing.assert_allclose(maps.rollout([fine, coarse], (0, 0)), np.full((2, 4), 1 / 8))
     right = [[0, 0, 1 / 4, 1 / 4]] * 2
-    np.testing.assert_allclose(explanations.rollout([fine, coarse], (0, 1)), right)
+    np.testing.assert_allclose(maps.rollout([fine, coarse], (0, 1)), right)
 
 
 def test_rollout_without_mixing_stays_where_it_is():
@@ -165,22 +205,22 @@ def test_rollout_without_mixing_stays_where_it_is():
     for row, column in np.ndindex(2, 3):
         expected = np.zeros((2, 3))
         expected[row, column] = 1
-        np.testing.assert_array_equal(explanations.rollout(attentions, (row, column)), expected)
+        np.testing.assert_array_equal(maps.rollout(attentions, (row, column)), expected)
 
 
 def test_rollout_of_a_model_hands_out_whole_shares(cttt, image):
-    attentions = explanations.attention(cttt, image)
-    seen = [explanations.rollout(attentions, position) for position in np.ndindex(2, 3)]
+    attentions = maps.attention(cttt, image)
+    seen = [maps.rollout(attentions, position) for position in np.ndindex(2, 3)]
     for share in seen:
         assert share.shape == (4, 6) and share.min() > 0
         assert share.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(explanations.rollout(attentions), np.mean(seen, axis=0))
+    np.testing.assert_allclose(maps.rollout(attentions), np.mean(seen, axis=0))
     # The residual keeps most of each position where it is.
     assert [np.argmax(share.reshape(2, 2, 3, 2).sum(axis=(1, 3))) for share in seen] == list(range(6))
 
 
 def test_tables_are_those_of_the_first_and_last_block_of_each_stage(cttt):
-    tables = explanations.bias_tables(cttt)
+    tables = maps.bias_tables(cttt)
     assert list(tables) == ["s2_block01", "s3_block01", "s3_block02", "s4_block01"]
     for name, table in tables.items():
         np.testing.assert_array_equal(table, cttt.get_layer(name).attention.relative_bias.table.numpy())
@@ -195,18 +235,18 @@ def test_mixed_stages_and_other_layouts_have_their_stages():
         StageConfig("s4", "transformer", 1, 32, stride=1),
     )
     mixed = coatnet_tf.CoAtNet(CoAtNetConfig("mixed", 1, 8, stages, head_size=16), input_shape=(32, 32, 3), classes=2)
-    assert {name: len(blocks) for name, blocks in explanations.stages_of(mixed).items()} == {
+    assert {name: len(blocks) for name, blocks in maps.stages_of(mixed).items()} == {
         "s1": 1,
         "s2": 1,
         "s3": 4,
         "s4": 1,
     }
-    assert explanations.default_stages(mixed) == ["s2", "s4"]
-    assert list(explanations.bias_tables(mixed)) == ["s3_block02", "s3_block04", "s4_block01"]
+    assert maps.default_stages(mixed) == ["s2", "s4"]
+    assert list(maps.bias_tables(mixed)) == ["s3_block02", "s3_block04", "s4_block01"]
     for layout, expected in (("CC", ["s2"]), ("TT", ["s2"]), ("CT", ["s1", "s2"])):
         config = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 16), layout, head_size=16)
         model = coatnet_tf.CoAtNet(config, input_shape=(16, 16, 3), classes=2)
-        assert explanations.default_stages(model) == expected
+        assert maps.default_stages(model) == expected
 
 
 def test_picture_of_an_image_that_is_not_square(cttt, cttt_file, photo_file, tmp_path):
@@ -214,7 +254,7 @@ def test_picture_of_an_image_that_is_not_square(cttt, cttt_file, photo_file, tmp
     labels = tmp_path / "labels.txt"
     labels.write_text("ant\nbee\ncat\ndog\neel\nfox\ngnu\n")
     figure = explain.explain(
-        Options(
+        ExplainOptions(
             output=output,
             weights=cttt_file,
             labels=labels,
@@ -229,15 +269,15 @@ def test_picture_of_an_image_that_is_not_square(cttt, cttt_file, photo_file, tmp
     shown = shown_in(figure)
     image = shown["photo.jpg"][0].get_array()
     assert image.shape == (32, 48, 3)
-    _, maps = explanations.predict_and_grad_cam(cttt, image, ["s1", "s3"], target=3)
-    for title, found in ((f"S1 (8 {TIMES} 12)", maps[0]), (f"S3 (2 {TIMES} 3)", maps[1])):
+    _, found_maps = maps.predict_and_grad_cam(cttt, image, ["s1", "s3"], target=3)
+    for title, found in ((f"S1 (8 {TIMES} 12)", found_maps[0]), (f"S3 (2 {TIMES} 3)", found_maps[1])):
         heat = shown[f"Grad-CAM of {title}\nfor dog"][1].get_array()
         rows, columns = found.shape
         by_cell = heat.reshape(rows, 32 // rows, columns, 48 // columns).mean(axis=(1, 3))
         assert by_cell.argmax() == found.argmax()
         assert np.corrcoef(by_cell.ravel(), found.ravel())[0, 1] > 0.9
 
-    share = 24 * explanations.rollout(explanations.attention(cttt, image, [1]), (1, 2))
+    share = 24 * maps.rollout(maps.attention(cttt, image, [1]), (1, 2))
     (title,) = (title for title in shown if title.startswith(f"Attention rollout (4 {TIMES} 6)"))
     assert title.endswith(f"{share.min():.1f} to {share.max():.1f} times an equal share")
     (axes,) = (axes for axes in figure.axes if axes.get_title() == title)
@@ -255,8 +295,8 @@ def test_picture_of_an_image_that_is_not_square(cttt, cttt_file, photo_file, tmp
 
 
 def test_a_map_of_zeros_is_dark_and_says_why(cttt, images):
-    blank = explain.Explained("title", images[0], np.eye(7)[0], 0, [np.zeros((2, 3), "float32")], None)
-    figure = explain.draw(cttt, list("abcdefg"), [blank], Options(output=None, stages=("s4",)))
+    blank = picture.Explained("title", images[0], np.eye(7)[0], 0, [np.zeros((2, 3), "float32")], None)
+    figure = picture.draw_explanations(cttt, list("abcdefg"), [blank], stages=("s4",))
     _, heat = shown_in(figure)[f"Grad-CAM of S4 (2 {TIMES} 3)\nfor a: nothing speaks for it"]
     assert not heat.norm(heat.get_array()).any()
 
@@ -264,10 +304,8 @@ def test_a_map_of_zeros_is_dark_and_says_why(cttt, images):
 def test_bars_are_the_best_classes_and_the_explained_one(cttt, images):
     probabilities = np.array([0.0, 0.4, 0.1, 0.25, 0.04, 0.06, 0.15])
     for target, expected in ((3, "bdgcf"), (0, "bdgca")):
-        one = explain.Explained("title", images[0], probabilities, target, [], None)
-        (axes,) = (
-            axes for axes in explain.draw(cttt, list("abcdefg"), [one], Options(output=None)).axes if axes.patches
-        )
+        one = picture.Explained("title", images[0], probabilities, target, [], None)
+        (axes,) = (axes for axes in picture.draw_explanations(cttt, list("abcdefg"), [one]).axes if axes.patches)
         assert [text.get_text()[0] for text in axes.texts] == list(expected)
         assert axes.texts[1].get_text() == "d  25.0%" and axes.get_title().startswith("predicted: b")
         np.testing.assert_allclose([bar.get_width() for bar in axes.patches[:4]], [0.4, 0.25, 0.15, 0.1])
@@ -278,13 +316,13 @@ def test_bars_are_the_best_classes_and_the_explained_one(cttt, images):
 def test_offsets_of_the_drawn_table_are_those_of_attention(cttt):
     """The entry at (rows down 1, columns right -2) is the bias towards the position there."""
     bias = cttt.get_layer("s2_block01").attention.relative_bias.bias().numpy().reshape(2, 4, 6, 4, 6)
-    table = explanations.bias_tables(cttt)["s2_block01"]
+    table = maps.bias_tables(cttt)["s2_block01"]
     assert bias[1, 2, 3, 2 + 1, 3 - 2] == table[1, 4 - 1 + 1, 6 - 1 - 2]
 
 
 def test_heads_without_being_asked_for(cttt_file, photo_file, tmp_path):
     """The mean of all for rollout, and tables of the blocks that have the head."""
-    figure = explain.explain(Options(output=tmp_path / "a.png", weights=cttt_file, files=(photo_file,) * 2))
+    figure = explain.explain(ExplainOptions(output=tmp_path / "a.png", weights=cttt_file, files=(photo_file,) * 2))
     titles = [axes.get_title() for axes in figure.axes if axes.images]
     assert titles.count("photo.jpg") == 2
     assert [title for title in titles if "head 2" in title] == ["s4_block01, head 2"]
@@ -301,14 +339,14 @@ def test_models_without_tables_say_so(layout, relative, words, photo_file, tmp_p
     config = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 16), layout, head_size=16, relative_attention=relative)
     path = tmp_path / "model.keras"
     coatnet_tf.CoAtNet(config, input_shape=(16, 16, 1), classes=2).save(path)
-    options = Options(output=tmp_path / "a.png", weights=path, files=(photo_file,))
+    options = ExplainOptions(output=tmp_path / "a.png", weights=path, files=(photo_file,))
     figure = explain.explain(options)
     assert f"no table of relative attention: {words}" in texts_of(figure)
     rollouts = [title for title in shown_in(figure) if title.startswith("Attention rollout")]
     assert len(rollouts) == ("T" in layout)
     if layout == "C-C":
         with pytest.raises(ValueError, match="has no Transformer block, and so no --heads"):
-            explain.explain(Options(**{**vars(options), "heads": (0,)}))
+            explain.explain(ExplainOptions(**{**vars(options), "heads": (0,)}))
 
 
 def test_square_models_take_the_central_square_as_serving_does(photo_file):
@@ -322,26 +360,14 @@ def test_square_models_take_the_central_square_as_serving_does(photo_file):
     assert np.abs(stretched - pixels).mean() < 3
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """What a finished run of the digits leaves, with a model that was not trained."""
-    folder = tmp_path_factory.mktemp("run")
-    config = digits.get_config()
-    config.dataset.data_dir = str(tmp_path_factory.mktemp("tfds"))
-    (folder / workdir.CONFIG).write_text(config.to_json())
-    (folder / workdir.CLASSES).write_text("".join(f"{digit}\n" for digit in range(10)))
-    small = coatnet_tf.make_config("digits", (1, 1, 1), (8, 16, 32), "C-T", strides=(1, 2, 2))
-    coatnet_tf.CoAtNet(small, input_shape=(16, 16, 1), classes=10).save(folder / workdir.MODEL)
-    return folder
-
-
 def test_held_out_images_of_a_run(run_folder, tmp_path):
-    figure = explain.explain(Options(output=tmp_path / "a.png", workdir=run_folder, count=3))
+    figure = explain.explain(ExplainOptions(output=tmp_path / "a.png", workdir=run_folder, count=3))
     titles = [title for title in shown_in(figure) if title.startswith("held-out image")]
     assert [title.splitlines()[0].split()[-1] for title in titles] == ["0", "179", "358"]
     assert all(title.splitlines()[1].removeprefix("true: ") in "0123456789" for title in titles)
 
 
+@pytest.mark.slow
 def test_the_readmes_command(cttt_file, photo_file, tmp_path):
     output = tmp_path / "explained.png"
     command = [sys.executable, "-m", "tools.explain", f"--weights={cttt_file}", f"--output={output}"]
@@ -360,7 +386,7 @@ def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path,
         output = tmp_path / "out" / "a.png"
         given = {"output": output, "weights": cttt_file, "files": (photo_file,), **changes}
         with pytest.raises(error, match=message):
-            explain.explain(Options(**given))
+            explain.explain(ExplainOptions(**given))
         assert not output.exists()
 
     def refused_model(message, model):
@@ -380,7 +406,7 @@ def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path,
     refused(ValueError, "cut.jpg cannot be read; an undamaged JPEG", files=(cut,))
     refused(ValueError, "--count must be at least 1; got 0", weights=None, workdir=run_folder, files=(), count=0)
     with pytest.raises(ValueError, match="is a folder; give the name of a PNG file"):
-        explain.explain(Options(output=tmp_path, weights=cttt_file, files=(photo_file,)))
+        explain.explain(ExplainOptions(output=tmp_path, weights=cttt_file, files=(photo_file,)))
     refused(PermissionError, "cannot be written", output=photo_file / "a.png")
 
     refused(ValueError, "no class 'x'; cttt has 7: 0, 1, 2, 3, 4, 5, 6", class_name="x")
@@ -397,7 +423,7 @@ def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path,
     flat = keras.Input((8,))
     refused_model("has no block of CoAtNet", keras.Model(flat, keras.layers.Dense(2)(flat)))
     config = coatnet_tf.make_config("small", (1, 1), (8, 16), "C")
-    refused_model("no score a class", coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3)))
+    refused_model("not one score per class", coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3)))
     refused_model("1 or 3 channels is expected", coatnet_tf.CoAtNet(config, input_shape=(16, 16, 2), classes=2))
 
 

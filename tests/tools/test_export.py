@@ -1,6 +1,8 @@
 """The whole way as a user goes it: train, export, serve with TensorFlow alone; and the options of the export."""
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,12 +10,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 import coatnet_tf
-from experiments import report, workdir
+from experiments import workdir
 from tests.tools.samples import SIZE, photo
-from tools import check_saved_model, compare_exports
-from tools.export_saved_model import Options, export
+from tools import check_saved_model
+from tools.export_saved_model import ExportOptions, export
+from tools.serving import warmup
+from tools.serving.quiet import quiet_exporters
 
 SERVE = """
 import sys
@@ -38,32 +43,10 @@ def call(module, *flags):
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """The folder of a run of one short epoch, its flags, and the finished process."""
-    folder = tmp_path_factory.mktemp("training") / "run"
-    flags = [
-        "--config=experiments/recipes/digits.py",
-        f"--workdir={folder}",
-        f"--config.dataset.data_dir={tmp_path_factory.mktemp('tfds')}",
-        "--config.epochs=1",
-        "--config.optimizer.warmup_steps=2",
-        "--config.dataset.train_split=train[:256]",
-    ]
-    return folder, flags, call("experiments.train", *flags)
-
-
-@pytest.fixture(scope="module")
-def run_folder(training):
-    folder, _, process = training
-    assert process.returncode == 0, process.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
 def versions(run_folder, tmp_path_factory):
     """Its exports as it is and folded; no test changes them."""
     output = tmp_path_factory.mktemp("serving")
-    return [export(Options(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
+    return [export(ExportOptions(workdir=run_folder, output=output, fold=fold)) for fold in (False, True)]
 
 
 def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, versions, tmp_path):
@@ -80,12 +63,17 @@ def test_saved_model_gives_the_models_outputs_with_tensorflow_alone(run_folder, 
             np.testing.assert_allclose(found, expected[:count], rtol=tolerance, atol=1e-7)
 
 
-def test_versions_count_up_and_leave_nothing_behind(run_folder, tmp_path):
+def test_versions_count_up_and_leave_nothing_behind(model_file, model, tmp_path):
+    """Of uint8 images, whose answers are the model's."""
     output = tmp_path / "serving"
     (output / "7").mkdir(parents=True)
-    assert export(Options(workdir=run_folder, output=output)).name == "8"
+    version = export(ExportOptions(output=output, weights=model_file, input_dtype="uint8"))
+    assert version.name == "8"
     assert sorted(entry.name for entry in output.iterdir()) == ["7", "8"]
-    assert check_saved_model.newest_version(output) == output / "8"
+    assert check_saved_model.newest_version(output) == version
+    pixels = photo(SIZE, SIZE)[None]
+    found = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
+    np.testing.assert_allclose(found["probabilities"], model.predict(pixels.astype("float32"), verbose=0), rtol=1e-4)
 
 
 def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
@@ -94,23 +82,34 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        export(Options(workdir=run_folder, output=tmp_path / "serving"))
+        export(ExportOptions(workdir=run_folder, output=tmp_path / "serving"))
     assert not list((tmp_path / "serving").iterdir())
 
 
 def test_folders_that_export_refuses(run_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no model.keras, which training writes at its end"):
-        export(Options(workdir=tmp_path, output=tmp_path / "serving"))
+        export(ExportOptions(workdir=tmp_path, output=tmp_path / "serving"))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
-        export(Options(workdir=run_folder, output=tmp_path / "file"))
+        export(ExportOptions(workdir=run_folder, output=tmp_path / "file"))
     with pytest.raises(FileNotFoundError, match="holds no version of a SavedModel"):
         check_saved_model.newest_version(tmp_path)
 
 
-def test_the_readmes_commands(training, run_folder, tmp_path):
+@pytest.mark.slow
+def test_the_readmes_commands(tmp_path):
     """Flags, overrides, messages and exit codes of the programs."""
-    _, flags, result = training
+    run_folder = tmp_path / "run"
+    flags = [
+        "--config=experiments/recipes/digits.py",
+        f"--workdir={run_folder}",
+        f"--config.dataset.data_dir={tmp_path / 'tfds'}",
+        "--config.epochs=1",
+        "--config.optimizer.warmup_steps=2",
+        "--config.dataset.train_split=train[:256]",
+    ]
+    result = call("experiments.train", *flags)
+    assert result.returncode == 0, result.stderr
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
     assert "is resized to 16 x 16" in result.stderr
@@ -122,6 +121,8 @@ def test_the_readmes_commands(training, run_folder, tmp_path):
 
     result = call("tools.export_saved_model", f"--workdir={run_folder}", f"--output={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
+    assert "renamed" not in result.stderr and "Assets written" not in result.stderr
+    assert max(map(len, result.stderr.splitlines()), default=0) < 500
     result = call("tools.check_saved_model", f"--workdir={run_folder}", f"--saved_model={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
     assert f"of 359 held-out images right, {workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}" in result.stdout
@@ -129,31 +130,8 @@ def test_the_readmes_commands(training, run_folder, tmp_path):
     assert (run_folder / "served.png").stat().st_size > 0
 
 
-def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
-    images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
-    report.plot_predictions(images, np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 1, 0]], ["a", "b"], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_exports_are_compared(run_folder, versions, tmp_path):
-    lines = compare_exports.compare(run_folder, versions)
-    accuracy = f"{workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}"
-    assert len(lines) == 4
-    for line in lines[2:]:
-        assert f"| {accuracy} | 100.00% |" in line
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        compare_exports.compare(run_folder, [tmp_path / "9"])
-
-
-def test_uint8_images(model_file, model, tmp_path):
-    version = export(Options(output=tmp_path, weights=model_file, input_dtype="uint8"))
-    pixels = photo(SIZE, SIZE)[None]
-    found = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
-    np.testing.assert_allclose(found["probabilities"], model.predict(pixels.astype("float32"), verbose=0), rtol=1e-4)
-
-
 def test_another_size(model_file, model, tmp_path, caplog):
-    version = export(Options(output=tmp_path, weights=model_file, image_size=64, fold=True))
+    version = export(ExportOptions(output=tmp_path, weights=model_file, image_size=64, fold=True))
     assert "at 64 x 64: bias tables resized: " in caplog.text
     served = tf.saved_model.load(str(version))
     larger = keras.models.clone_model(model, input_tensors=keras.Input((64, 64, 3)))
@@ -163,23 +141,11 @@ def test_another_size(model_file, model, tmp_path, caplog):
     np.testing.assert_allclose(found, larger.predict(pixels, verbose=0), rtol=1e-4)
 
 
-def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):
-    pixels = np.stack([photo(SIZE, SIZE, seed=seed) for seed in range(16)]).astype("float32")
-    expected = model.predict(pixels, verbose=0)
-    for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "fold": True}, {"quantize": "int8", "fold": True}):
-        version = export(Options(output=tmp_path, weights=model_file, **changes))
-        served = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(pixels))
-        found = served["probabilities"].numpy()
-        assert found.dtype == np.float32
-        assert np.abs(found - expected).max() < 0.05
-        assert not np.array_equal(found, expected)
-
-
 def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     def refused(error, message, **changes):
         given = {"output": tmp_path / "out", "weights": model_file, **changes}
         with pytest.raises(error, match=message):
-            export(Options(**given))
+            export(ExportOptions(**given))
         assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
     labels = tmp_path / "labels.txt"
@@ -191,6 +157,8 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     refused(ValueError, "labels.txt is no .keras file", weights=labels)
     refused(ValueError, "--top_k=8 is more than the 7 classes", top_k=8)
     refused(ValueError, "--version must be at least 0", version=-1)
+    refused(ValueError, "preprocesses its images itself; leave --preprocessing=tf out", preprocessing="tf")
+    refused(ValueError, "--preprocessing must be one of tf, torch, none; got 'caffe'", preprocessing="caffe")
     refused(ValueError, "--format must be one of tf_saved_model, onnx", format="tf")
     refused(ValueError, "--dtype=bfloat16 is for --format=tf_saved_model", dtype="bfloat16", format="onnx")
     for flag, value in (("input_dtype", "uint8"), ("top_k", 3), ("name", "mine")):
@@ -200,7 +168,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     foreign = tmp_path / "foreign.keras"
     image = keras.Input((8, 8, 3))
     keras.Model(image, keras.layers.Conv2D(2, 3)(image)).save(foreign)
-    refused(ValueError, "and no score a class; export a model with its classifier", weights=foreign)
+    refused(ValueError, "not one score per class; export a model with its classifier", weights=foreign)
     flat = keras.Input((8,))
     keras.Model(flat, keras.layers.Dense(2)(flat)).save(foreign)
     refused(ValueError, "does not take square images", weights=foreign)
@@ -208,13 +176,31 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     damaged.write_bytes(model_file.read_bytes()[:-3000])
     refused(ValueError, "is no .keras file|no model that Keras can load", weights=damaged)
     with pytest.raises(FileExistsError, match="exists; give another --version, or --overwrite"):
-        export(Options(output=version.parent, weights=model_file, version=int(version.name)))
+        export(ExportOptions(output=version.parent, weights=model_file, version=int(version.name)))
 
 
-def test_overwrite_replaces_the_whole_version(model_file, tmp_path):
-    options = Options(output=tmp_path, weights=model_file, version=5)
-    version = export(options)
-    (version / "old").write_text("")
-    assert export(Options(**{**vars(options), "overwrite": True})) == version
-    assert not (version / "old").exists() and (version / "saved_model.pb").exists()
+def test_overwrite_replaces_the_whole_version(model_file, version, tmp_path):
+    shutil.copytree(version, tmp_path / "5")
+    (tmp_path / "5" / "old").write_text("")
+    options = ExportOptions(output=tmp_path, weights=model_file, version=5, overwrite=True, name="new")
+    assert export(options) == tmp_path / "5"
+    assert not (tmp_path / "5" / "old").exists() and (tmp_path / "5" / "saved_model.pb").exists()
+    assert b"new" in (tmp_path / "5" / warmup.FILE).read_bytes()
     assert [entry.name for entry in tmp_path.iterdir()] == ["5"]
+
+
+def test_exporters_are_quiet_unless_asked(caplog, monkeypatch):
+    def said():
+        caplog.clear()
+        with caplog.at_level("INFO"), quiet_exporters():
+            for name in ("absl", "tensorflow", "tf2onnx"):
+                logging.getLogger(name).info("renamed inputs")
+                logging.getLogger(name).warning("a warning")
+        return [record.message for record in caplog.records]
+
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)
+    levels = [logging.getLogger(name).level for name in ("absl", "tensorflow", "tf2onnx")]
+    assert said() == ["a warning"] * 3
+    assert levels == [logging.getLogger(name).level for name in ("absl", "tensorflow", "tf2onnx")]
+    monkeypatch.setattr(flags.FLAGS["verbosity"], "present", 1)
+    assert said() == ["renamed inputs", "a warning"] * 3

@@ -44,6 +44,7 @@ def pretrained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
     make_images(tmp_path / "images" / "train", 20)
     make_images(tmp_path / "images" / "test", 4)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import coatnet_tf
-from tools import model_table
-from tools.published import RESULTS, RIVALS
+from tools.paper import family_picture, tables
+from tools.paper.published import RESULTS, RIVALS
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {
@@ -19,29 +19,29 @@ FIELDS = {
 
 def test_readme_holds_the_table():
     text = (ROOT / "README.md").read_text()
-    assert model_table.replace_table(text) == text, "run python -m tools.model_table --write=README.md"
+    assert tables.replace_table(text) == text, "run python -m tools.model_table --write=README.md"
 
 
 def test_the_whole_table_is_fresh():
     text = (ROOT / "docs" / "tables.md").read_text()
-    assert model_table.markdown() in text, "put what python -m tools.model_table prints into docs/tables.md"
+    assert tables.all_markdown() in text, "put what python -m tools.model_table prints into docs/tables.md"
 
 
 def test_the_picture_is_fresh():
     with Image.open(ROOT / "docs" / "family.png") as picture:
         drawn = picture.text["rows"]
-    assert drawn == model_table.digest(), "run python -m tools.model_table --format=png --output=docs/family.png"
+    assert drawn == family_picture.digest(), "run python -m tools.model_table --format=png --output=docs/family.png"
 
 
 def test_a_picture_says_what_it_was_drawn_from(tmp_path):
-    model_table.draw(tmp_path / "family.png")
+    family_picture.draw_family(tmp_path / "family.png")
     with Image.open(tmp_path / "family.png") as picture:
-        assert picture.text["rows"] == model_table.digest()
+        assert picture.text["rows"] == family_picture.digest()
         assert min(picture.size) > 300
 
 
 def test_rows_of_every_table():
-    rows = model_table.rows()
+    rows = tables.rows()
     assert {row["table"] for row in rows} == {3, 4, 5, 9, 11, 12}
     assert all(row.keys() >= FIELDS for row in rows)
     assert [json.loads(json.dumps(row)) for row in rows] == list(rows)
@@ -50,7 +50,7 @@ def test_rows_of_every_table():
     assert {row["model"] for row in rows if row["table"] == 9} == {"coatnet-0", "coatnet-1", "coatnet-2"}
 
 
-@pytest.mark.parametrize("row", model_table.rows(), ids=lambda row: f"{row['table']}-{row['model']}-{row['eval_size']}")
+@pytest.mark.parametrize("row", tables.rows(), ids=lambda row: f"{row['table']}-{row['model']}-{row['eval_size']}")
 def test_counts_are_the_papers(row):
     """Parameters to 1.5 %; MACs lie between those without and with the index of the bias, to 1.5 %."""
     assert row["params"] == pytest.approx(row["paper_params"], rel=0.015)
@@ -65,7 +65,7 @@ def test_counts_are_the_papers(row):
 
 def test_files_without_markers_are_refused():
     with pytest.raises(ValueError, match="needs the markers"):
-        model_table.replace_table("no table")
+        tables.replace_table("no table")
 
 
 def test_published_points_are_twenty_of_the_family():

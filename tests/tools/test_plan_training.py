@@ -7,8 +7,9 @@ import pytest
 import coatnet_tf
 from experiments.recipes import imagenet1k_pretrain, jft_finetune, jft_pretrain
 from tools import plan_training
-from tools.plan_training import GIB, count_memory
-from tools.published import CORE_DAYS
+from tools.paper import training_cost
+from tools.paper.published import CORE_DAYS
+from tools.paper.training_cost import GIB, count_memory
 
 
 @pytest.mark.parametrize("model", ["coatnet-3", "coatnet-4", "coatnet-5"])
@@ -16,12 +17,12 @@ def test_core_days_of_table_5(model):
     """Two constants, three published numbers."""
     downsampling = "depthwise_conv" if model == "coatnet-3" else "expand_conv"
     config = coatnet_tf.get_config(model, downsampling=downsampling)
-    assert plan_training.core_days(config, 14 * 300e6) == pytest.approx(CORE_DAYS[model], rel=0.05)
+    assert training_cost.core_days(config, 14 * 300e6) == pytest.approx(CORE_DAYS[model], rel=0.05)
 
 
 def test_epochs_on_jft_3b():
     """Table 5's core-days of -6 and -7 come to more epochs for the larger one."""
-    epochs = [plan_training.implied_epochs(model) for model in ("coatnet-6", "coatnet-7")]
+    epochs = [training_cost.implied_epochs(model) for model in ("coatnet-6", "coatnet-7")]
     assert epochs == pytest.approx([2.7, 4.8], abs=0.05)
 
 
@@ -81,7 +82,7 @@ def test_plan_of_a_recipe():
 def test_another_utilisation_and_another_dataset():
     config = imagenet1k_pretrain.get_config("coatnet0")
     slow, fast = (rows(plan_training.plan(config, "tpu_v4", 8, utilisation=share)) for share in (0.2, 0.4))
-    seconds = [float(table["time a step"].split(" s")[0]) for table in (slow, fast)]
+    seconds = [float(table["time per step"].split(" s")[0]) for table in (slow, fast)]
     assert seconds[0] == pytest.approx(2 * seconds[1], rel=0.02)
     assert "1,281,167 images" in slow["steps"]
     assert "of 10,000 images" in rows(plan_training.plan(config, "tpu_v4", 8, images=10_000))["steps"]
@@ -94,7 +95,7 @@ def test_averages_of_fine_tuning_are_counted():
 
 
 def test_what_to_do_when_it_does_not_fit():
-    lines = "\n".join(plan_training.family_table("tpu_v3", 4))
+    lines = "\n".join(plan_training.fitting_models("tpu_v3", 4))
     assert "| coatnet-5 |" in lines and "data-parallel" in lines.split("coatnet-5")[1].split("\n")[0]
     assert "shard the states over 2 devices or more" in lines.split("coatnet-6")[1].split("\n")[0]
     large = imagenet1k_pretrain.get_config("coatnet3")

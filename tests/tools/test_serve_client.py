@@ -96,7 +96,7 @@ def test_client_asks_many_at_once(protocol, served, grpc_address, rest_url):
         assert list(answer.classes) == [name.decode() for name in classes]
         np.testing.assert_allclose(answer.scores, scores, rtol=1e-4)
     assert answers[-1].error == "neither a JPEG nor a PNG file"
-    lines = serve_client.report([f"{i}.jpg" for i in range(13)], answers, latencies, seconds)
+    lines = serve_client.describe_answers([f"{i}.jpg" for i in range(13)], answers, latencies, seconds)
     assert lines[12] == "12.jpg: neither a JPEG nor a PNG file"
     assert lines[0].startswith(f"0.jpg: {answers[0].classes[0]} ")
     assert lines[-1].startswith("13 requests in ") and "p99" in lines[-1]
@@ -114,6 +114,7 @@ def test_client_says_what_the_server_refuses(grpc_address, rest_url):
         serve_client.ask(serve_client.RestClient("http://localhost:1", "coatnet", "", 5), [b""], 1)
 
 
+@pytest.mark.slow
 def test_client_program(grpc_address, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encode(photo(), "JPEG"))
     command = [sys.executable, "-m", "tools.serve_client", f"--grpc={grpc_address}", f"--images={tmp_path}/*.jpg"]

@@ -8,7 +8,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from tests.tools.samples import LABELS
-from tools.export_saved_model import Options
+from tools.export_saved_model import ExportOptions
 from tools.serving import model_card, signatures, warmup
 
 CONFIGURATION = Path(warmup.__file__).parent
@@ -71,7 +71,7 @@ def test_configuration_of_the_server_parses():
         (CONFIGURATION / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
     (served,) = config.model_config_list.config
-    assert served.name == Options(output=Path()).name
+    assert served.name == ExportOptions(output=Path()).name
     assert set(served.version_labels.values()) <= set(served.model_version_policy.specific.versions)
     assert set(served.version_labels) == {"stable", "canary"}
 

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -18,7 +18,7 @@ import tqdm
 
 import coatnet_tf
 from tools.benchmarks import timing, worker
-from tools.export_saved_model import Options, export
+from tools.export_saved_model import ExportOptions, export
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -30,8 +30,8 @@ PEERS = {
     "kecam": ("kecam_worker.py", {"function": "float32"}),
 }
 BASE = "SavedModel"  # of which the others' speed is said
-REPORT = "inference_benchmark.md"
-PICTURE = "inference_benchmark.png"
+TABLE_FILE = "inference_benchmark.md"
+PICTURE_FILE = "inference_benchmark.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
         version = exports / name / "1"
         if not version.exists():
             tqdm.tqdm.write(f"Exporting {name}")
-            export(Options(output=exports / name, weights=model, **options))  # type: ignore[arg-type]
+            export(ExportOptions(output=exports / name, weights=model, **options))  # type: ignore[arg-type]
         return str(version)
 
     def ours(name: str, dtype: str, kind: str, path: str, own: bool = True) -> Contender:
@@ -156,20 +156,22 @@ class Process:
                 text=True,
                 env=environment,
             )
+        assert self._process.stdin and self._process.stdout  # as they are pipes
+        self._questions, self._answers = self._process.stdin, self._process.stdout
         first = json.loads(self._read())
         self.load_seconds: float = first["seconds"]
         self.answer = np.array(first["answer"])  # to one image, the same for all
 
     def _read(self) -> str:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise RuntimeError(f"{self._contender.name} ({self._contender.dtype}) has stopped; {self._log} says why.")
         return line
 
     def seconds(self, batch_size: int) -> float:
         """Time of one batch."""
-        self._process.stdin.write(f"{batch_size}\n")
-        self._process.stdin.flush()
+        self._questions.write(f"{batch_size}\n")
+        self._questions.flush()
         return float(self._read())
 
     def stop(self) -> None:
@@ -184,7 +186,7 @@ class Row:
     Args:
         name: Its name.
         dtype: Of its arithmetic.
-        milliseconds: Batch size to median time an image.
+        milliseconds: Batch size to median time per image.
         load_seconds: From loading to the first answer, without the imports.
         difference: Largest difference of its answer from that of `BASE`, over the largest probability; `None` for
             peers, whose weights are others.
@@ -197,7 +199,7 @@ class Row:
     difference: float | None
 
 
-def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
+def measure_inference(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
     """Measures all contenders in turn, and writes table and picture.
 
     Args:
@@ -215,7 +217,7 @@ def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
     try:
         for index, contender in enumerate(tqdm.tqdm(found, desc="load")):
             processes.append(Process(contender, exports / f"contender{index:02d}.log"))
-        measures = {
+        measures: dict[tuple[int, int], Callable[[], float]] = {
             (size, i): functools.partial(process.seconds, size)
             for size in BATCH_SIZES
             for i, process in enumerate(processes)
@@ -241,9 +243,9 @@ def run(exports: Path, output: Path, peers: Sequence[str], rounds: int) -> None:
     gflops = {dtype: 2 * worker.CEILING_SIDE**3 / ms / 1e6 for dtype, ms in products.items()}
     macs = coatnet_tf.profile("coatnet-0", (worker.SIZE, worker.SIZE, 3)).macs
     output.mkdir(parents=True, exist_ok=True)
-    table = "\n".join(report(rows, gflops, macs))
-    (output / REPORT).write_text(table + "\n")
-    draw(rows, output / PICTURE)
+    table = "\n".join(benchmark_table(rows, gflops, macs))
+    (output / TABLE_FILE).write_text(table + "\n")
+    draw_times(rows, output / PICTURE_FILE)
     print(table)
 
 
@@ -251,13 +253,13 @@ def _difference(answer: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(answer - expected).max() / expected.max())
 
 
-def report(rows: Sequence[Row], gflops: dict[str, float], macs: int) -> list[str]:
+def benchmark_table(rows: Sequence[Row], gflops: dict[str, float], macs: int) -> list[str]:
     """The table as Markdown.
 
     Args:
         rows: One for each contender; the one named `BASE` in float32 is what the others are compared with.
         gflops: Speed of a large matrix product, by dtype.
-        macs: Multiply-accumulates an image.
+        macs: Multiply-accumulates per image.
 
     Returns:
         Its lines.
@@ -271,7 +273,7 @@ def report(rows: Sequence[Row], gflops: dict[str, float], macs: int) -> list[str
         f"The {macs / 1e9:.2f} G multiply-accumulates of an image take at least {floors}.",
         "",
         "| | dtype | "
-        + " | ".join(f"batch {size}, ms an image | speed | of the floor" for size in BATCH_SIZES)
+        + " | ".join(f"batch {size}, ms per image | speed | of the floor" for size in BATCH_SIZES)
         + " | load and first answer, s | differs by |",
         "| --- | --- |" + " ---: | ---: | ---: |" * len(BATCH_SIZES) + " ---: | ---: |",
     ]
@@ -285,8 +287,8 @@ def report(rows: Sequence[Row], gflops: dict[str, float], macs: int) -> list[str
     return lines
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the times an image, by batch size."""
+def draw_times(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the times per image, by batch size."""
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1), layout="constrained")
     places = np.arange(len(rows))
     for i, size in enumerate(BATCH_SIZES):
@@ -295,7 +297,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
     axes.set_yticks(places, [f"{row.name}, {row.dtype}" for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds an image, CoAtNet-0 at 224")
+    axes.set_xlabel("milliseconds per image, CoAtNet-0 at 224")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)

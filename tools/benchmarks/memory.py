@@ -41,14 +41,14 @@ def measure_peak(batch: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run() -> list[str]:
+def measure_memory() -> list[str]:
     """Measures, and compares with the count.
 
     Returns:
         Lines to print.
     """
     from coatnet_tf import get_config
-    from tools.plan_training import count_memory
+    from tools.paper.training_cost import count_memory
 
     peaks = []
     for batch in BATCHES:

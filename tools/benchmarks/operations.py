@@ -25,7 +25,7 @@ KINDS = {
     "moving: transpose, pad, gather, pool": "Transpose|Pad|PadV2|Pack|Unpack|ConcatV2|StridedSlice|Slice|Gather"
     "|GatherV2|MaxPool|Fill|Identity|Reshape|ReadVariableOp",
 }
-REPORT = "inference_operations.md"
+TABLE_FILE = "inference_operations.md"
 
 
 def kind_of(operation: str) -> str | None:
@@ -36,7 +36,7 @@ def kind_of(operation: str) -> str | None:
 
 
 def milliseconds(path: str, images: np.ndarray) -> dict[str, float]:
-    """Milliseconds an image by type of operation, such as `_MklNativeFusedConv2D`.
+    """Milliseconds per image by type of operation, such as `_MklNativeFusedConv2D`.
 
     Args:
         path: Folder of a SavedModel.
@@ -54,7 +54,7 @@ def milliseconds(path: str, images: np.ndarray) -> dict[str, float]:
         tf.profiler.experimental.stop()
         (file,) = Path(folder).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(file.read_bytes())
-    times: dict[str, float] = collections.Counter()
+    times: dict[str, float] = collections.defaultdict(float)
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
@@ -65,20 +65,20 @@ def milliseconds(path: str, images: np.ndarray) -> dict[str, float]:
 
 
 def profile(path: str) -> dict[str, float]:
-    """Milliseconds an image by kind of operation.
+    """Milliseconds per image by kind of operation.
 
     Args:
         path: Folder of a SavedModel.
     """
     images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, worker.SIZE, worker.SIZE, 3)).astype("float32")
-    times = collections.Counter(dict.fromkeys(KINDS, 0.0))
+    times = dict.fromkeys(KINDS, 0.0)
     for operation, time in milliseconds(path, images).items():
         if kind := kind_of(operation):
             times[kind] += time
     return dict(times)
 
 
-def run(exports: Path, output: Path) -> None:
+def measure_operations(exports: Path, output: Path) -> None:
     """Profiles the SavedModels of the inference benchmark, and writes the table.
 
     Args:
@@ -91,11 +91,11 @@ def run(exports: Path, output: Path) -> None:
         if "saved_model" in contender.command
     }
     columns = {name: profile(path) for name, path in served.items()}
-    lines = [f"Milliseconds an image, batch {BATCH_SIZE}:", "", f"| | {' | '.join(columns)} |"]
+    lines = [f"Milliseconds per image, batch {BATCH_SIZE}:", "", f"| | {' | '.join(columns)} |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     for kind in KINDS:
         lines.append(f"| {kind} | " + " | ".join(f"{times[kind]:.1f}" for times in columns.values()) + " |")
     lines.append("| together | " + " | ".join(f"{sum(times.values()):.1f}" for times in columns.values()) + " |")
     output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT).write_text("\n".join(lines) + "\n")
+    (output / TABLE_FILE).write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ ROUNDS = 5
 K = TypeVar("K")
 
 
-def medians(measures: dict[K, Callable[[], float]], rounds: int = ROUNDS, warm_up: int = 1) -> dict[K, float]:
+def medians(measures: Mapping[K, Callable[[], float]], rounds: int = ROUNDS, warm_up: int = 1) -> dict[K, float]:
     """Medians of measures taken in turn, after rounds that do not count.
 
     Args:
@@ -32,7 +32,7 @@ def medians(measures: dict[K, Callable[[], float]], rounds: int = ROUNDS, warm_u
     return {name: float(np.median(values)) for name, values in results.items()}
 
 
-def report(results: dict[str, float]) -> Iterator[str]:
+def describe_medians(results: dict[str, float]) -> Iterator[str]:
     """Lines with the medians and their ratios to the first."""
     first = next(iter(results.values()))
     for name, value in results.items():

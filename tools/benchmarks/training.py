@@ -28,7 +28,9 @@ def synthetic_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)
 
     generator = np.random.default_rng(0)
     for index in range(count):
-        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3)).astype("uint8")).resize(size, Image.BICUBIC)
+        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3)).astype("uint8")).resize(
+            size, Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(coarse) + generator.normal(0, 6, (size[1], size[0], 3))
         buffer = io.BytesIO()
         Image.fromarray(np.clip(noisy, 0, 255).astype("uint8")).save(buffer, "JPEG", quality=90)

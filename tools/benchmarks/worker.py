@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tools.serving import exported
+
 SIZE = 224
 CEILING_SIDE = 2048  # of the square matrices whose product is the ceiling
 
-Answer = Callable[[np.ndarray], Any]
+Classify = Callable[[np.ndarray], Any]
 
 
-def keras_call(path: str) -> Answer:
+def keras_call(path: str) -> Classify:
     import keras
 
     import coatnet_tf  # noqa: F401  (registers the layers)
@@ -34,7 +36,7 @@ def keras_call(path: str) -> Answer:
     return lambda images: np.asarray(model(images, training=False))
 
 
-def tf_function(path: str) -> Answer:
+def tf_function(path: str) -> Classify:
     import keras
     import tensorflow as tf
 
@@ -46,63 +48,11 @@ def tf_function(path: str) -> Answer:
     return lambda images: call(images).numpy()
 
 
-def saved_model(path: str) -> Answer:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(path)
-    serve = loaded.signatures["serving_default"]
-    serve.owner = loaded  # which must live as long
-    return lambda images: serve(images=tf.constant(images))["probabilities"].numpy()
+def _of_export(load: Callable[..., exported.ExportedModel], *arguments: str) -> Callable[[str], Classify]:
+    return lambda path: load(Path(path), *arguments).classify
 
 
-def onnx(path: str) -> Answer:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(f"{path}/model.onnx")
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
-
-
-def _openvino(path: str, precision: str) -> Answer:
-    import openvino
-
-    # Latency, as one caller after another sees it.
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    (file,) = [file for file in (f"{path}/model.xml", f"{path}/model.onnx") if os.path.exists(file)]
-    model = openvino.Core().compile_model(file, "CPU", settings)
-    return lambda images: model(images)[0]
-
-
-def openvino(path: str) -> Answer:
-    return _openvino(path, "f32")
-
-
-def openvino_bfloat16(path: str) -> Answer:
-    return _openvino(path, "bf16")
-
-
-def litert(path: str) -> Answer:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(f"{path}/model.tflite", num_threads=os.cpu_count())
-    index = interpreter.get_input_details()[0]["index"]
-
-    shape = ()
-
-    def answer(images: np.ndarray) -> np.ndarray:
-        nonlocal shape
-        if images.shape != shape:
-            shape = images.shape
-            interpreter.resize_tensor_input(index, shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(index, images)
-        interpreter.invoke()
-        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-    return answer
-
-
-def _ceiling(dtype: str) -> Answer:
+def _ceiling(dtype: str) -> Classify:
     import tensorflow as tf
 
     left, right = (tf.cast(tf.random.normal((CEILING_SIDE, CEILING_SIDE)), dtype) for _ in range(2))
@@ -110,29 +60,29 @@ def _ceiling(dtype: str) -> Answer:
     return lambda images: product(left, right).numpy()
 
 
-def ceiling(path: str) -> Answer:
+def ceiling(path: str) -> Classify:
     return _ceiling("float32")
 
 
-def ceiling_bfloat16(path: str) -> Answer:
+def ceiling_bfloat16(path: str) -> Classify:
     return _ceiling("bfloat16")
 
 
 # What each imports first, which is not counted as loading.
-KINDS: dict[str, tuple[Callable[[str], Answer], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[Callable[[str], Classify], tuple[str, ...]]] = {
     "keras_call": (keras_call, ("keras", "coatnet_tf")),
     "tf_function": (tf_function, ("keras", "coatnet_tf")),
-    "saved_model": (saved_model, ("tensorflow",)),
-    "onnx": (onnx, ("onnxruntime",)),
-    "openvino": (openvino, ("openvino",)),
-    "openvino_bfloat16": (openvino_bfloat16, ("openvino",)),
-    "litert": (litert, ("ai_edge_litert.interpreter",)),
+    "saved_model": (_of_export(exported.load_saved_model), ("tensorflow",)),
+    "onnx": (_of_export(exported.load_onnx), ("onnxruntime",)),
+    "openvino": (_of_export(exported.load_openvino), ("openvino",)),
+    "openvino_bfloat16": (_of_export(exported.load_openvino, "bf16"), ("openvino",)),
+    "litert": (_of_export(exported.load_litert), ("ai_edge_litert.interpreter",)),
     "ceiling": (ceiling, ("tensorflow",)),
     "ceiling_bfloat16": (ceiling_bfloat16, ("tensorflow",)),
 }
 
 
-def serve(make: Callable[[], Answer]) -> None:
+def serve(make: Callable[[], Classify]) -> None:
     """Answers batches until the standard input ends; what is imported before is not counted as loading."""
     output, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between
     generator = np.random.default_rng(0)

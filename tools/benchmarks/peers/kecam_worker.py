@@ -16,10 +16,10 @@ from keras_cv_attention_models import coatnet
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tools.benchmarks.worker import serve
+from tools.benchmarks.worker import Classify, serve
 
 
-def make():
+def make() -> Classify:
     model = coatnet.CoAtNet0(pretrained=None)
     call = tf.function(lambda images: model(images / 127.5 - 1, training=False))
     return lambda images: call(images).numpy()

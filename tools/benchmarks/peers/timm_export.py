@@ -17,7 +17,7 @@ class Served(torch.nn.Module):
         super().__init__()
         self.model = timm.create_model("coatnet_0_224", exportable=True).eval()
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model((images / 127.5 - 1).permute(0, 3, 1, 2)).softmax(-1)
 
 

@@ -1,6 +1,6 @@
 """Draws RandAugment's operations by magnitude, as a contact sheet.
 
-    python -m tools.draw_randaugment --output=docs/randaugment.png
+    python -m tools.paper.draw_randaugment --output=docs/randaugment.png
 
 The photograph is one that scikit-learn ships (by Don DeBold, CC BY 2.0).
 """
@@ -33,7 +33,7 @@ def photograph() -> tf.Tensor:
     return images.resize(tf.constant(photo[:side, :side]), SIZE)
 
 
-def draw(path: str) -> None:
+def draw_randaugment(path: str) -> None:
     """Draws one row for each operation and one column for each magnitude.
 
     Args:
@@ -63,7 +63,7 @@ def _show(axes: Any, image: tf.Tensor, label: str, row: int, title: str = "as it
 
 def main(argv: list[str]) -> None:
     del argv
-    draw(flags.FLAGS.output)
+    draw_randaugment(flags.FLAGS.output)
     print(f"Drew {flags.FLAGS.output}")
 
 

@@ -1,7 +1,6 @@
 """What a CoAtNet looks at in an image: Grad-CAM, attention rollout and the tables of relative attention.
 
-Everything is computed for one image at a time, which bounds the memory that large models need. Drawing it is
-the business of `tools/explain.py`.
+Everything is computed for one image at a time, which bounds the memory that large models need. `picture.py` draws it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import coatnet_tf
 from coatnet_tf.layers import ConstantPadding2D, FoldedSelfAttention, MBConv, PointwiseDense, TransformerBlock
 
 
@@ -50,7 +48,9 @@ def check_model(model: keras.Model, path: Any) -> None:
     if not isinstance(model.layers[-1], keras.layers.Dense) or not (
         isinstance(output_shape, tuple) and len(output_shape) == 2
     ):
-        raise ValueError(f"{path} gives {output_shape} and no score a class; explain a model with its classifier.")
+        raise ValueError(
+            f"{path} gives {output_shape} and not one score per class; explain a model with its classifier."
+        )
     if not isinstance(shape, tuple) or shape[-1] not in (1, 3):
         raise ValueError(f"{path} takes {shape}; one batch of images of 1 or 3 channels is expected.")
 
@@ -80,13 +80,6 @@ def transformers_of(model: keras.Model) -> list[TransformerBlock]:
     return [block for block in blocks_of(model) if isinstance(block, TransformerBlock)]
 
 
-def _as_input(model: keras.Model, image: np.ndarray) -> tf.Tensor:
-    """A batch of one image in [0, 255], rescaled to [-1, 1] if the model does not do it itself."""
-    rescales = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
-    pixels = image.astype("float32")
-    return tf.constant(pixels if rescales else coatnet_tf.preprocess_input(pixels))[None]
-
-
 def predict_and_grad_cam(
     model: keras.Model, image: np.ndarray, stages: Sequence[str], target: int | None = None
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -96,7 +89,7 @@ def predict_and_grad_cam(
     gradient of the class's logit, which is taken before softmax or sigmoid, and the sum's positive part is the map.
 
     Args:
-        model: A functional model that `check_model` does not refuse.
+        model: A functional model that `check_model` does not refuse, for images in [0, 255].
         image: `[height, width, channels]` of the model's size, in [0, 255].
         stages: Names of stages.
         target: Index of the class; by default the one that the model predicts.
@@ -107,13 +100,16 @@ def predict_and_grad_cam(
     """
     head, last = model.layers[-1], [stages_of(model)[name][-1] for name in stages]
     until = keras.Model(model.input, [*(block.output for block in last), head.input])
-    x = _as_input(model, image)
+    x = tf.constant(image[None], tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(x)  # so that models whose weights are frozen have gradients too
         *features, hidden = until(x, training=False)
         logits = tf.matmul(tf.cast(hidden, tf.float32), head.kernel) + (head.bias if head.use_bias else 0.0)
+        if logits.shape[-1] == 1:  # of the second of two classes: both halves of it have the same softmax
+            logits = tf.concat([-logits / 2, logits / 2], axis=-1)
         logit = tf.reduce_max(logits) if target is None else logits[0, target]
-    activation = tf.nn.softmax if head.activation is keras.activations.linear else head.activation
+    as_softmax = head.activation is keras.activations.linear or head.units == 1
+    activation = tf.nn.softmax if as_softmax else head.activation
     maps = []
     for feature, gradient in zip(features, tape.gradient(logit, features), strict=True):
         weights = tf.reduce_mean(tf.cast(gradient, tf.float32), axis=(1, 2), keepdims=True)
@@ -125,17 +121,18 @@ def attention(model: keras.Model, image: np.ndarray, heads: Sequence[int] = ()) 
     """The attention of every Transformer block for an image.
 
     Args:
-        model: A functional model that `check_model` does not refuse.
+        model: A functional model that `check_model` does not refuse, for images in [0, 255].
         image: `[height, width, channels]` of the model's size, in [0, 255].
         heads: Heads of which the mean is taken; all by default.
 
     Returns:
-        One `Attention` a block, in order; none for a model without such blocks.
+        One `Attention` for each block, in order; none for a model without such blocks.
     """
     blocks = transformers_of(model)
     if not blocks:
         return []
-    before = keras.Model(model.input, [block.input for block in blocks])(_as_input(model, image), training=False)
+    until = keras.Model(model.input, [block.input for block in blocks])
+    before = until(tf.constant(image[None], tf.float32), training=False)
     attentions = []
     for block, x in zip(blocks, keras.tree.flatten(before), strict=True):
         x = block.attention_norm(x)  # as TransformerBlock.call goes on
@@ -164,7 +161,7 @@ def rollout(attentions: Sequence[Attention], position: tuple[int, ...] = ()) -> 
 
     Example:
     >>> import numpy as np
-    >>> from tools.explanations import Attention, rollout
+    >>> from tools.explanations.maps import Attention, rollout
     >>> both_attend_to_the_second = Attention((1, 2), np.array([[0.0, 1.0], [0.0, 1.0]]))
     >>> rollout([both_attend_to_the_second], position=(0, 0)).tolist()
     [[0.5, 0.5]]
@@ -200,5 +197,6 @@ def bias_tables(model: keras.Model) -> dict[str, np.ndarray]:
     for blocks in stages_of(model).values():
         of_stage = [block for block in blocks if isinstance(block, TransformerBlock) and block.relative]
         for block in of_stage[:1] + of_stage[1:][-1:]:
-            tables[block.name] = keras.ops.convert_to_numpy(block.attention.relative_bias.positional_table())
+            bias: Any = block.attention.relative_bias
+            tables[block.name] = keras.ops.convert_to_numpy(bias.positional_table())
     return tables

@@ -1,6 +1,6 @@
 """Draws the architecture of a CoAtNet from its configuration: the stages with their costs, and both blocks.
 
-    python -m tools.draw_architecture --model=coatnet-0 --size=224 --output=docs/architecture.png
+    python -m tools.paper.draw_architecture --model=coatnet-0 --size=224 --output=docs/architecture.png
 
 Every size is read from the configuration, its unbuilt layers or `coatnet_tf.profile`; nothing is allocated.
 """
@@ -66,7 +66,7 @@ def columns_of(config: coatnet_tf.CoAtNetConfig, size: int) -> tuple[list[Column
     runs = tuple(dataclasses.replace(stage, name=f"run{i}") for i, stage in enumerate(config.stages))
     report = coatnet_tf.profile(dataclasses.replace(config, stages=runs), (size, size, 3), classes=CLASSES)
     side = size // config.stem_stride
-    lines = (
+    lines: tuple[str, ...] = (
         f"Conv {config.stem_kernel_size}{TIMES}{config.stem_kernel_size}",
         f"L = {config.stem_depth}",
         f"D = {config.stem_width}",
@@ -84,7 +84,13 @@ def columns_of(config: coatnet_tf.CoAtNetConfig, size: int) -> tuple[list[Column
 
 
 def short(count: int) -> str:
-    """Three digits of a count: `25.0 M`."""
+    """Three digits of a count.
+
+    Example:
+    >>> from tools.paper.draw_architecture import short
+    >>> short(25_043_304), short(4_140)
+    ('25.0 M', '4.14 K')
+    """
     value, unit = next((count / n, unit) for n, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if count >= n)
     return f"{value:.{2 - (value >= 9.995) - (value >= 99.95)}f} {unit}"
 
@@ -106,9 +112,9 @@ def arrow(ax: Axes, *points: tuple[float, float]) -> None:
 
 def box(ax: Axes, x: float, y: float, op: Op, height: float, fill: str = "") -> None:
     """A rounded box around the centre (x, y); the first of several lines is bold."""
-    style = {"boxstyle": ROUND, "facecolor": fill or FILL[op.hue], "edgecolor": EDGE[op.hue], "linewidth": 1.4}
-    corner, dash = (x - op.width / 2, y - height / 2), "--" if op.optional else "-"
-    ax.add_patch(FancyBboxPatch(corner, op.width, height, linestyle=dash, **style))
+    patch = FancyBboxPatch((x - op.width / 2, y - height / 2), op.width, height, boxstyle=ROUND, linewidth=1.4)
+    patch.set(facecolor=fill or FILL[op.hue], edgecolor=EDGE[op.hue], linestyle="--" if op.optional else "-")
+    ax.add_patch(patch)
     for i, words in enumerate(op.lines):
         weight = "bold" if i == 0 and len(op.lines) > 1 else "normal"
         text(ax, x, y + 2.5 * ((len(op.lines) - 1) / 2 - i), words, 11.5, weight=weight)
@@ -127,7 +133,8 @@ def draw_stages(ax: Axes, top: float, columns: list[Column], report: coatnet_tf.
     size, y, table = report.input_shape[0], top - 16.5, top - 31.5
     box(ax, 1 + IMAGE / 2, y, Op(("Image", f"{size} {TIMES} {size}", f"{TIMES} 3"), IMAGE, "other"), TALLEST)
     pitch = (WIDTH - 2 - IMAGE) / len(columns)
-    width, centres = pitch - GAP, {}
+    width = pitch - GAP
+    centres: dict[str, list[float]] = {}
     for i, column in enumerate(columns):
         x = 1 + IMAGE + pitch * (i + 1) - width / 2
         arrow(ax, (x - width / 2 - GAP, y), (x - width / 2, y))
@@ -214,7 +221,7 @@ def draw_transformer(ax: Axes, top: float, block: TransformerBlock) -> None:
     text(ax, centres[6], top - 22.3, "feed-forward network", 11.5, color=FAINT)
 
 
-def draw(config: coatnet_tf.CoAtNetConfig, size: int, output: Path) -> None:
+def draw_architecture(config: coatnet_tf.CoAtNetConfig, size: int, output: Path) -> None:
     """Draws a configuration that has a down-sampling block of both kinds, for images of a size, as a PNG.
 
     Raises:
@@ -238,7 +245,7 @@ def draw(config: coatnet_tf.CoAtNetConfig, size: int, output: Path) -> None:
 def main(argv: list[str]) -> None:
     del argv
     try:
-        draw(coatnet_tf.get_config(flags.FLAGS.model), flags.FLAGS.size, Path(flags.FLAGS.output))
+        draw_architecture(coatnet_tf.get_config(flags.FLAGS.model), flags.FLAGS.size, Path(flags.FLAGS.output))
     except ValueError as error:
         raise SystemExit(str(error)) from error
     print(f"Drew {flags.FLAGS.model} as {flags.FLAGS.output}")

@@ -1,0 +1,116 @@
+"""What becomes of a model before it is served: another dtype, probabilities of its scores, images in [0, 255]."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import coatnet_tf
+from tests.tools.samples import SIZE, photo
+from tools.export_saved_model import ExportOptions, export
+from tools.serving import served_model
+
+PIXELS = np.stack([photo(SIZE, SIZE, seed=seed) for seed in range(16)]).astype("float32")
+CONFIG = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 32), "C-T", head_size=16, kernel_initializer="lecun_normal")
+
+
+def small(**arguments):
+    keras.utils.set_random_seed(0)
+    return coatnet_tf.CoAtNet(CONFIG, input_shape=(SIZE, SIZE, 3), **arguments)
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def served(model, folder, pixels=PIXELS, **options):
+    """What the export of a model answers, and what its card says."""
+    model.save(folder / "model.keras")
+    version = export(ExportOptions(output=folder / "out", weights=folder / "model.keras", **options))
+    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
+    return signature(images=tf.constant(pixels))["probabilities"].numpy(), (version / "model_card.md").read_text()
+
+
+def test_bfloat16_and_int8_agree_with_float32(model_file, model, tmp_path):
+    expected = model.predict(PIXELS, verbose=0)
+    for changes in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "fold": True}, {"quantize": "int8", "fold": True}):
+        version = export(ExportOptions(output=tmp_path, weights=model_file, **changes))
+        served = tf.saved_model.load(str(version)).signatures["serving_default"](images=tf.constant(PIXELS))
+        found = served["probabilities"].numpy()
+        assert found.dtype == np.float32
+        assert np.abs(found - expected).max() < 0.05
+        assert not np.array_equal(found, expected)
+
+
+def nested():
+    """A CoAtNet in a model of one's own, as Keras' guide to transfer learning builds it."""
+    base = small(include_top=False, pooling="avg")
+    image = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(image, keras.layers.Dense(5, activation="softmax", name="own")(base(image)))
+
+
+@pytest.mark.parametrize(("policy", "weights"), [("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16")])
+def test_nested_models_compute_in_bfloat16_too(policy, weights):
+    model = nested()
+    copy = served_model.in_bfloat16(model, policy)
+    layers = list(copy._flatten_layers(include_self=False))
+    blocks = [layer for layer in layers if isinstance(layer, coatnet_tf.layers.MBConv)]
+    assert len(blocks) == 1
+    for layer in (*blocks, *(layer for layer in layers if isinstance(layer, coatnet_tf.layers.TransformerBlock))):
+        assert layer.compute_dtype == "bfloat16"
+    assert blocks[0].expand_conv.kernel.dtype == weights
+    assert copy.get_layer("own").compute_dtype == "float32"
+    found, expected = copy.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.05
+
+
+def test_a_folded_nested_model_computes_in_bfloat16():
+    model = nested()
+    copy = served_model.in_bfloat16(coatnet_tf.fold_for_inference(model), "bfloat16")
+    dtypes = {layer.compute_dtype for layer in copy._flatten_layers(include_self=False) if layer.weights}
+    assert dtypes - {"float32"} == {"bfloat16"} and copy.get_layer("own").compute_dtype == "float32"
+    found, expected = copy.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0)
+    assert 0 < np.abs(found - expected).max() < 0.05
+
+
+def test_logits_are_served_as_probabilities_and_that_is_said(tmp_path, caplog):
+    model = small(classes=3, classifier_activation=None)
+    found, card = served(model, tmp_path, fold=True)
+    np.testing.assert_allclose(found, softmax(model.predict(PIXELS, verbose=0)), rtol=1e-4)
+    assert "model.keras gives logits; their softmax is exported" in caplog.text
+    assert "| Probabilities | softmax of the model's logits |" in card
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_score_is_two_classes(activation, tmp_path):
+    model = small(classes=1, classifier_activation=activation)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    found, card = served(model, tmp_path, labels=tmp_path / "labels.txt")
+    score = model.predict(PIXELS, verbose=0)
+    dog = score if activation else 1 / (1 + np.exp(-score))
+    np.testing.assert_allclose(found, np.concatenate([1 - dog, dog], axis=-1), rtol=1e-4)
+    assert "| Classes | 2 |" in card and "of both classes, from the score of the second" in card
+
+
+def test_probabilities_stay_as_they_are(model, model_file):
+    several_labels = small(classes=3, classifier_activation="sigmoid")
+    cast = keras.Model(model.input, keras.layers.Activation("linear", dtype="float32")(model.output))
+    for given in (model, several_labels, nested(), cast):
+        found, added = served_model.with_probabilities(given, model_file)
+        assert found is given and added == ""
+
+
+def test_models_without_preprocessing_are_served_images_of_0_to_255(tmp_path):
+    config = dataclasses.replace(CONFIG, preprocessing="torch")
+    whole, bare = (
+        coatnet_tf.CoAtNet(config, input_shape=(SIZE, SIZE, 3), classes=3, include_preprocessing=include)
+        for include in (True, False)
+    )
+    bare.set_weights(whole.get_weights())
+    with pytest.raises(ValueError, match="its name, small, is of no known network, .* Give --preprocessing=tf"):
+        served(bare, tmp_path)
+    found, _ = served(bare, tmp_path, preprocessing="torch", fold=True)
+    np.testing.assert_allclose(found, whole.predict(PIXELS, verbose=0), rtol=1e-4)

@@ -1,0 +1,80 @@
+"""The model as it is served: at its size, folded, in its dtype, quantised, and giving probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import logging
+from keras import ops
+
+import coatnet_tf
+from tools import model_files
+
+
+def at_size(model: keras.Model, path: Path, size: int) -> keras.Model:
+    """The model for images of another height and width; what was resized is reported.
+
+    Args:
+        model: A functional model.
+        path: The file it is from.
+        size: Height and width.
+
+    Raises:
+        ValueError: If the model cannot have that size.
+    """
+    image = keras.Input((size, size, model.input_shape[3]), name=model.input.name)
+    resized = keras.models.clone_model(model, input_tensors=image)
+    loaded = coatnet_tf.load_weights(resized, path, resize=True)
+    logging.warning("%s at %d x %d: %s", path, size, size, loaded)
+    return resized
+
+
+def in_bfloat16(model: keras.Model, policy: str) -> keras.Model:
+    """The same model with another dtype policy, in nested models too, but for the classifier.
+
+    Args:
+        model: A functional model.
+        policy: `"mixed_bfloat16"` keeps the weights and norms of small numbers in float32; `"bfloat16"` does not.
+    """
+    classifier = model.layers[-1]
+    while isinstance(classifier, keras.Model):
+        classifier = classifier.layers[-1]
+
+    def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer is not classifier:
+            config["dtype"] = policy
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=cast, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def with_probabilities(model: keras.Model, path: Path) -> tuple[keras.Model, str]:
+    """The model, giving a probability for each class.
+
+    Logits get the softmax, or the sigmoid if there is one alone, and that is reported. One score for two classes
+    becomes the probabilities of both.
+
+    Args:
+        model: Gives `[batch, classes]`.
+        path: The file it is from.
+
+    Returns:
+        The model, and what was added to it; empty if nothing was.
+    """
+    activation = model_files.final_activation(model)
+    scores: Any = model.outputs[0]
+    added = []
+    if activation is keras.activations.linear:
+        name = "sigmoid" if scores.shape[-1] == 1 else "softmax"
+        logging.warning("%s gives logits; their %s is exported, so that probabilities are served.", path, name)
+        scores = keras.layers.Activation(name, dtype="float32", name=f"added_{name}")(scores)
+        added.append(f"{name} of the model's logits")
+    if model_files.is_binary(model):
+        scores = ops.concatenate([1.0 - scores, scores], axis=-1)
+        added.append("of both classes, from the score of the second")
+    return (keras.Model(model.inputs, scores, name=model.name) if added else model), ", ".join(added)
