@@ -175,7 +175,7 @@ def test_attention_is_what_the_blocks_compute(cttt, image):
             [scores @ part for scores, part in zip(heads, np.split(values, len(heads), axis=1), strict=True)], axis=1
         )
         residual = block.attention.out(mixed).numpy().reshape(1, *found.grid, -1)
-        x = block.shortcut(x) + residual
+        x = layers.common.chain(block.shortcut(), x) + residual
         x = x + block.ffn(block.ffn_norm(x))
         expected = keras.Model(cttt.input, block.output)(image[None])
         np.testing.assert_allclose(x, expected, atol=1e-5)

@@ -57,7 +57,7 @@ def test_counts_are_the_papers(row):
     if row["paper_macs"] is None:
         return
     published = row["paper_macs"] / 2 if row["model"] == "vit-g-14" else row["paper_macs"]
-    if row["model"] == "vit-g-14":  # printed for another size, and a multiply-add counted as two: docs/baselines.md
+    if row["model"] == "vit-g-14":  # printed for another size, and a multiply-add counted as two: docs/rivals.md
         assert row["macs"] > published
         return
     assert 0.985 * row["macs"] <= published <= 1.015 * row["macs_with_index"]

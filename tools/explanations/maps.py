@@ -195,7 +195,7 @@ def bias_tables(model: keras.Model) -> dict[str, np.ndarray]:
     """
     tables = {}
     for blocks in stages_of(model).values():
-        of_stage = [block for block in blocks if isinstance(block, TransformerBlock) and block.relative]
+        of_stage = [block for block in blocks if isinstance(block, TransformerBlock) and block.attention.relative_bias]
         for block in of_stage[:1] + of_stage[1:][-1:]:
             bias: Any = block.attention.relative_bias
             tables[block.name] = keras.ops.convert_to_numpy(bias.positional_table())

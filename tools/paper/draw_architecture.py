@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from coatnet_tf.models import DEFAULT_SIZE, check_input_shape, feature_layers
+from coatnet_tf.builder import DEFAULT_SIZE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
@@ -61,23 +61,24 @@ ADD = Op((), 3)  # drawn as a plus in a circle
 
 def columns_of(config: coatnet_tf.CoAtNetConfig, size: int) -> tuple[list[Column], coatnet_tf.CostReport]:
     """The stem, each run of blocks and the head for images of this size, with the costs of the whole model."""
-    check_input_shape(config, (size, size, 3))  # here, where stages still have the names that its message tells
+    config.check_input_shape((size, size, 3))  # here, where stages still have the names that its message tells
     # profile adds up runs of one stage name (S3 of CoAtNet-6 and -7); under names of their own they stay apart.
     runs = tuple(dataclasses.replace(stage, name=f"run{i}") for i, stage in enumerate(config.stages))
     report = coatnet_tf.profile(dataclasses.replace(config, stages=runs), (size, size, 3), classes=CLASSES)
-    side = size // config.stem_stride
+    stem, head_size = config.stem, config.transformer.attention.head_size
+    side = size // stem.stem_stride
     lines: tuple[str, ...] = (
-        f"Conv {config.stem_kernel_size}{TIMES}{config.stem_kernel_size}",
-        f"L = {config.stem_depth}",
-        f"D = {config.stem_width}",
+        f"Conv {stem.stem_kernel_size}{TIMES}{stem.stem_kernel_size}",
+        f"L = {stem.stem_depth}",
+        f"D = {stem.stem_width}",
     )
     columns = [Column("S0", lines, "other", side, report.stages["stem"])]
     for stage, run in zip(config.stages, runs, strict=True):
         side //= stage.stride
         lines, hue = ("MBConv", f"L = {stage.depth}", f"D = {stage.width}"), "conv"
         if stage.block == "transformer":
-            heads = stage.width // config.head_size
-            lines, hue = ("Transformer", *lines[1:], f"{heads} heads of {config.head_size}"), "transformer"
+            heads = stage.width // head_size
+            lines, hue = ("Transformer", *lines[1:], f"{heads} heads of {head_size}"), "transformer"
         columns.append(Column(stage.name.upper(), lines, hue, side, report.stages[run.name]))
     lines = ("Avg pool", "LayerNorm", f"Dense {config.stages[-1].width}, tanh", f"Dense {CLASSES}")
     return [*columns, Column("Head", lines, "other", 1, report.stages["head"])], report
@@ -191,12 +192,13 @@ def draw_block(ax: Axes, top: float, title: str, hue: str, stride: int, ops: lis
 
 def draw_mbconv(ax: Axes, top: float, block: MBConv) -> None:
     """The inside of an MBConv block, with the stride where the configuration has it."""
-    norm, gelu = Op(("LayerNorm" if block.norm == "layer_norm" else "BatchNorm",), 11), Op(("GELU",), 7)
-    inner, kernel = f"{block.expansion}D", TIMES.join(map(str, block.depthwise_conv.kernel_size))
-    stride, in_expand = f"stride {block.strides}", block.downsampling == "expand_conv"
+    config = block.config
+    norm, gelu = Op(("LayerNorm" if config.conv_norm == "layer_norm" else "BatchNorm",), 11), Op(("GELU",), 7)
+    inner, kernel = f"{config.expansion}D", f"{config.kernel_size}{TIMES}{config.kernel_size}"
+    stride, in_expand = f"stride {block.strides}", config.downsampling == "expand_conv"
     expand = (f"1{TIMES}1 expand", f"C → {inner}", *([stride] if in_expand else []))
     depthwise = (f"{kernel} depthwise", inner, *([] if in_expand else [stride]))
-    excite = Op(("SE", f"{inner} → D/{1 / block.se_ratio:g} → {inner}"), 15.5, "conv")
+    excite = Op(("SE", f"{inner} → D/{1 / config.se_ratio:g} → {inner}"), 15.5, "conv")
     ops = [norm, Op(expand, 13, "conv"), norm, gelu, Op(depthwise, 15.5, "conv"), norm, gelu, excite]
     ops += [Op((f"1{TIMES}1 shrink", f"{inner} → D"), 12.5, "conv"), ADD]
     centres = draw_block(ax, top, "MBConv block", "conv", block.strides, ops)
@@ -206,15 +208,17 @@ def draw_mbconv(ax: Axes, top: float, block: MBConv) -> None:
 
 def draw_transformer(ax: Axes, top: float, block: TransformerBlock) -> None:
     """The inside of a Transformer block."""
-    norm, inner = Op(("LayerNorm",), 11.5), f"{block.ffn.expansion}D"
+    config = block.config
+    relative = config.attention.relative_attention
+    norm, inner = Op(("LayerNorm",), 11.5), f"{config.ffn.ffn_expansion}D"
     pool = Op(("MaxPool", f"{block.strides}{TIMES}{block.strides}"), 10.5, optional=True)
-    kind, bias = ("Relative attention", " + P_{i-j}") if block.relative else ("Attention", "")
+    kind, bias = ("Relative attention", " + P_{i-j}") if relative else ("Attention", "")
     formula = rf"$\mathrm{{softmax}}(QK^\top\!/\sqrt{{d}}{bias})\,V$"
     widen, narrow = ((("Dense", change), 10.5, "transformer") for change in (f"D → {inner}", f"{inner} → D"))
     ops = [norm, pool, Op((kind, formula, "C → D"), 27, "transformer"), ADD, norm]
     ops += [Op(*widen), Op(("GELU",), 7), Op(*narrow), ADD]
     centres = draw_block(ax, top, "Transformer block", "transformer", block.strides, ops)
-    heads = f"d = {block.head_size} channels per head" + ("; each has its own table P" if block.relative else "")
+    heads = f"d = {config.attention.head_size} channels per head" + ("; each has its own table P" if relative else "")
     text(ax, centres[2], top - 21.8, heads, 11.5, color=FAINT)
     left, right, y = centres[5] - 5.25, centres[7] + 5.25, top - 20.8
     line(ax, (left, y + 0.5), (left, y), (right, y), (right, y + 0.5), color=FAINT)
@@ -234,7 +238,7 @@ def draw_architecture(config: coatnet_tf.CoAtNetConfig, size: int, output: Path)
     text(ax, 1, HEIGHT - 3.2, config.name.replace("coatnet", "CoAtNet"), 22, weight="bold", ha="left")
     text(ax, WIDTH - 1, HEIGHT - 3.4, f"{short(report.params)} parameters, {short(report.macs)} MACs", 14, ha="right")
     draw_stages(ax, HEIGHT - 8.5, columns, report)
-    blocks = [layer for layer in feature_layers(config) if getattr(layer, "strides", None) == 2]
+    blocks = [layer for layer in config.feature_layers((size, size, 3)) if getattr(layer, "strides", None) == 2]
     draw_mbconv(ax, 56.5, next(block for block in blocks if isinstance(block, MBConv)))
     draw_transformer(ax, 31, next(block for block in blocks if isinstance(block, TransformerBlock)))
     text(ax, 1, 3, CAPTION, 11.5, color=FAINT, ha="left", linespacing=1.5)

@@ -57,7 +57,7 @@ class Rival(NamedTuple):
     """A rival of Table 5, pre-trained on JFT-300M (ViT-G/14: JFT-3B).
 
     Args:
-        model: Name in `coatnet_tf.baselines.FAMILY`.
+        model: Name in `coatnet_tf.rivals.RIVALS`.
         size: Evaluation size in pixels.
         params: Parameters in millions.
         macs: FLOPs as printed, in billions; `None` where there are none.
@@ -78,6 +78,6 @@ RIVALS = (
     Rival("vit-l-16", 512, 307, 364, 87.76, 680),
     Rival("vit-h-14", 518, 632, 1021, 88.55, 2500),
     Rival("nfnet-f4-plus", 512, 527, 367, 89.2, 1860),
-    # Its FLOPs count a multiply-add as two (docs/baselines.md); its core-days are read off a figure, "more than".
+    # Its FLOPs count a multiply-add as two (docs/rivals.md); its core-days are read off a figure, "more than".
     Rival("vit-g-14", 518, 1840, 5160, 90.45, 30_000),
 )

@@ -1,6 +1,6 @@
 """Tables 3, 4, 5, 9, 11 and 12 of the paper, counted here beside the paper's numbers; `tools.model_table` prints them.
 
-Everything is counted without building a model, the rivals of Table 5 (`coatnet_tf.baselines`) too. Accuracies and
+Everything is counted without building a model, the rivals of Table 5 (`coatnet_tf.rivals`) too. Accuracies and
 core-days are the paper's.
 """
 

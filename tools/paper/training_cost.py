@@ -123,7 +123,7 @@ def count_memory(
 
 def utilisation_of(config: coatnet_tf.CoAtNetConfig) -> float:
     """The share of the peak that a model reaches, by the paper's core-days."""
-    return UTILISATION_OF_HEADS_32 if config.head_size <= 32 else UTILISATION_OF_LARGER_HEADS
+    return UTILISATION_OF_HEADS_32 if config.transformer.attention.head_size <= 32 else UTILISATION_OF_LARGER_HEADS
 
 
 def training_flops(config: coatnet_tf.CoAtNetConfig, image_size: int, rematerialise: bool = False) -> float:

@@ -1,6 +1,6 @@
 """Runs in an environment that has torch and timm: rivals of CoAtNet, random and small, with their answers.
 
-    python tools/imports/baselines_reference.py tests/golden/baselines
+    python tools/imports/rivals_reference.py tests/golden/rivals
 
 writes one `.npz` a case, as `tools/imports/timm_reference.py --small` does: weights rounded to half precision, images
 and logits. Each keeps the options of the model of timm that its entry names, and is narrow and shallow.
