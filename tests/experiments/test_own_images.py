@@ -148,27 +148,6 @@ def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path)
         run(folder_config, tmp_path / "run", make_strategy("one_device"))
 
 
-def test_measures_are_scikit_learns():
-    from sklearn import metrics
-
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(500, 8))
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    labels = generator.integers(0, 8, 500)
-    measured = evaluate.measure(probabilities, labels, tuple("abcdefgh"))
-    assert measured["top1"] == pytest.approx(metrics.accuracy_score(labels, probabilities.argmax(axis=-1)))
-    assert measured["top5"] == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
-    assert measured["loss"] == pytest.approx(metrics.log_loss(labels, probabilities))
-    recall = metrics.recall_score(labels, probabilities.argmax(axis=-1), average=None)
-    np.testing.assert_allclose([c["recall"] for c in measured["by_class"].values()], recall)
-
-
-def test_calibration_error_of_known_bins():
-    confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    right = np.array([True, True, True, False])
-    assert evaluate.calibration_error(confidence, right) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
-
-
 def damage(colors):
     names = ("red/003.jpg", "green/011.jpg")
     (colors / names[0]).write_bytes((colors / names[0]).read_bytes()[:60])
