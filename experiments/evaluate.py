@@ -21,7 +21,7 @@ from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
-from experiments import metrics, report, workdir
+from experiments import logs, metrics, report, workdir
 from experiments.data import folder, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
@@ -127,6 +127,7 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    logs.show_ours()
     run = epath.Path(flags.FLAGS.workdir)
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:

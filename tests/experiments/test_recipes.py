@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -177,14 +176,12 @@ def test_two_real_steps(variant, data_dir):
         checks.check_values(config)
         checks.check_batch_size(config, strategy)
         source = sources.prepare(config.dataset)
-        keras.config.set_dtype_policy(config.dtype)
         trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
         before = trainer.model.get_weights()
         tf.config.run_functions_eagerly(True)
         trainer.train_steps(trainer.training_iterator(0), tf.constant(2))
     finally:
         tf.config.run_functions_eagerly(False)
-        keras.config.set_dtype_policy("float32")
     assert trainer.skipped.total == 0
     assert np.isfinite(float(trainer.loss.result()))
     assert any((mine != old).any() for mine, old in zip(trainer.model.get_weights(), before, strict=True))
