@@ -1,6 +1,5 @@
 """Folders of one's own images, damaged ones, archives, and ImageNet in miniature."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from experiments import evaluate, loop, workdir
 from experiments.data import folder, image_archives, pipeline, sources
@@ -19,25 +17,7 @@ from experiments.data.damage import DamagedImages
 from experiments.data.readers import ImageFiles
 from experiments.stops import RunStopped
 from experiments.strategies import make_strategy
-
-
-def jpeg(seed, size=(20, 24), color=None):
-    generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 80, (*size, 3))
-    if color is not None:
-        pixels[..., color] += 170
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype("uint8")).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def make_folder(path, counts, first=0):
-    """Class folders of reddish, greenish and bluish images."""
-    for color, (name, count) in enumerate(counts.items()):
-        (path / name).mkdir(parents=True)
-        for index in range(count):
-            (path / name / f"{index:03d}.jpg").write_bytes(jpeg(first + 1000 * color + index, color=color))
-    return path
+from tests.experiments.samples import add, jpeg, make_folder, make_imagenet
 
 
 @pytest.fixture
@@ -208,12 +188,6 @@ def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder
     assert not (tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).exists()
 
 
-def add(archive, name, content):
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
-
-
 @pytest.fixture
 def archives(tmp_path):
     """One archive of class folders and one of a single class, with a damaged member, a duplicate and a shared image."""
@@ -267,18 +241,7 @@ def test_archives_are_built_from_the_command_line(archives, tmp_path):
 
 def test_imagenet_in_miniature(run, config, tmp_path):
     """Archives in the original's layout, through TFDS's own builder."""
-    manual = tmp_path / "manual"
-    manual.mkdir()
-    with tarfile.open(manual / "ILSVRC2012_img_train.tar", "w") as archive:
-        for color, synset in enumerate(("n01440764", "n02119789", "n15075141")):
-            inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w") as members:
-                for index in range(8):
-                    add(members, f"{synset}_{index}.JPEG", jpeg(100 * color + index, color=color))
-            add(archive, f"{synset}.tar", inner.getvalue())
-    with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as archive:
-        for index in range(1, 5):
-            add(archive, f"ILSVRC2012_val_{index:08d}.JPEG", jpeg(index))
+    manual = make_imagenet(tmp_path / "manual")
     config.dataset.update(name="imagenet2012", manual_dir=str(manual), data_dir=str(tmp_path / "tfds"))
     config.dataset.update(train_split="train", eval_split="validation")
     config.batch_size, config.eval_crop, config.augment.crop = 8, "center", "inception"
