@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from experiments import workdir
@@ -125,6 +126,7 @@ def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
     assert [foreign_lines(process.errors.read_text()) for process in (one, *workers)] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
     """SIGTERM on one of them: both save and stop. SIGKILL of one: the other stops. Started again, they go on."""
     lasting = {"epochs": 12, "steps_per_call": 1, "augment.randaugment_layers": 0}

@@ -151,6 +151,19 @@ def test_damaged_images_are_counted_by_name_and_left_out(folder_config, colors):
     assert not damaged.problem()
 
 
+def test_damaged_images_of_all_processes_count():
+    """`test_multi_worker.py` has two processes that tell each other."""
+    damaged = DamagedImages(100, max_share=0.02)
+    damaged.add("b")
+    damaged.add("c")
+    assert damaged.has_news and not damaged.problem()
+    damaged.merge({"a", "b", "c"})
+    assert not damaged.has_news
+    assert damaged.problem().startswith("3 of 100 images cannot be decoded, more than config.dataset.max_damaged_share")
+    damaged.add("d")
+    assert damaged.has_news and damaged.names == ["a", "b", "c", "d"]
+
+
 def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):
     names = damage(colors)
     with pytest.raises(RunStopped, match=r"of \d+ images cannot be decoded, more than .* 0.001 allows: .*(red|green)"):
