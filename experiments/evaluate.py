@@ -11,8 +11,6 @@ calibration error and a table by class, `evaluation.json` with the same numbers,
 from __future__ import annotations
 
 import json
-import math
-from statistics import NormalDist
 from typing import Any
 
 import keras
@@ -23,12 +21,11 @@ from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
-from experiments import report, workdir
+from experiments import logs, metrics, report, workdir
 from experiments.data import folder, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
 
-CALIBRATION_BINS = 15
 MAX_BATCH_SIZE = 64  # one device has to hold it
 
 
@@ -42,9 +39,8 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         split: Split in place of the run's held-out one.
 
     Returns:
-        `images`, `top1`, `top1_interval` (95 %), `top5`, `loss` (cross-entropy), `calibration_error`, by class
-        `images`, `recall`, `precision`, and `chose_the_epoch`: whether these images chose the weights, by early
-        stopping, so that what is measured on them is optimistic.
+        What `metrics.measure` returns, `damaged_images` (their names) and `chose_the_epoch`: whether these images chose
+        the weights, by early stopping, so that what is measured on them is optimistic.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
@@ -76,17 +72,14 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
 
     damaged = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
     probabilities, labels = _predict(model, source, config, damaged)
-    measured = measure(probabilities, labels, class_names)
+    measured = metrics.measure(probabilities, labels, class_names)
     measured["damaged_images"] = damaged.names
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
-    _write(
-        output,
-        measured,
-        probabilities,
-        labels,
-        class_names,
-        f"{config.model.name} on {source.name}, {config.dataset.eval_split}",
-    )
+    output.mkdir(parents=True, exist_ok=True)
+    workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
+    report.plot_confusion(metrics.confusion_matrix(probabilities, labels), class_names, output / "confusion.png")
+    title = f"{config.model.name} on {source.name}, {config.dataset.eval_split}"
+    workdir.write_whole(output / "evaluation.md", _describe(title, measured))
     return measured
 
 
@@ -105,69 +98,6 @@ def _predict(
     return np.concatenate(probabilities), np.concatenate(labels)
 
 
-def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Measures predictions.
-
-    Args:
-        probabilities: `[images, classes]`.
-        labels: int `[images]`.
-        class_names: Names of the classes.
-
-    Returns:
-        See `evaluate`.
-
-    Example:
-    >>> import numpy as np
-    >>> from experiments.evaluate import measure
-    >>> measured = measure(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 1]), ("cat", "dog"))
-    >>> measured["top1"], round(measured["calibration_error"], 3)
-    (0.5, 0.4)
-    """
-    order = np.argsort(-probabilities, axis=-1, kind="stable")
-    predicted = order[:, 0]
-    right = predicted == labels
-    chance = probabilities[np.arange(len(labels)), labels]
-    by_class = {}
-    for index, name in enumerate(class_names):
-        of_class, as_class = labels == index, predicted == index
-        by_class[name] = {
-            "images": int(of_class.sum()),
-            "recall": float(right[of_class].mean()) if of_class.any() else None,
-            "precision": float(right[as_class].mean()) if as_class.any() else None,
-        }
-    return {
-        "images": len(labels),
-        "top1": float(right.mean()),
-        "top1_interval": wilson_interval(int(right.sum()), len(labels)),
-        "top5": float((order[:, :5] == labels[:, None]).any(axis=-1).mean()),
-        "loss": float(-np.log(np.maximum(chance, np.finfo("float32").tiny)).mean()),
-        "calibration_error": calibration_error(probabilities.max(axis=-1), right),
-        "by_class": by_class,
-    }
-
-
-def wilson_interval(right: int, images: int) -> list[float]:
-    """The 95 % confidence interval of a share (Wilson, 1927), which holds for few images and near 0 and 1 too.
-
-    Args:
-        right: How many were right.
-        images: Of how many, at least 1.
-
-    Returns:
-        Lower and upper end.
-
-    Example:
-    >>> from experiments.evaluate import wilson_interval
-    >>> [round(end, 3) for end in wilson_interval(57, 60)]
-    [0.863, 0.983]
-    """
-    z_squared = NormalDist().inv_cdf(0.975) ** 2
-    share = right / images
-    center = share + z_squared / (2 * images)
-    reach = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * images)) / images)
-    return [(center + side * reach) / (1 + z_squared / images) for side in (-1, 1)]
-
-
 def describe_top1(measured: dict[str, Any]) -> str:
     """Top-1 with its interval and what weakens it, for people."""
     low, high = measured["top1_interval"]
@@ -175,34 +105,8 @@ def describe_top1(measured: dict[str, Any]) -> str:
     return f"{measured['top1']:.2%} (95 % interval: {low:.2%} to {high:.2%}{weakened})"
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error (Guo et al., arXiv:1706.04599) over 15 bins of equal width.
-
-    Args:
-        confidence: Highest probability of each image, `[images]`.
-        right: Whether its class is the image's, `[images]`.
-
-    Returns:
-        Mean distance of confidence and accuracy of the bins, weighted by their images; 0 to 1.
-    """
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = [abs(np.sum(confidence[bins == b] - right[bins == b])) for b in range(CALIBRATION_BINS)]
-    return float(np.sum(gaps) / len(right))
-
-
-def _write(
-    output: epath.Path,
-    measured: dict[str, Any],
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    title: str,
-) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
-    confusion = np.zeros((len(class_names),) * 2)
-    np.add.at(confusion, (labels, probabilities.argmax(axis=-1)), 1)
-    report.plot_confusion(confusion, class_names, output / "confusion.png")
+def _describe(title: str, measured: dict[str, Any]) -> str:
+    """The text of `evaluation.md`."""
 
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.2%}"
@@ -218,11 +122,12 @@ def _write(
         lines.append(
             f"| {name} | {of_class['images']:,} | {percent(of_class['recall'])} | {percent(of_class['precision'])} |"
         )
-    workdir.write_whole(output / "evaluation.md", "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str]) -> None:
     del argv
+    logs.show_ours()
     run = epath.Path(flags.FLAGS.workdir)
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:

@@ -21,7 +21,7 @@ from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
 from experiments.stops import Preempted, Preemption, RunStopped
 from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
-from experiments.trainer import Trainer, make_model_config
+from experiments.trainer import CoAtNet, Trainer, make_model_config
 
 
 def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy) -> sources.Source:
@@ -121,7 +121,6 @@ def build(
     Raises:
         ValueError: If weights do not fit, or no checkpoint can be read.
     """
-    keras.config.set_dtype_policy(config.dtype)
     trainer = Trainer(config, source, strategy, make_schedule(config, source))
     writes = is_chief(strategy)
     worker = 0 if writes else strategy.cluster_resolver.task_id
@@ -174,9 +173,13 @@ def train(
         workdir.claim(folder, config, source)
         workdir.drop_metrics_after(folder, step)
         _restore_names_of_damaged(trainer, folder)
+    devices = (device.rpartition("/device:")[2] for device in strategy.extended.worker_devices)
+    logging.info("Training on %s.", ", ".join(devices))
     logging.info(pipeline.describe(source, config))
 
-    def stop_for(problem: str) -> None:
+    def stop_if_there_is_a_problem() -> None:
+        trainer.share_damaged()
+        problem = find_problem(config, source, trainer)
         if problem and writes:
             _keep_names_of_damaged(trainer, folder)
         _stop_together(strategy, problem)
@@ -195,7 +198,7 @@ def train(
                 trainer.train_steps(batches, tf.constant(count))
                 step += count
                 progress.show(count, trainer.loss)
-                stop_for(find_problem(config, source, trainer))
+                stop_if_there_is_a_problem()
                 stopping = on_any_process(strategy, preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
@@ -211,16 +214,16 @@ def train(
                 started, first = time.monotonic(), step
                 stopping = stopping or on_any_process(strategy, preemption.noticed)
             checkpoints.save(step)
+            stop_if_there_is_a_problem()
             if writes:
                 _keep_names_of_damaged(trainer, folder)
-            stop_for(trainer.damaged_in_evaluation.problem())
             if stopping:
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
     with trainer.kept_weights():
         if trainer.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
             trainer.evaluate_held_out()
-            stop_for(trainer.damaged_in_evaluation.problem())
+            stop_if_there_is_a_problem()
         confusion = trainer.confusion()  # all workers have to ask for it
         if writes:
             _write_results(config, source, trainer, confusion, folder)
@@ -296,12 +299,12 @@ def _write_results(
     config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer, confusion: Any, folder: epath.Path
 ) -> None:
     """Writes the model for its users, in float32 and with probabilities, and the report."""
-    keras.config.set_dtype_policy("float32")
-    model = coatnet_tf.CoAtNet(
+    model = CoAtNet(
         dataclasses.replace(make_model_config(config.model), drop_path_rate=0.0, dropout=0.0),
         input_shape=trainer.model.input_shape[1:],
         classes=source.num_classes,
         classifier_activation=config.loss,
+        dtype="float32",
     )
     model.set_weights(trainer.model.get_weights())
     unfinished = folder / f".unfinished-{workdir.MODEL}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
@@ -129,6 +129,24 @@ def same_on_all(strategy: tf.distribute.Strategy, value: int) -> bool:
         return True
     mean = float(_sum_over_replicas(strategy, tf.constant(float(value), tf.float64))) / strategy.num_replicas_in_sync
     return not on_any_process(strategy, mean != value)
+
+
+def union_over_processes(strategy: tf.distribute.Strategy, names: Iterable[str]) -> set[str]:
+    """The names that any process of the cluster has; all have to ask, and wait for one another.
+
+    Args:
+        strategy: The distribution strategy.
+        names: Those of this process, without line breaks.
+
+    Returns:
+        The same on all.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return set(names)
+    lines = "".join(f"{name}\n" for name in {*names, ""})  # not empty, which cannot be gathered
+    letters = tf.constant(list(lines.encode()), tf.int32)  # collective operations take no strings
+    gathered = strategy.gather(strategy.run(tf.identity, args=(letters,)), axis=0)
+    return {*bytes(gathered.numpy().tolist()).decode().split("\n")} - {""}
 
 
 @tf.function

@@ -3,6 +3,7 @@
     python -m experiments.train --config=experiments/recipes/digits.py --workdir=runs/digits
 
 Any field of the recipe can be overridden: `--config.epochs=3`, `--config.optimizer.learning_rate=5e-4`.
+`--verbosity=1` adds what TensorFlow says.
 Exit status: 0 when the run is complete, 75 when SIGTERM or the loss of another process stopped it and the same command
 goes on, 1 otherwise.
 """
@@ -18,7 +19,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from experiments import loop
+from experiments import logs, loop
 from experiments.stops import LOST_WORKER, PREEMPTED_STATUS, Preempted, RunStopped
 from experiments.strategies import STRATEGIES, make_strategy
 
@@ -26,8 +27,7 @@ from experiments.strategies import STRATEGIES, make_strategy
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_logger().addFilter(lambda record: "cross_device_ops" not in record.pathname)  # each all-reduce
+    logs.show_ours()
     config, folder = flags.FLAGS.config, epath.Path(flags.FLAGS.workdir)
     if flags.FLAGS.data:
         config.dataset.name = flags.FLAGS.data

@@ -19,6 +19,7 @@ from experiments.data import pipeline
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.rematerialise import rematerialised
+from experiments.strategies import on_any_process, union_over_processes
 
 MAX_CONFUSION_CLASSES = 1000  # more would not be looked at, and take gigabytes
 
@@ -45,6 +46,16 @@ def make_model_config(settings: ml_collections.ConfigDict) -> coatnet_tf.CoAtNet
             )
         return coatnet_tf.make_config(**fields)
     return coatnet_tf.get_config(fields.pop("name"), **fields)
+
+
+def CoAtNet(config: coatnet_tf.CoAtNetConfig, *, dtype: str, **arguments: Any) -> keras.Model:
+    """MERGE: `coatnet_tf.CoAtNet` without an argument `dtype`; delete this, and take that one."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        return coatnet_tf.CoAtNet(config, **arguments)
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 class Trainer:
@@ -74,17 +85,20 @@ class Trainer:
         model_config = make_model_config(config.model)
         if strategy.num_replicas_in_sync > 1:
             norms = ("conv_norm", "transformer_norm")
-            synchronised = {norm: "sync_batch_norm" for norm in norms if getattr(model_config, norm) == "batch_norm"}
+            synchronised: dict[str, Any] = {
+                norm: "sync_batch_norm" for norm in norms if getattr(model_config, norm) == "batch_norm"
+            }
             model_config = dataclasses.replace(model_config, **synchronised)
         if isinstance(strategy, tf.distribute.TPUStrategy):
             model_config = dataclasses.replace(model_config, bias_reindexing="einsum")
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
-            self.model = coatnet_tf.CoAtNet(
+            self.model = CoAtNet(
                 model_config,
                 input_shape=(config.image_size, config.image_size, source.channels),
                 classes=source.num_classes,
                 classifier_activation=None,
+                dtype=config.dtype,
             )
             self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
             self.loss = keras.metrics.Mean(name="train_loss")
@@ -145,6 +159,12 @@ class Trainer:
 
     def _counted_here(self, damaged: DamagedImages) -> DamagedImages | None:
         return damaged if self.counts_damaged else None
+
+    def share_damaged(self) -> None:
+        """Tells the processes of a cluster what each has found; all have to call it, and wait for one another."""
+        for damaged in (self.damaged, self.damaged_in_evaluation):
+            if on_any_process(self._strategy, damaged.has_news):
+                damaged.merge(union_over_processes(self._strategy, damaged.names))
 
     @tf.function
     def train_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:

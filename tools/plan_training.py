@@ -1,6 +1,7 @@
-"""Plans a training run on accelerators before any is rented: memory, batch, steps, time, input rate, cost.
+r"""Plans a training run on accelerators before any is rented: memory, batch, steps, time, input rate, cost.
 
-    python -m tools.plan_training --config=experiments/recipes/jft_pretrain.py:coatnet5 --accelerator=tpu_v3 --chips=512
+    python -m tools.plan_training --config=experiments/recipes/paper.py:jft_pretrain,coatnet5 --accelerator=tpu_v3 \
+        --chips=512
     python -m tools.plan_training --accelerator=tpu_v3 --chips=4      # which of the family fits, at 224, data-parallel
 
 Utilisation is the share of an accelerator's bfloat16 peak that training reaches. The defaults are what the paper's

@@ -21,6 +21,7 @@ class DamagedImages:
         self._max_share = max_share
         self._limit = max(1, max_share * num_images)
         self._names: set[str] = set()
+        self._shared = 0  # of them are known to all processes of a cluster
         self._lock = threading.Lock()
 
     def add(self, name: str) -> None:
@@ -36,6 +37,17 @@ class DamagedImages:
         if len(known) <= self._limit:
             with self._lock:
                 self._names.update(known)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are names that the other processes of a cluster have not been told."""
+        return len(self.names) > self._shared
+
+    def merge(self, names: set[str]) -> None:
+        """Takes over the names that all processes of a cluster have, as the allowed share is of all images."""
+        with self._lock:
+            self._names |= names
+        self._shared = len(names)
 
     @property
     def names(self) -> list[str]:

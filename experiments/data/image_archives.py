@@ -93,9 +93,10 @@ def _images(archive: str) -> Iterator[Image]:
     """The decodable images of one archive, read as a stream."""
     with tf.io.gfile.GFile(archive, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as members:
         for member in members:
-            if not member.isfile():
+            file_of_image = members.extractfile(member) if member.isfile() else None
+            if file_of_image is None:
                 continue
-            content = members.extractfile(member).read()
+            content = file_of_image.read()
             name = f"{archive.rpartition('/')[2]}/{member.name.removeprefix('./')}"
             if _is_image(content):
                 yield hashlib.sha256(content).hexdigest(), _class_of(archive, member.name), name, content

@@ -196,16 +196,16 @@ def _load_chunk(
 
 
 def _report(names: tf.Tensor, damaged: DamagedImages | None) -> tf.Tensor:
+    if damaged is None:  # on another machine, where no Python of this one runs
+        with tf.control_dependencies([tf.print(names, "cannot be decoded and is left out.", output_stream=sys.stderr)]):
+            return tf.constant(True)
+
     def add(names: Any) -> bool:
         for name in names:
             damaged.add(name.decode())
         return True
 
-    if damaged is not None:
-        return tf.numpy_function(add, [names], tf.bool)
-    # On another machine, where no Python of this one runs.
-    with tf.control_dependencies([tf.print(names, "cannot be decoded and is left out.", output_stream=sys.stderr)]):
-        return tf.constant(True)
+    return tf.numpy_function(add, [names], tf.bool)
 
 
 def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
+from experiments import logs
 from experiments.data import digits, fashion_mnist, folder, image_archives
-from experiments.data.readers import Reader, RecordFiles
+from experiments.data.readers import ImageFiles, Reader, RecordFiles
 
 # Builders of this project, by name; any other name is looked up in TFDS.
 OWN_BUILDERS = {
@@ -71,10 +74,9 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             "has none of its own."
         )
     if name.startswith("folder:"):
-        class_names, train, held_out = folder.read(
-            name.removeprefix("folder:"), dataset.train_split, dataset.eval_split
-        )
-        return Source(name, train, held_out, class_names, dataset.channels or 3)
+        path = name.removeprefix("folder:")
+        class_names, train_files, held_out_files = folder.read(path, dataset.train_split, dataset.eval_split)
+        return Source(name, train_files, held_out_files, class_names, dataset.channels or 3)
     _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
     builder = _find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
@@ -100,7 +102,7 @@ def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> No
     Raises:
         ValueError: If all images are held out, there is one class only, or a class has no training images.
     """
-    if source.name.startswith("folder:"):
+    if isinstance(source.train, ImageFiles):
         if dataset.eval_split == folder.ALL:
             raise ValueError(f"config.dataset.eval_split={folder.ALL} holds out the training images too; name a split.")
         folder.check_classes(source.name, source.class_names, {"to train on": source.train})
@@ -123,8 +125,12 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 def _prepare(name: str, dataset: ml_collections.ConfigDict) -> None:
     config = tfds.download.DownloadConfig(manual_dir=dataset.manual_dir or None)
     builder = _find_builder(name, dataset.data_dir or None)
+    if not builder.is_prepared():
+        logging.info("Preparing dataset %s in %s.", name, builder.data_dir)
+    tfds.display_progress_bar(sys.stderr.isatty())  # which removes its bars at the end, but not from a log
     try:
-        builder.download_and_prepare(download_config=config)
+        with logs.without_prints():
+            builder.download_and_prepare(download_config=config)
     except FileExistsError:
         if not builder.is_prepared():  # else another run has prepared it meanwhile
             raise

@@ -3,9 +3,35 @@
 A recipe states what it changes, and its model: fields of `coatnet_tf.make_config` and `CoAtNetConfig`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 import ml_collections
+from absl import flags
 
 import coatnet_tf
+
+
+class RecipeError(flags.Error):
+    """What stands behind a recipe's file name is wrong: absl ends the program with the message alone."""
+
+
+def check_name(owner: str, kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuses a part of what stands behind a recipe's file name.
+
+    Args:
+        owner: What has such parts.
+        kind: What it calls them.
+        name: The part.
+        known: Those that `owner` has.
+
+    Raises:
+        RecipeError: If `name` is none of these.
+    """
+    known = tuple(known)
+    if name not in known:
+        raise RecipeError(f"{owner} has no {kind} {name!r}; it has {', '.join(known)}.")
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ epochs are few. What each adds: docs/recipe_parts.md.
 
 import ml_collections
 
-from experiments.recipes import fashion_mnist, table10
+from experiments.recipes import fashion_mnist, paper
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.randaugment_layers = 1
     config.augment.randaugment_magnitude = 5.0
     config.augment.randaugment_probability = 0.05
-    config.augment.randaugment_pixel_scale = config.image_size / table10.PRETRAIN_SIZE
+    config.augment.randaugment_pixel_scale = config.image_size / paper.PRETRAIN_SIZE
     config.augment.mixup_alpha = 0.02
     config.model.name = "coatnet-fashion-1k"
     config.model.depths = (3, 1, 3, 2)

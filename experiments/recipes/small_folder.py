@@ -22,7 +22,7 @@ EPOCHS = (10, 60)  # at least and at most
 def get_config(images: str = "240") -> ml_collections.ConfigDict:
     """The recipe for a number of training images, with CoAtNet-0 at 224."""
     if not images.isdigit():
-        raise ValueError(f"small_folder.py:240 is for 240 training images; {images!r} is no number.")
+        raise base.RecipeError(f"small_folder.py:240 is for 240 training images; {images!r} is no number.")
     config = base.get_config()
     config.batch_size = _batch_size(int(images))
     steps_per_epoch = max(1, int(images) // config.batch_size)

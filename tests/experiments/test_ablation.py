@@ -6,11 +6,14 @@ import math
 import pytest
 
 import coatnet_tf
-from experiments import ablation, workdir
-from experiments.recipes import small_ablations
+from experiments import workdir
+from experiments.ablation import runs
+from experiments.ablation.statistics import conclude, summarise
+from experiments.ablation.studies import STUDIES
+from experiments.recipes import base, small_ablations
 from experiments.trainer import make_model_config
 
-VARIANTS = [(study, variant) for study, variants in small_ablations.STUDIES.items() for variant in variants]
+VARIANTS = [(study, variant) for study in STUDIES for variant in STUDIES[study].variants]
 
 
 @pytest.mark.parametrize("study, variant", VARIANTS)
@@ -19,25 +22,32 @@ def test_every_variant_is_a_network_of_its_own(study, variant):
     model = make_model_config(config.model)
     coatnet_tf.check_input_shape(model, (28, 28, 1))
     assert config.dataset.train_split.split("+") == ["train[:2000]"] * small_ablations.PASSES_AN_EPOCH
-    first = next(iter(small_ablations.STUDIES[study]))
+    first = next(iter(STUDIES[study].variants))
     same = make_model_config(small_ablations.get_config(f"{study},{first}").model)
     assert (model == same) == (variant == first)
 
 
-def test_unknown_variants_are_refused():
-    with pytest.raises(ValueError, match="There is no ablation 'layout,V3'; name a study, a comma and a variant"):
-        small_ablations.get_config("layout,V3")
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("layouts,V1", "small_ablations.py has no study 'layouts'; it has relative_attention, layout, head_size"),
+        ("layout,V3", "layout has no variant 'V3'; it has V0, V1, V2"),
+        ("layout,V1,many", "'many' is no number of training images"),
+    ],
+)
+def test_unknown_variants_are_refused(variant, message):
+    with pytest.raises(base.RecipeError, match=message):
+        small_ablations.get_config(variant)
 
 
 def test_published_numbers_are_of_the_variants():
-    assert ablation.PUBLISHED.keys() == small_ablations.STUDIES.keys()
-    for study, published in ablation.PUBLISHED.items():
-        assert {published.larger[0], *published.larger[1], *published.values} <= set(small_ablations.STUDIES[study])
+    for study in STUDIES.values():
+        assert {study.larger[0], *study.larger[1], *study.published} <= set(study.variants)
 
 
 def test_statistics_of_a_textbook_case():
     """Differences of 1, 2 and 3: t = 2 / (1 / sqrt(3)) = 3.46 with two degrees of freedom, p = 0.0742."""
-    first, second = ablation.summarise({"a": [80.0, 81.0, 82.0], "b": [81.0, 83.0, 85.0]})
+    first, second = summarise({"a": [80.0, 81.0, 82.0], "b": [81.0, 83.0, 85.0]})
     assert first.p_value is None
     assert second.p_value == pytest.approx(0.0742, abs=1e-4)
     assert (first.mean, first.deviation) == pytest.approx((81.0, 1.0))
@@ -45,10 +55,10 @@ def test_statistics_of_a_textbook_case():
 
 
 def test_one_seed_has_no_interval():
-    (_, second) = ablation.summarise({"with": [80.0], "without": [79.0]})
+    (_, second) = summarise({"with": [80.0], "without": [79.0]})
     assert second.p_value is None and math.isnan(second.half_interval)
-    assert "one seed says nothing" in ablation.conclude(
-        "relative_attention", ablation.summarise({"with": [80.0], "without": [79.0]})
+    assert "one seed says nothing" in conclude(
+        STUDIES["relative_attention"], summarise({"with": [80.0], "without": [79.0]})
     )
 
 
@@ -61,8 +71,8 @@ def test_one_seed_has_no_interval():
     ],
 )
 def test_whatever_comes_out_is_said(without, words):
-    summaries = ablation.summarise({"with": [80.0, 80.1, 80.0, 80.0], "without": without})
-    assert words in ablation.conclude("relative_attention", summaries)
+    summaries = summarise({"with": [80.0, 80.1, 80.0, 80.0], "without": without})
+    assert words in conclude(STUDIES["relative_attention"], summaries)
 
 
 def test_finished_runs_are_read_and_missing_ones_made(tmp_path):
@@ -77,12 +87,12 @@ def test_finished_runs_are_read_and_missing_ones_made(tmp_path):
             (folder / workdir.MODEL).touch()
             accuracy = 0.8 + 0.01 * seed - (0.02 + 0.001 * seed if variant == "without" else 0)
             (folder / workdir.METRICS).write_text(json.dumps({"step": 1, "eval_accuracy": accuracy}) + "\n")
-        return ablation.train(study, variant, seed, images, folder, overrides)
+        return runs.train(study, variant, seed, images, folder, overrides)
 
     arguments = ("relative_attention", 3, 1000, tmp_path)
     with pytest.raises(RuntimeError, match="stopped"):
-        ablation.run(*arguments, train_one=train_one)
-    text = ablation.run(*arguments, train_one=train_one)
+        runs.run(*arguments, train_one=train_one)
+    text = runs.run(*arguments, train_one=train_one)
     assert made == [("with", 0), ("without", 0), ("with", 1), ("with", 1), ("without", 1), ("with", 2), ("without", 2)]
     folder = tmp_path / "1000" / "relative_attention"
     assert (tmp_path / "1000" / "paper" / "seed2").is_dir() and (folder / "without" / "seed2").is_dir()
@@ -100,20 +110,20 @@ def test_studies_share_the_papers_network_and_refuse_other_overrides(tmp_path):
         trained.append(str(folder.relative_to(tmp_path)))
         return 80.0 + len(trained)
 
-    ablation.run("head_size", 1, 1000, tmp_path, train_one=train_one)
-    ablation.run("norm", 1, 1000, tmp_path, train_one=train_one)
-    ablation.run("norm", 1, 2000, tmp_path, ["--config.epochs=1"], train_one)
+    runs.run("head_size", 1, 1000, tmp_path, train_one=train_one)
+    runs.run("norm", 1, 1000, tmp_path, train_one=train_one)
+    runs.run("norm", 1, 2000, tmp_path, ["--config.epochs=1"], train_one)
     assert trained == [
         *("1000/paper/seed0", "1000/head_size/32/seed0"),
         *("1000/paper/seed0", "1000/norm/layer_norm/seed0"),
         *("2000/paper/seed0", "2000/norm/layer_norm/seed0"),
     ]
     with pytest.raises(RuntimeError, match="were trained with --config.epochs=1, not with none: give the same"):
-        ablation.run("stages", 1, 2000, tmp_path, train_one=train_one)
+        runs.run("stages", 1, 2000, tmp_path, train_one=train_one)
 
 
 def test_the_first_variant_is_one_network():
-    assert all(next(iter(variants.values())) == {} for variants in small_ablations.STUDIES.values())
+    assert all(next(iter(study.variants.values())) == {} for study in STUDIES.values())
 
 
 def test_vit_has_about_the_parameters_and_costs_of_the_papers_network():
@@ -130,5 +140,5 @@ def test_vit_has_about_the_parameters_and_costs_of_the_papers_network():
 
 def test_a_failed_run_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="layout, V1, seed 4 ended with status .*train.log"):
-        ablation.train("layout", "V1", 4, 1000, tmp_path / "run", ["--config.no_such_field=1"])
+        runs.train("layout", "V1", 4, 1000, tmp_path / "run", ["--config.no_such_field=1"])
     assert "no_such_field" in (tmp_path / "run" / "train.log").read_text()

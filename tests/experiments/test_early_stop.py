@@ -1,10 +1,9 @@
-"""Early stopping by a history of losses, and intervals; `test_nothing_lost.py` has the whole run."""
+"""Early stopping by a history of losses; `test_nothing_lost.py` has the whole run."""
 
 import keras
 import numpy as np
 import pytest
 
-from experiments import evaluate
 from experiments.strategies import make_strategy
 from experiments.trainer import BestEpoch
 
@@ -26,14 +25,3 @@ def test_negative_patience_is_refused(run, config, tmp_path):
     config.early_stop_patience = -1
     with pytest.raises(ValueError, match="config.early_stop_patience must be at least 0; got -1"):
         run(config, tmp_path / "run", make_strategy("one_device"))
-
-
-# Newcombe (1998, Statistics in Medicine 17), Table I, method 3.
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_interval_is_newcombes(right, images, low, high):
-    assert evaluate.wilson_interval(right, images) == pytest.approx([low, high], abs=5e-5)
-    mirrored = evaluate.wilson_interval(images - right, images)
-    assert mirrored == pytest.approx([1 - high, 1 - low], abs=5e-5)

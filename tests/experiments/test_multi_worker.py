@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from experiments import workdir
 from experiments.stops import PREEMPTED_STATUS
+from tests.experiments.samples import make_imagenet
+
+ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count):
@@ -38,8 +44,9 @@ EVERY_PART = {
 
 def start(folder, data_dir, strategy, tf_config=None, **changes):
     """A training process of two short epochs on a tiny model."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment.pop("TF_CONFIG", None)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("TF_CONFIG", "TF_CPP_MIN_LOG_LEVEL")
+    }
     if tf_config:
         environment["TF_CONFIG"] = json.dumps(tf_config)
     flags = {
@@ -86,16 +93,40 @@ def wait_for(folder, pattern, processes):
         time.sleep(0.05)
 
 
+def foreign_lines(text):
+    """What is neither the bar of progress nor a line that absl has written for this project."""
+    files = "|".join(path.stem for path in ROOT.glob("experiments/**/*.py"))
+    ours = re.compile(rf"coatnet-digits: |[IWE]\d{{4}} [\d:.]+ \d+ ({files})\.py:\d+\] ")
+    return [line for line in re.split("[\r\n]+", text) if line.strip() and not ours.match(line)]
+
+
 def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
-    """The dataset too is prepared by one of them, while the other waits."""
-    finish(*start_two(tmp_path / "two", tmp_path / "tfds", early_stop_patience=1))
-    finish(start(tmp_path / "one", tmp_path / "tfds", "one_device", early_stop_patience=1))
+    """The dataset too is prepared by one of them, while the other waits, and damaged images are named by both."""
+    damaged = (3, 7, 20, 33)
+    archives = make_imagenet(tmp_path / "archives", train=54, held_out=50, damaged=damaged)
+    of_imagenet = {
+        "dataset.name": "imagenet2012",
+        "dataset.manual_dir": archives,
+        "dataset.train_split": "train",
+        "dataset.eval_split": "validation",
+        "dataset.max_damaged_share": 0.1,
+        "early_stop_patience": 1,
+    }
+    workers = start_two(tmp_path / "two", tmp_path / "tfds", **of_imagenet)
+    finish(*workers)
+    one = start(tmp_path / "one", tmp_path / "tfds", "one_device", **of_imagenet)
+    finish(one)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
     assert len(workdir.read_metrics(tmp_path / "two")) == 2
     assert_same_models(tmp_path / "two", tmp_path / "one")
 
+    lost = [(tmp_path / name / workdir.DAMAGED).read_text().splitlines() for name in ("two", "one")]
+    assert len(lost[0]) == 3 * len(damaged) and lost[0] == lost[1]
+    assert [foreign_lines(process.errors.read_text()) for process in (one, *workers)] == [[], [], []]
 
+
+@pytest.mark.slow
 def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
     """SIGTERM on one of them: both save and stop. SIGKILL of one: the other stops. Started again, they go on."""
     lasting = {"epochs": 12, "steps_per_call": 1, "augment.randaugment_layers": 0}

@@ -60,6 +60,7 @@ def long_run(every_part):
     return every_part
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(long_run.to_json())
@@ -131,6 +132,7 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
     flags = ["--config.epochs=1000", "--config.steps_per_call=1", f"--config.dataset.data_dir={data_dir}"]
     command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]

@@ -1,6 +1,5 @@
 """Folders of one's own images, damaged ones, archives, and ImageNet in miniature."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from experiments import evaluate, loop, workdir
 from experiments.data import folder, image_archives, pipeline, sources
@@ -19,25 +17,7 @@ from experiments.data.damage import DamagedImages
 from experiments.data.readers import ImageFiles
 from experiments.stops import RunStopped
 from experiments.strategies import make_strategy
-
-
-def jpeg(seed, size=(20, 24), color=None):
-    generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 80, (*size, 3))
-    if color is not None:
-        pixels[..., color] += 170
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype("uint8")).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def make_folder(path, counts, first=0):
-    """Class folders of reddish, greenish and bluish images."""
-    for color, (name, count) in enumerate(counts.items()):
-        (path / name).mkdir(parents=True)
-        for index in range(count):
-            (path / name / f"{index:03d}.jpg").write_bytes(jpeg(first + 1000 * color + index, color=color))
-    return path
+from tests.experiments.samples import add, jpeg, make_folder, make_imagenet
 
 
 @pytest.fixture
@@ -148,27 +128,6 @@ def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path)
         run(folder_config, tmp_path / "run", make_strategy("one_device"))
 
 
-def test_measures_are_scikit_learns():
-    from sklearn import metrics
-
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(500, 8))
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    labels = generator.integers(0, 8, 500)
-    measured = evaluate.measure(probabilities, labels, tuple("abcdefgh"))
-    assert measured["top1"] == pytest.approx(metrics.accuracy_score(labels, probabilities.argmax(axis=-1)))
-    assert measured["top5"] == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
-    assert measured["loss"] == pytest.approx(metrics.log_loss(labels, probabilities))
-    recall = metrics.recall_score(labels, probabilities.argmax(axis=-1), average=None)
-    np.testing.assert_allclose([c["recall"] for c in measured["by_class"].values()], recall)
-
-
-def test_calibration_error_of_known_bins():
-    confidence = np.array([0.95, 0.95, 0.55, 0.55])
-    right = np.array([True, True, True, False])
-    assert evaluate.calibration_error(confidence, right) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
-
-
 def damage(colors):
     names = ("red/003.jpg", "green/011.jpg")
     (colors / names[0]).write_bytes((colors / names[0]).read_bytes()[:60])
@@ -190,6 +149,19 @@ def test_damaged_images_are_counted_by_name_and_left_out(folder_config, colors):
         pass
     assert damaged.names == sorted(names)
     assert not damaged.problem()
+
+
+def test_damaged_images_of_all_processes_count():
+    """`test_multi_worker.py` has two processes that tell each other."""
+    damaged = DamagedImages(100, max_share=0.02)
+    damaged.add("b")
+    damaged.add("c")
+    assert damaged.has_news and not damaged.problem()
+    damaged.merge({"a", "b", "c"})
+    assert not damaged.has_news
+    assert damaged.problem().startswith("3 of 100 images cannot be decoded, more than config.dataset.max_damaged_share")
+    damaged.add("d")
+    assert damaged.has_news and damaged.names == ["a", "b", "c", "d"]
 
 
 def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):
@@ -227,12 +199,6 @@ def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder
     run(folder_config, tmp_path / "run", make_strategy("one_device"))
     assert "cannot be decoded | 0 |" in (tmp_path / "run" / workdir.REPORT).read_text()
     assert not (tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).exists()
-
-
-def add(archive, name, content):
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
@@ -288,18 +254,7 @@ def test_archives_are_built_from_the_command_line(archives, tmp_path):
 
 def test_imagenet_in_miniature(run, config, tmp_path):
     """Archives in the original's layout, through TFDS's own builder."""
-    manual = tmp_path / "manual"
-    manual.mkdir()
-    with tarfile.open(manual / "ILSVRC2012_img_train.tar", "w") as archive:
-        for color, synset in enumerate(("n01440764", "n02119789", "n15075141")):
-            inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w") as members:
-                for index in range(8):
-                    add(members, f"{synset}_{index}.JPEG", jpeg(100 * color + index, color=color))
-            add(archive, f"{synset}.tar", inner.getvalue())
-    with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as archive:
-        for index in range(1, 5):
-            add(archive, f"ILSVRC2012_val_{index:08d}.JPEG", jpeg(index))
+    manual = make_imagenet(tmp_path / "manual")
     config.dataset.update(name="imagenet2012", manual_dir=str(manual), data_dir=str(tmp_path / "tfds"))
     config.dataset.update(train_split="train", eval_split="validation")
     config.batch_size, config.eval_crop, config.augment.crop = 8, "center", "inception"

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from experiments.strategies import chief_first, is_chief, make_strategy, on_any_process
+from experiments.strategies import chief_first, is_chief, make_strategy, on_any_process, union_over_processes
 
 
 def test_unknown_or_unusable_strategies_are_refused(monkeypatch):
@@ -29,6 +29,7 @@ def test_one_process_waits_for_none():
     assert done == [1]
     assert on_any_process(make_strategy("mirrored"), True)
     assert not on_any_process(make_strategy("mirrored"), False)
+    assert union_over_processes(make_strategy("mirrored"), ["b", "a"]) == {"a", "b"}
 
 
 def test_tpu_is_found_connected_initialised_and_then_used(monkeypatch):

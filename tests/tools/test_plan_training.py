@@ -5,7 +5,7 @@ import math
 import pytest
 
 import coatnet_tf
-from experiments.recipes import imagenet1k_pretrain, jft_finetune, jft_pretrain
+from experiments.recipes import paper
 from tools import plan_training
 from tools.paper import training_cost
 from tools.paper.published import CORE_DAYS
@@ -70,7 +70,7 @@ def rows(lines):
 
 
 def test_plan_of_a_recipe():
-    config = jft_pretrain.get_config("coatnet4")
+    config = paper.get_config("jft_pretrain,coatnet4")
     table = rows(plan_training.plan(config, "tpu_v3", 1024, price=2.0))
     steps = 14 * (300_000_000 // 4096)
     assert table["steps"].startswith(f"{steps:,} (14 epochs of 300,000,000 images")
@@ -80,7 +80,7 @@ def test_plan_of_a_recipe():
 
 
 def test_another_utilisation_and_another_dataset():
-    config = imagenet1k_pretrain.get_config("coatnet0")
+    config = paper.get_config("imagenet1k_pretrain,coatnet0")
     slow, fast = (rows(plan_training.plan(config, "tpu_v4", 8, utilisation=share)) for share in (0.2, 0.4))
     seconds = [float(table["time per step"].split(" s")[0]) for table in (slow, fast)]
     assert seconds[0] == pytest.approx(2 * seconds[1], rel=0.02)
@@ -89,7 +89,7 @@ def test_another_utilisation_and_another_dataset():
 
 
 def test_averages_of_fine_tuning_are_counted():
-    states = rows(plan_training.plan(jft_finetune.get_config("coatnet4,512"), "h100", 8))
+    states = rows(plan_training.plan(paper.get_config("jft_finetune,coatnet4,512"), "h100", 8))
     params = coatnet_tf.profile("coatnet-4", (512, 512, 3)).params
     assert f"{4 * params / GIB:.2f} + {2 * params / GIB:.2f} GiB" in str(states)
 
@@ -98,7 +98,7 @@ def test_what_to_do_when_it_does_not_fit():
     lines = "\n".join(plan_training.fitting_models("tpu_v3", 4))
     assert "| coatnet-5 |" in lines and "data-parallel" in lines.split("coatnet-5")[1].split("\n")[0]
     assert "shard the states over 2 devices or more" in lines.split("coatnet-6")[1].split("\n")[0]
-    large = imagenet1k_pretrain.get_config("coatnet3")
+    large = paper.get_config("imagenet1k_pretrain,coatnet3")
     assert (
         "parts (config.accumulation_steps)" in rows(plan_training.plan(large, "tpu_v3", 4))["largest share that fits"]
     )
@@ -109,4 +109,4 @@ def test_what_to_do_when_it_does_not_fit():
 
 def test_a_batch_that_cannot_be_divided():
     with pytest.raises(ValueError, match="A batch of 4096 images cannot be divided among 6 devices"):
-        plan_training.plan(imagenet1k_pretrain.get_config("coatnet0"), "tpu_v3", 3)
+        plan_training.plan(paper.get_config("imagenet1k_pretrain,coatnet0"), "tpu_v3", 3)

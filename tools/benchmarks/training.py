@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from experiments import augment, history, loop, losses, strategies
 from experiments.data import pipeline, sources
-from experiments.recipes import digits, fashion_mnist, imagenet1k_pretrain
+from experiments.recipes import digits, fashion_mnist, paper
 from experiments.trainer import Trainer
 from tools.benchmarks.timing import medians
 
@@ -41,7 +41,7 @@ def synthetic_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)
 
 def measure_input(images: int = 640) -> dict[str, float]:
     """Images/s of decode + inception crop at 224 alone, and of the whole pipeline, Mixup included."""
-    full = imagenet1k_pretrain.get_config("coatnet0")
+    full = paper.get_config("imagenet1k_pretrain,coatnet0")
     full.batch_size = 32
     with tempfile.TemporaryDirectory() as folder:
         synthetic_jpegs(Path(folder), 512)
