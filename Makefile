@@ -5,7 +5,7 @@ RUN ?= runs/digits
 PY := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint test-tensorflow test-jax clean
+.PHONY: demo test test-slow lint test-tensorflow test-jax clean
 
 # Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
 demo: $(VENV)/installed
@@ -22,14 +22,19 @@ lint: $(VENV)/installed
 	$(VENV)/bin/mypy
 
 test-tensorflow: $(VENV)/installed
-	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
+	$(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15
 
-# The library on Keras' JAX backend: the authors' vectors, and the outputs that TensorFlow gives.
+# The library on Keras' JAX backend: the vectors of other people's code, and the outputs that TensorFlow gives.
 test-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(PY) -m pytest tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_models.py tests/jax_backend \
-		tests/coatnet_tf/test_inference.py::test_same_outputs_of_other_models \
+	KERAS_BACKEND=jax $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=15 \
+		tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py tests/jax_backend \
+		tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code \
-		tests/coatnet_tf/test_baselines.py::test_outputs_of_timm
+		tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
+
+# What takes long: runs that are killed, the documentation followed in processes, the oldest libraries that are allowed.
+test-slow: $(VENV)/installed test-oldest
+	$(PY) -m pytest -m slow -n auto --maxprocesses=4 --dist=worksteal --durations=15
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \

@@ -6,7 +6,7 @@ import ml_collections
 import tensorflow as tf
 
 from experiments import losses
-from experiments.trainer import make_model_config
+from experiments.trainer import make_model_config, model_norms
 
 CHOICES = {
     "dtype": ("float32", "mixed_bfloat16"),
@@ -77,8 +77,8 @@ def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.
             f"{config.accumulation_steps} equal parts; choose a divisor."
         )
     saves_memory = config.accumulation_steps > 1 or config.rematerialise
-    model_config = make_model_config(config.model)
-    meets_for_batch_norm = {model_config.conv_norm, model_config.transformer_norm} != {"layer_norm"} and replicas > 1
+    norms = set(model_norms(make_model_config(config.model)).values())
+    meets_for_batch_norm = norms != {"layer_norm"} and replicas > 1
     if saves_memory and meets_for_batch_norm and not isinstance(strategy, tf.distribute.TPUStrategy):
         raise ValueError(
             "config.accumulation_steps and config.rematerialise do not go together with BatchNorm over several "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from typing import Any
@@ -21,7 +20,7 @@ from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
 from experiments.stops import Preempted, Preemption, RunStopped
 from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
-from experiments.trainer import CoAtNet, Trainer, make_model_config
+from experiments.trainer import Trainer, make_model_config
 
 
 def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy) -> sources.Source:
@@ -41,7 +40,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     """
     checks.check_values(config)
     checks.check_batch_size(config, strategy)
-    coatnet_tf.check_input_shape(make_model_config(config.model), (config.image_size, config.image_size, 1))
+    make_model_config(config.model).check_input_shape((config.image_size, config.image_size, 1))
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)
@@ -299,8 +298,8 @@ def _write_results(
     config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer, confusion: Any, folder: epath.Path
 ) -> None:
     """Writes the model for its users, in float32 and with probabilities, and the report."""
-    model = CoAtNet(
-        dataclasses.replace(make_model_config(config.model), drop_path_rate=0.0, dropout=0.0),
+    model = coatnet_tf.CoAtNet(
+        coatnet_tf.get_config(make_model_config(config.model), drop_path_rate=0.0, dropout=0.0),
         input_shape=trainer.model.input_shape[1:],
         classes=source.num_classes,
         classifier_activation=config.loss,

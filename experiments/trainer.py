@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ import ml_collections
 import tensorflow as tf
 
 import coatnet_tf
-from coatnet_tf.layers.residual import ResidualBlock
+from coatnet_tf.layers import ResidualBlock
 from experiments import augment, losses, optimization
 from experiments.data import pipeline
 from experiments.data.damage import DamagedImages
@@ -48,14 +47,9 @@ def make_model_config(settings: ml_collections.ConfigDict) -> coatnet_tf.CoAtNet
     return coatnet_tf.get_config(fields.pop("name"), **fields)
 
 
-def CoAtNet(config: coatnet_tf.CoAtNetConfig, *, dtype: str, **arguments: Any) -> keras.Model:
-    """MERGE: `coatnet_tf.CoAtNet` without an argument `dtype`; delete this, and take that one."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
-    try:
-        return coatnet_tf.CoAtNet(config, **arguments)
-    finally:
-        keras.config.set_dtype_policy(policy)
+def model_norms(config: coatnet_tf.CoAtNetConfig) -> dict[str, str]:
+    """The norms of a model by the names of their options."""
+    return {"conv_norm": config.mbconv.conv_norm, "transformer_norm": config.transformer.transformer_norm}
 
 
 class Trainer:
@@ -84,16 +78,15 @@ class Trainer:
         self._evaluation_iterator: Iterator[Any] | None = None
         model_config = make_model_config(config.model)
         if strategy.num_replicas_in_sync > 1:
-            norms = ("conv_norm", "transformer_norm")
-            synchronised: dict[str, Any] = {
-                norm: "sync_batch_norm" for norm in norms if getattr(model_config, norm) == "batch_norm"
+            synchronised = {
+                name: "sync_batch_norm" for name, norm in model_norms(model_config).items() if norm == "batch_norm"
             }
-            model_config = dataclasses.replace(model_config, **synchronised)
+            model_config = coatnet_tf.get_config(model_config, **synchronised)
         if isinstance(strategy, tf.distribute.TPUStrategy):
-            model_config = dataclasses.replace(model_config, bias_reindexing="einsum")
+            model_config = coatnet_tf.get_config(model_config, bias_reindexing="einsum")
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
-            self.model = CoAtNet(
+            self.model = coatnet_tf.CoAtNet(
                 model_config,
                 input_shape=(config.image_size, config.image_size, source.channels),
                 classes=source.num_classes,

@@ -102,7 +102,8 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
             "which would say what its images become. Give --preprocessing=tf for [-1, 1], torch for ImageNet's mean "
             "and deviation, or none if layers of its own do it."
         )
-    rescaling = preprocessing_layer(preprocessing or coatnet_tf.get_config(model.name).preprocessing)
+    known: Any = preprocessing or coatnet_tf.get_config(model.name).preprocessing
+    rescaling = preprocessing_layer(known)
     image = keras.Input(model.input_shape[1:], name=model.input.name)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:

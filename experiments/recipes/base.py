@@ -94,6 +94,6 @@ def family_model(name: str) -> ml_collections.ConfigDict:
     model.drop_path_rate = 0.0
     model.downsampling = "expand_conv"
     model.relative_attention = True
-    model.head_size = coatnet_tf.FAMILY[model.name].head_size
+    model.head_size = coatnet_tf.FAMILY[model.name].transformer.attention.head_size
     model.conv_norm = "batch_norm"
     return model

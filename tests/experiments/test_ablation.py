@@ -20,7 +20,7 @@ VARIANTS = [(study, variant) for study in STUDIES for variant in STUDIES[study].
 def test_every_variant_is_a_network_of_its_own(study, variant):
     config = small_ablations.get_config(f"{study},{variant},2000")
     model = make_model_config(config.model)
-    coatnet_tf.check_input_shape(model, (28, 28, 1))
+    model.check_input_shape((28, 28, 1))
     assert config.dataset.train_split.split("+") == ["train[:2000]"] * small_ablations.PASSES_AN_EPOCH
     first = next(iter(STUDIES[study].variants))
     same = make_model_config(small_ablations.get_config(f"{study},{first}").model)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import coatnet_tf
+from coatnet_tf import layers
 from coatnet_tf.config import CoAtNetConfig, StageConfig
 from tools import explain, model_files
 from tools.explain import ExplainOptions

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from coatnet_tf.builder import DEFAULT_SIZE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 import coatnet_tf
+from coatnet_tf.builder import DEFAULT_SIZE
 from coatnet_tf.layers import MBConv, TransformerBlock
 
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters

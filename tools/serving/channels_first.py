@@ -8,6 +8,7 @@ their inputs are there with channels first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ class _ChannelsFirst(Rewrite):
     def __init__(self) -> None:
         super().__init__()
         self._first: OfTensors[Any] = OfTensors()
-        self._equals = {
+        self._equals: dict[type, Callable[..., Any]] = {
             SqueezeExcite: self._squeeze_excite,
             keras.layers.BatchNormalization: self._batch_norm,
             **dict.fromkeys(_CONVOLUTIONS, self._convolution),
