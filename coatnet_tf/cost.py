@@ -339,7 +339,7 @@ def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
     height, width, _ = shape
     positions = height * width
     scores = (layer.num_heads, positions, positions)
-    projected = [_cost(dense, shape) for dense in (layer.query, layer.key, layer.value)]
+    projected = [_chain(layers, shape) for layers in layer.projections()]
     attended = projected[-1][1]
     product = positions * math.prod(attended)  # q k^T, and again scores times v
     cost = sum((of_one for of_one, _ in projected), _tensor(scores, macs=product))

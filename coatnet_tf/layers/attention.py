@@ -247,12 +247,16 @@ class RelativeSelfAttention(ConfiguredLayer):
             return RelativePositionBias(**arguments)
         return RelativePositionMLP(self.config.relative_mlp_units, **arguments)
 
+    def projections(self) -> list[list[keras.layers.Layer]]:
+        """The layers from the positions to q, to k and to v, each in the order in which they are called."""
+        return [[self.query], [self.key], [self.value]]
+
     def build(self, input_shape: Shape) -> None:
         self.prepare(input_shape)
         batch, height, width, channels = input_shape
         positions = height * width
-        for layer in (self.query, self.key, self.value):
-            layer.build((batch, positions, channels))
+        for projection in self.projections():
+            common.build_chain(projection, (batch, positions, channels))
         if self.relative_bias is not None:
             self.relative_bias.build((batch, self.num_heads, positions, positions))
         self.out.build((batch, positions, self.num_heads * self.config.head_size))
@@ -266,9 +270,9 @@ class RelativeSelfAttention(ConfiguredLayer):
     def call(self, inputs: Any, return_attention_scores: bool = False) -> Any:
         _, height, width, channels = inputs.shape
         x = ops.reshape(inputs, (-1, height * width, channels))
-        query = self._split_heads(self.query(x) * self.config.head_size**-0.5)
-        key = self._split_heads(self.key(x))
-        value = self._split_heads(self.value(x))
+        query, key, value = (common.chain(projection, x) for projection in self.projections())
+        query = self._split_heads(query * self.config.head_size**-0.5)
+        key, value = self._split_heads(key), self._split_heads(value)
 
         logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
         logits = ops.cast(logits, "float32")

@@ -1,4 +1,4 @@
-"""The layers against the vectors of the authors' released blocks, and as Keras layers."""
+"""The layers against vectors of the blocks of Google's MaxViT release, and as Keras layers."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from coatnet_tf import layers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-# Names in the released code -> names of the layers here.
+# Names in the release -> names of the layers here.
 RENAMED = {
     "mbconv": {
         "shortcut_conv": "proj",
@@ -61,7 +61,7 @@ def assign(layer, weights):
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("mbconv*.npz")), ids=lambda path: path.stem)
-def test_mbconv_is_the_authors(path):
+def test_mbconv_is_that_of_the_maxvit_release(path):
     inputs, output, settings, weights = load_golden(path)
     downsampling = DOWNSAMPLING[settings["downsample_loc"]]
     layer = layers.MBConv(output.shape[-1], settings["pool_stride"], downsampling=downsampling)
@@ -72,7 +72,7 @@ def test_mbconv_is_the_authors(path):
 
 @pytest.mark.parametrize("reindexing", ["gather", "einsum"])
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("transformer*.npz")), ids=lambda path: path.stem)
-def test_transformer_block_is_the_authors(path, reindexing):
+def test_transformer_block_is_that_of_the_maxvit_release(path, reindexing):
     inputs, output, settings, weights = load_golden(path)
     relative = any("relative_bias" in name for name in weights)
     layer = layers.TransformerBlock(
