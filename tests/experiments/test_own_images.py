@@ -80,6 +80,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, caplog):
     assert "1 of 1 entries are no images by name, such as 'notes.txt', and are left out" in caplog.text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     folder_config.epochs = 4
     run(folder_config, tmp_path / "run", make_strategy("one_device"))
@@ -108,6 +109,7 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
         evaluate.evaluate(tmp_path, tmp_path / "evaluation")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path):
     run(folder_config, tmp_path / "run", make_strategy("one_device"))
     (colors / "red" / "new.jpg").write_bytes(jpeg(7))
@@ -164,6 +166,7 @@ def test_damaged_images_of_all_processes_count():
     assert damaged.has_news and damaged.names == ["a", "b", "c", "d"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):
     names = damage(colors)
     with pytest.raises(RunStopped, match=r"of \d+ images cannot be decoded, more than .* 0.001 allows: .*(red|green)"):
@@ -184,6 +187,7 @@ def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_pa
     assert "| Images left out, as they cannot be decoded | 3 |" in (tmp_path / "again" / workdir.REPORT).read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder_config, colors, tmp_path):
     """Also the run that is repeated without mending them; mended, it ends."""
     folder_config.epochs = 1
@@ -252,6 +256,7 @@ def test_archives_are_built_from_the_command_line(archives, tmp_path):
     assert info.features["label"].feature.names == ["cat", "dog", "n01440764"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_imagenet_in_miniature(run, config, tmp_path):
     """Archives in the original's layout, through TFDS's own builder."""
     manual = make_imagenet(tmp_path / "manual")

@@ -14,6 +14,8 @@ from experiments.data import pipeline, sources
 from experiments.strategies import make_strategy
 from experiments.trainer import Trainer, make_model_config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")  # `whole_run` has some
+
 
 @pytest.fixture
 def strategy():

@@ -13,7 +13,7 @@ import pytest
 
 import coatnet_tf
 from experiments import train, workdir
-from experiments.recipes import digits, small_folder
+from experiments.recipes import base, digits, small_folder
 from experiments.trainer import make_model_config
 from tools import check_saved_model, fine_tune
 
@@ -162,5 +162,5 @@ def test_values_follow_the_number_of_images(images, batch_size, epochs):
 
 
 def test_recipe_without_a_number_is_refused():
-    with pytest.raises(ValueError, match="'many' is no number"):
+    with pytest.raises(base.RecipeError, match="'many' is no number"):
         small_folder.get_config("many")
