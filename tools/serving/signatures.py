@@ -68,19 +68,29 @@ def write(
     )
     names = tf.lookup.StaticHashTable(lines, default_value="")
 
-    @tf.function(autograph=False)  # traced once for all signatures
+    images_spec = tf.TensorSpec((None, *model.input_shape[1:]), input_dtype, name="images")
+    files_spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
+
     def probabilities(batch: tf.Tensor) -> tf.Tensor:
         batch = tf.ensure_shape(batch, (None, *model.input_shape[1:]))
         count = tf.shape(batch)[0]
         one_at_least = [[0, tf.cast(tf.equal(count, 0), tf.int32)], [0, 0], [0, 0], [0, 0]]  # no kernel takes none
         return tf.cast(model(tf.pad(batch, one_at_least), training=False), tf.float32)[:count]
 
+    def decode_files(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decode(encoded, channels, size, window)
+
+    # Each is traced once for all signatures.
+    pixels_spec = tf.TensorSpec(images_spec.shape, tf.float32)
+    traced_probabilities = tf.function(probabilities, autograph=False).get_concrete_function(pixels_spec)
+    traced_decode = tf.function(decode_files, autograph=False).get_concrete_function(files_spec)
+
     def serving_default(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": probabilities(tf.cast(batch, tf.float32))}
+        return {"probabilities": traced_probabilities(tf.cast(batch, tf.float32))}
 
     def serving_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch, error = decode(encoded, channels, size, window)
-        found = probabilities(tf.cast(batch, tf.float32))
+        batch, error = traced_decode(encoded)
+        found = traced_probabilities(tf.cast(batch, tf.float32))
         found = tf.where(tf.equal(error, "")[:, None], found, float("nan"))
         return {"probabilities": found, "error": error}
 
@@ -93,11 +103,9 @@ def write(
 
     archive = keras.export.ExportArchive()
     archive.track(names)
-    image_batch = tf.TensorSpec((None, *model.input_shape[1:]), input_dtype, name="images")
-    encoded_batch = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    archive.add_endpoint("serving_default", serving_default, [image_batch])
-    archive.add_endpoint("serving_bytes", serving_bytes, [encoded_batch])
-    archive.add_endpoint("classify", classify, [encoded_batch])
+    archive.add_endpoint("serving_default", serving_default, [images_spec])
+    archive.add_endpoint("serving_bytes", serving_bytes, [files_spec])
+    archive.add_endpoint("classify", classify, [files_spec])
     archive.write_out(str(folder), verbose=False)
     names_file.unlink()
 
