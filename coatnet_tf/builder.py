@@ -10,10 +10,10 @@ from typing import Any
 
 import keras
 
-from coatnet_tf.config import Network
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import is_positive_int, replace
+from coatnet_tf.network import Network
 from coatnet_tf.pretrained import load_initial_weights
 from coatnet_tf.weights import Loaded
 

@@ -15,7 +15,7 @@ import keras
 
 from coatnet_tf import rivals
 from coatnet_tf.builder import DEFAULT_SIZE
-from coatnet_tf.config import CoAtNetConfig, Network
+from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import get_config
 from coatnet_tf.layers import (
     CentredMaxPooling2D,
@@ -29,6 +29,7 @@ from coatnet_tf.layers import (
     StochasticDepth,
 )
 from coatnet_tf.layers.options import Shape, replace
+from coatnet_tf.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,13 +370,13 @@ def _(layer: rivals.ScaledStandardizedConv2D, shape: Shape) -> tuple[Cost, Shape
 
 @_cost.register
 def _(layer: rivals.Bottleneck, shape: Shape) -> tuple[Cost, Shape]:
-    shortcut, _ = _chain(layer.shortcut(), shape)
-    branch, output = _chain(layer.branches()[0], shape)
-    return shortcut + branch + _activated(_tensor(output), output), output
+    cost, output = _cost.dispatch(ResidualBlock)(layer, shape)
+    return _activated(cost, output), output
 
 
 @_cost.register
 def _(layer: rivals.NFNetBlock, shape: Shape) -> tuple[Cost, Shape]:
+    _prepare(layer, shape)
     shortcut, _ = _chain(layer.shortcut(), shape)
     branch, output = _chain(layer.branches()[0], shape)
     return _activated(shortcut, shape) + branch + _tensor(output, params=1), output

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from coatnet_tf.config import Preprocessing
 from coatnet_tf.layers.options import check
+from coatnet_tf.network import Preprocessing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from coatnet_tf.layers import common
-from coatnet_tf.layers.options import ConfiguredLayer, Initializer, Options, PositiveInt, Shape, check
+from coatnet_tf.layers.options import ConfiguredLayer, Options, PositiveInt, Shape, check
 
 BiasReindexing = Literal["gather", "einsum"]
 
@@ -203,11 +203,9 @@ class RelativeSelfAttention(ConfiguredLayer):
     def __init__(
         self, filters: int, kernel_initializer: Any = None, config: AttentionConfig | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(config, **kwargs)
+        super().__init__(kernel_initializer, config, **kwargs)
         check("filters", filters, PositiveInt)
-        check("kernel_initializer", kernel_initializer, Initializer)
         self.filters = filters
-        self.kernel_initializer = kernel_initializer
         if self.config.attention_width == "output":
             self._check_heads(filters)
 
@@ -297,8 +295,4 @@ class RelativeSelfAttention(ConfiguredLayer):
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
-        }
+        return {**super().get_config(), "filters": self.filters}

@@ -30,11 +30,6 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
     return keras.initializers.get(identifier).clone()
 
 
-def serialize_initializer(identifier: Any) -> Any:
-    """What `get_config` keeps of an initializer; names and `None` stay as they are."""
-    return keras.initializers.serialize(identifier) if callable(identifier) else identifier
-
-
 @keras.saving.register_keras_serializable(package="coatnet_tf")
 def gelu(x: Any) -> Any:
     """GELU in its tanh form."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 from coatnet_tf.layers import common, pooling
-from coatnet_tf.layers.options import ConfiguredLayer, Initializer, Options, PositiveInt, PositiveNumber, Shape, check
+from coatnet_tf.layers.options import ConfiguredLayer, Options, PositiveInt, PositiveNumber, Shape, check
 from coatnet_tf.layers.residual import ResidualBlock
 
 
@@ -55,11 +55,9 @@ class SqueezeExcite(ConfiguredLayer):
         config: SqueezeExciteConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(config, **kwargs)
+        super().__init__(kernel_initializer, config, **kwargs)
         check("bottleneck", bottleneck, PositiveInt)
-        check("kernel_initializer", kernel_initializer, Initializer)
         self.bottleneck = bottleneck
-        self.kernel_initializer = kernel_initializer
 
     def prepare(self, input_shape: Shape) -> None:
         """Makes the layers of the gate for an input, unbuilt."""
@@ -91,11 +89,7 @@ class SqueezeExcite(ConfiguredLayer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "bottleneck": self.bottleneck,
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
-        }
+        return {**super().get_config(), "bottleneck": self.bottleneck}
 
 
 @dataclasses.dataclass(frozen=True)

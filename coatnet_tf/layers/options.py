@@ -224,18 +224,24 @@ class ConfiguredLayer(keras.layers.Layer):
     """A layer whose options are a dataclass, `config_class`; its `get_config` has the fields of that.
 
     Args:
+        kernel_initializer: Initializer of the kernels; normal(0.02) by default.
         config: The options; the defaults of `config_class` if there are none.
         **kwargs: Fields of the options to replace, by name, and arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
     config_class: type[Any]
 
-    def __init__(self, config: Any, **kwargs: Any) -> None:
+    def __init__(self, kernel_initializer: Any = None, config: Any = None, **kwargs: Any) -> None:
         names = {path[-1] for path in paths(self.config_class)}
         changes = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         super().__init__(**kwargs)
+        check("kernel_initializer", kernel_initializer, Initializer)
         config = self.config_class() if config is None else config
         check("config", config, self.config_class)
+        self.kernel_initializer = kernel_initializer
         self.config = replace(config, **changes)
 
     def named(self, name: str) -> dict[str, Any]:
@@ -243,4 +249,7 @@ class ConfiguredLayer(keras.layers.Layer):
         return {"name": f"{self.name}_{name}", "dtype": self.dtype_policy}
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **dataclasses.asdict(self.config)}
+        initializer = self.kernel_initializer
+        if callable(initializer):  # names and configs stay as they are
+            initializer = keras.initializers.serialize(initializer)
+        return {**super().get_config(), **dataclasses.asdict(self.config), "kernel_initializer": initializer}

@@ -11,7 +11,6 @@ from keras import ops
 from coatnet_tf.layers import common, pooling
 from coatnet_tf.layers.options import (
     ConfiguredLayer,
-    Initializer,
     PositiveInt,
     Rate,
     Shape,
@@ -49,15 +48,13 @@ class ResidualBlock(ConfiguredLayer):
         config: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(config, **kwargs)
+        super().__init__(kernel_initializer, config, **kwargs)
         check("filters", filters, PositiveInt)
         check("strides", strides, Strides)
         check("drop_path_rate", drop_path_rate, Rate)
-        check("kernel_initializer", kernel_initializer, Initializer)
         self.filters = filters
         self.strides = strides
         self.drop_path_rate = drop_path_rate
-        self.kernel_initializer = kernel_initializer
 
     @abc.abstractmethod
     def prepare(self, input_shape: Shape) -> None:
@@ -110,5 +107,4 @@ class ResidualBlock(ConfiguredLayer):
             "filters": self.filters,
             "strides": self.strides,
             "drop_path_rate": self.drop_path_rate,
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
         }

@@ -9,7 +9,7 @@ import keras
 
 from coatnet_tf.layers import common, pooling
 from coatnet_tf.layers.attention import AttentionConfig, RelativeSelfAttention
-from coatnet_tf.layers.options import ConfiguredLayer, Initializer, Options, PositiveNumber, Shape, check
+from coatnet_tf.layers.options import ConfiguredLayer, Options, PositiveNumber, Shape, check
 from coatnet_tf.layers.residual import ResidualBlock
 
 
@@ -88,11 +88,6 @@ class FeedForward(ConfiguredLayer):
 
     config_class = FeedForwardConfig
 
-    def __init__(self, kernel_initializer: Any = None, config: FeedForwardConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(config, **kwargs)
-        check("kernel_initializer", kernel_initializer, Initializer)
-        self.kernel_initializer = kernel_initializer
-
     def prepare(self, input_shape: Shape) -> None:
         """Makes the layers for an input, unbuilt."""
         config, width = self.config, input_shape[-1]
@@ -115,12 +110,6 @@ class FeedForward(ConfiguredLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "kernel_initializer": common.serialize_initializer(self.kernel_initializer),
-        }
 
 
 @dataclasses.dataclass(frozen=True)

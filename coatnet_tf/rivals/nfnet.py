@@ -10,9 +10,9 @@ import keras
 from keras import ops
 
 from coatnet_tf.builder import ImageShape
-from coatnet_tf.config import Network, Preprocessing, classifier_layers
-from coatnet_tf.layers import SqueezeExcite, StochasticDepth, common, pooling
-from coatnet_tf.layers.options import Options, PositiveInt, PositiveNumber, Rate, Shape, Strides, check
+from coatnet_tf.layers import ResidualBlock, SqueezeExcite, common, pooling
+from coatnet_tf.layers.options import Options, PositiveInt, PositiveNumber, Rate, Shape
+from coatnet_tf.network import Network, Preprocessing, classifier_layers
 from coatnet_tf.rivals.resnet import StandardizedConv2D
 
 STEM_STRIDES = (2, 1, 1, 2)
@@ -167,8 +167,25 @@ class ScaledStandardizedConv2D(StandardizedConv2D):
         self.gain.assign(store[str(1 + self.use_bias)])
 
 
+@dataclasses.dataclass(frozen=True)
+class NFNetBlockConfig(Options):
+    """Options of `NFNetBlock`.
+
+    Args:
+        project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
+        group_width: Least number of channels of a group.
+        alpha: Weight of the residual branch.
+        beta: One over the standard deviation that the input is expected to have.
+    """
+
+    project: bool = False
+    group_width: PositiveInt = 128
+    alpha: PositiveNumber = 0.2
+    beta: PositiveNumber = 1.0
+
+
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class NFNetBlock(keras.layers.Layer):
+class NFNetBlock(ResidualBlock):
     """Residual block without norms: `x <- shortcut + alpha * gain * SE(conv(act(... conv(beta * act(x)))))`.
 
     The branch has four scaled standardised convolutions, 1x1, grouped 3x3 (which carries the stride), grouped 3x3
@@ -177,16 +194,10 @@ class NFNetBlock(keras.layers.Layer):
 
     Args:
         filters: Output width; the inner width is half of it.
-        strides: 1 or 2.
-        project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
-        group_width: Least number of channels of a group.
-        alpha: Weight of the residual branch.
-        beta: One over the standard deviation that the input is expected to have.
-        drop_path_rate: Stochastic depth rate of the residual branch.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        **kwargs: Arguments of `ResidualBlock`, fields of `NFNetBlockConfig`, and arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If half of `filters` is no number of equal groups.
+        ValueError: If an argument is out of its range, or half of `filters` is no number of equal groups.
 
     Example:
     >>> import numpy as np
@@ -195,55 +206,32 @@ class NFNetBlock(keras.layers.Layer):
     (2, 4, 3, 32)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        strides: int = 1,
-        project: bool = False,
-        group_width: int = 128,
-        alpha: float = 0.2,
-        beta: float = 1.0,
-        drop_path_rate: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        check("filters", filters, PositiveInt)
-        check("strides", strides, Strides)
-        check("project", project, bool)
-        self.filters = filters
-        self.strides = strides
-        self.project = project
-        self.group_width = group_width
-        self.alpha = alpha
-        self.beta = beta
-        self.drop_path_rate = drop_path_rate
+    config_class = NFNetBlockConfig
 
-        inner, groups = filters // 2, count_groups(filters, group_width)
-        self.reduce_conv = self._conv(inner, 1, "reduce_conv")
-        self.spatial_conv1 = self._conv(inner, 3, "spatial_conv01", strides=strides, groups=groups)
-        self.spatial_conv2 = self._conv(inner, 3, "spatial_conv02", groups=groups)
-        self.expand_conv = self._conv(filters, 1, "expand_conv")
-        self.act, self.act1, self.act2, self.act3 = (
-            _activation(dtype=self.dtype_policy, name=f"{self.name}_act{number:02d}") for number in range(4)
-        )
-        self.se = SqueezeExcite(
-            filters // 2, "lecun_normal", se_activation="relu", dtype=self.dtype_policy, name=f"{self.name}_se"
-        )
-        self.drop_path = StochasticDepth(drop_path_rate, dtype=self.dtype_policy, name=f"{self.name}_drop_path")
-        self.proj_conv = self._conv(filters, 1, "proj_conv") if project else None
-        self.proj_pool: keras.layers.Layer | None = None
-        if strides > 1:
-            self.proj_pool = pooling.make_pool("avg", dtype=self.dtype_policy, name=f"{self.name}_proj_pool")
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(filters, **kwargs)
+        self.groups = count_groups(filters, self.config.group_width)
 
-    def _conv(self, filters: int, kernel_size: int, name: str, **kwargs: Any) -> ScaledStandardizedConv2D:
-        return _conv(filters, kernel_size, dtype=self.dtype_policy, name=f"{self.name}_{name}", **kwargs)
+    def prepare(self, input_shape: Shape) -> None:
+        common.check_images(self.name, input_shape)
+        filters, inner, groups = self.filters, self.filters // 2, self.groups
+        self.act, self.act1, self.act2, self.act3 = (_activation(**self.named(f"act{i:02d}")) for i in range(4))
+        self.reduce_conv = _conv(inner, 1, **self.named("reduce_conv"))
+        self.spatial_conv1 = _conv(inner, 3, strides=self.strides, groups=groups, **self.named("spatial_conv01"))
+        self.spatial_conv2 = _conv(inner, 3, groups=groups, **self.named("spatial_conv02"))
+        self.expand_conv = _conv(filters, 1, **self.named("expand_conv"))
+        self.se = SqueezeExcite(filters // 2, "lecun_normal", se_activation="relu", **self.named("se"))
+        self.drop_path = self.make_drop_path("drop_path")
+        self.proj_conv = _conv(filters, 1, **self.named("proj_conv")) if self.config.project else None
+        halves = self.config.project and self.strides > 1
+        self.proj_pool = pooling.make_pool("avg", **self.named("proj_pool")) if halves else None
 
     def shortcut(self) -> list[keras.layers.Layer]:
-        """The layers of the shortcut behind the first activation, in order; none for the input itself."""
-        return common.present(self.proj_pool, self.proj_conv) if self.project else []
+        """The layers of the shortcut behind the first activation; none for the input itself."""
+        return common.present(self.proj_pool, self.proj_conv)
 
     def branches(self) -> list[list[keras.layers.Layer]]:
-        """The layers of the residual branch behind the first activation, in order."""
+        """The layers of the residual branch behind the first activation."""
         branch = [
             *(self.reduce_conv, self.act1, self.spatial_conv1, self.act2, self.spatial_conv2, self.act3),
             *(self.expand_conv, self.se, self.drop_path),
@@ -251,28 +239,12 @@ class NFNetBlock(keras.layers.Layer):
         return [branch]
 
     def build(self, input_shape: Shape) -> None:
-        common.build_chain(self.shortcut(), input_shape)
-        common.build_chain(self.branches()[0], input_shape)
+        super().build(input_shape)
         self.skip_gain = self.add_weight(name="skip_gain", shape=(), initializer="zeros")
         common.finish_build(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = self.act(inputs) * self.beta
-        shortcut = common.chain(self.shortcut(), x) if self.project else inputs
+        x = self.act(inputs) * self.config.beta
+        shortcut = common.chain(self.shortcut(), x) if self.config.project else inputs
         x = common.chain(self.branches()[0], x) * 2.0
-        return ops.add(shortcut, x * (self.alpha * self.skip_gain))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*self.spatial_conv1.compute_output_shape(input_shape)[:-1], self.filters)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "strides": self.strides,
-            "project": self.project,
-            "group_width": self.group_width,
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "drop_path_rate": self.drop_path_rate,
-        }
+        return ops.add(shortcut, x * (self.config.alpha * self.skip_gain))

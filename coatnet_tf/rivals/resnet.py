@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.layers import common
-from coatnet_tf.layers.options import Options, PositiveInt, Shape, Strides, check
+from coatnet_tf.layers import ResidualBlock, common
+from coatnet_tf.layers.options import Options, PositiveInt, Shape
 
 GROUP_NORM_EPSILON = 1e-5
 INITIALIZER = "lecun_normal"  # the scale of a kernel that is standardised has no effect
@@ -128,21 +128,31 @@ class StandardizedConv2D(keras.layers.Conv2D):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
+@dataclasses.dataclass(frozen=True)
+class BottleneckConfig(Options):
+    """Options of `Bottleneck`.
+
+    Args:
+        project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
+        groups: Groups of every GroupNorm.
+    """
+
+    project: bool = False
+    groups: PositiveInt = 32
+
+
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class Bottleneck(keras.layers.Layer):
+class Bottleneck(ResidualBlock):
     """Residual block of 1x1, 3x3 and 1x1 standardised convolutions, each with GroupNorm; the 3x3 carries the stride.
 
     Inputs are `[batch, H, W, C]`, outputs `[batch, H / strides, W / strides, filters]`.
 
     Args:
         filters: Output width; the inner width is a quarter of it.
-        strides: 1 or 2.
-        project: Whether the shortcut is projected, as it must be where the width or the resolution changes.
-        groups: Groups of every GroupNorm.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        **kwargs: Arguments of `ResidualBlock`, fields of `BottleneckConfig`, and arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If 4 does not divide `filters`.
+        ValueError: If an argument is out of its range, or 4 does not divide `filters`.
 
     Example:
     >>> import numpy as np
@@ -151,37 +161,29 @@ class Bottleneck(keras.layers.Layer):
     (2, 4, 3, 64)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        strides: int = 1,
-        project: bool = False,
-        groups: int = 32,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        check("filters", filters, PositiveInt)
-        check("strides", strides, Strides)
-        check("project", project, bool)
+    config_class = BottleneckConfig
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(filters, **kwargs)
         if filters % 4:
             raise ValueError(f"filters must be divisible by 4, of which the inner width is one; got {filters}.")
-        self.filters = filters
-        self.strides = strides
-        self.project = project
-        self.groups = groups
 
-        inner = filters // 4
+    def prepare(self, input_shape: Shape) -> None:
+        common.check_images(self.name, input_shape)
+        inner = self.filters // 4
         self.reduce_conv, self.reduce_norm = self._conv_and_norm(inner, 1, 1, "reduce")
-        self.spatial_conv, self.spatial_norm = self._conv_and_norm(inner, 3, strides, "spatial")
-        self.expand_conv, self.expand_norm = self._conv_and_norm(filters, 1, 1, "expand")
-        self.proj: list[keras.layers.Layer] = self._conv_and_norm(filters, 1, strides, "proj") if project else []
+        self.spatial_conv, self.spatial_norm = self._conv_and_norm(inner, 3, self.strides, "spatial")
+        self.expand_conv, self.expand_norm = self._conv_and_norm(self.filters, 1, 1, "expand")
+        self.drop_path = self.make_drop_path("drop_path")
+        self.proj_conv: Any = None
+        self.proj_norm: Any = None
+        if self.config.project:
+            self.proj_conv, self.proj_norm = self._conv_and_norm(self.filters, 1, self.strides, "proj")
         self.reduce_act, self.spatial_act, self.act = (
-            common.activation("relu", dtype=self.dtype_policy, name=f"{self.name}_{name}")
-            for name in ("reduce_act", "spatial_act", "act")
+            common.activation("relu", **self.named(name)) for name in ("reduce_act", "spatial_act", "act")
         )
 
-    def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> list[keras.layers.Layer]:
-        name = f"{self.name}_{name}"
+    def _conv_and_norm(self, filters: int, kernel_size: int, strides: int, name: str) -> tuple[Any, Any]:
         conv = StandardizedConv2D(
             filters,
             kernel_size,
@@ -190,40 +192,24 @@ class Bottleneck(keras.layers.Layer):
             use_bias=False,
             data_format="channels_last",
             kernel_initializer=INITIALIZER,
-            dtype=self.dtype_policy,
-            name=f"{name}_conv",
+            **self.named(f"{name}_conv"),
         )
-        return [conv, _group_norm(self.groups, name=f"{name}_norm", dtype=self.dtype_policy)]
+        return conv, _group_norm(self.config.groups, **self.named(f"{name}_norm"))
 
     def shortcut(self) -> list[keras.layers.Layer]:
-        """The layers of the shortcut, in order."""
-        return list(self.proj)
+        return common.present(self.proj_conv, self.proj_norm)
 
     def branches(self) -> list[list[keras.layers.Layer]]:
-        """The layers of the residual branch, in order."""
         branch = [
             *(self.reduce_conv, self.reduce_norm, self.reduce_act),
             *(self.spatial_conv, self.spatial_norm, self.spatial_act),
-            *(self.expand_conv, self.expand_norm),
+            *(self.expand_conv, self.expand_norm, self.drop_path),
         ]
         return [branch]
 
-    def build(self, input_shape: Shape) -> None:
-        common.build_chain(self.shortcut(), input_shape)
-        common.build_chain(self.branches()[0], input_shape)
-        common.finish_build(self)
-
-    def call(self, inputs: Any) -> Any:
-        return self.act(ops.add(common.chain(self.shortcut(), inputs), common.chain(self.branches()[0], inputs)))
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.act(super().call(inputs, training))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*self.spatial_conv.compute_output_shape(input_shape)[:-1], self.filters)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "strides": self.strides,
-            "project": self.project,
-            "groups": self.groups,
-        }
+        batch, *size, _ = input_shape
+        return (batch, *(None if n is None else -(-n // self.strides) for n in size), self.filters)

@@ -116,14 +116,13 @@ def bottleneck(block, prefix):
     for number, part in enumerate(("reduce", "spatial", "expand"), start=1):
         yield from conv(getattr(block, f"{part}_conv"), f"{prefix}conv{number}")
         yield from norm(getattr(block, f"{part}_norm"), f"{prefix}norm{number}")
-    if block.project:
-        projection, its_norm = block.proj
-        yield from conv(projection, prefix + "downsample.conv")
-        yield from norm(its_norm, prefix + "downsample.norm")
+    if block.config.project:
+        yield from conv(block.proj_conv, prefix + "downsample.conv")
+        yield from norm(block.proj_norm, prefix + "downsample.norm")
 
 
 def nfnet(block, prefix):
-    if block.project:
+    if block.config.project:
         yield from conv(block.proj_conv, prefix + "downsample.conv")
     yield from conv(block.reduce_conv, prefix + "conv1")
     yield from conv(block.spatial_conv1, prefix + "conv2")
