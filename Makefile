@@ -3,9 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/digits
 PY := $(VENV)/bin/python
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-slow lint test-tensorflow test-jax clean
+.PHONY: demo test test-slow lint test-tensorflow test-jax test-oldest clean
 
 # Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
 demo: $(VENV)/installed
@@ -36,6 +35,20 @@ test-jax: $(VENV)/installed
 test-slow: $(VENV)/installed test-oldest
 	$(PY) -m pytest -m slow -n auto --maxprocesses=4 --dist=worksteal --durations=15
 
+# The library on the oldest TensorFlow and Keras that setup.cfg allows, in an environment of its own.
+OLDEST := $(VENV)-oldest
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -q tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_config.py \
+		tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py
+
+$(OLDEST)/installed: setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12))' || { \
+		echo "The oldest TensorFlow needs Python 3.12 or older: make test-oldest PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet pytest \
+		$$(sed -n 's/^ *\(tensorflow\|keras\)>=\([0-9.]*\)$$/\1==\2.*/p' setup.cfg)
+	@touch $@
+
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -45,4 +58,4 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build *.egg-info

@@ -12,16 +12,21 @@ Times depend on the machine and on what else it does; ratios of one run are what
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 from pathlib import Path
 
 from absl import app, flags
 
+from experiments import logs
 from tools.benchmarks import memory, timing, training
 
 TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
 
 
 def main(argv: list[str]) -> None:
+    logs.show_ours()
     what = argv[1] if len(argv) == 2 else ""
     if what == "inference":
         from tools.benchmarks import inference  # here, as it needs the extra `export`

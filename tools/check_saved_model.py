@@ -9,12 +9,15 @@ that shows mistakes first.
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
-from experiments import report, workdir
+from experiments import logs, report, workdir
 from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
@@ -124,6 +127,7 @@ def check(folder: Path, saved_model: Path) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    logs.show_ours()
     try:
         print(check(Path(flags.FLAGS.workdir), Path(flags.FLAGS.saved_model)))
     except (FileNotFoundError, ValueError) as error:

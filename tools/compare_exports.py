@@ -7,13 +7,16 @@ prints a table; each of the arguments is the folder of one version, for whicheve
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
-from experiments import workdir
+from experiments import logs, workdir
 from tools.serving import exported, held_out
 
 
@@ -47,6 +50,7 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
+    logs.show_ours()
     if len(argv) < 2:
         raise app.UsageError("Name the folders of the versions to compare.")
     try:

@@ -12,6 +12,9 @@ the names that there are. The third takes the folder of a run or a `.keras` file
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import coatnet_tf
+from experiments import logs
 from tools import model_files
 
 _KERAS = (".keras", ".weights.h5")
@@ -83,6 +87,7 @@ def _check_output(output: Path, suffixes: tuple[str, ...]) -> None:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    logs.show_ours()
     if FLAGS.list:
         for entry in coatnet_tf.list_weights():
             print(entry)

@@ -9,6 +9,9 @@ whose images are not square, the whole image is stretched to them. `tools/explan
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ import tensorflow as tf
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments import workdir
+from experiments import logs, workdir
 from experiments.data import images, sources
 from tools import model_files
 from tools.explanations import maps
@@ -212,6 +215,7 @@ def whole_numbers(flag: str, values: Sequence[str]) -> tuple[int, ...]:
 
 
 def main(argv: list[str]) -> None:
+    logs.show_ours()
     values: dict[str, Any] = {name: getattr(flags.FLAGS, name) for name in ("count", "class_name", "preprocessing")}
     for name in ("output", "workdir", "weights", "labels"):
         path = getattr(flags.FLAGS, name)

@@ -9,6 +9,9 @@ for the server and a `model_card.md`. A version appears whole or not at all: it 
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 import contextlib
 import dataclasses
 import json
@@ -22,7 +25,7 @@ import keras
 from absl import app, flags
 
 import coatnet_tf
-from experiments import workdir
+from experiments import logs, workdir
 from experiments.data import images
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
@@ -235,6 +238,7 @@ def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, 
 
 def main(argv: list[str]) -> None:
     del argv
+    logs.show_ours()
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(ExportOptions)}
     for name in ("output", "workdir", "weights", "labels"):
         values[name] = Path(values[name]) if values[name] else None

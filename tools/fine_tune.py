@@ -16,19 +16,22 @@ same command resumes a stopped run. Exit status: as `experiments.train`.
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import stored_shapes
-from experiments import evaluate, train, workdir
+from experiments import evaluate, logs, train, workdir
 from experiments.data import folder
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -201,7 +204,7 @@ def finish(output: epath.Path, test: str) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logging.set_verbosity(logging.INFO)
+    logs.show_ours()
     output = epath.Path(flags.FLAGS.output)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     try:

@@ -10,17 +10,22 @@
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
+from experiments import logs
 from tools.paper import family_picture, tables
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    logs.show_ours()
     values = flags.FLAGS
     if values.write:
         path = Path(values.write)

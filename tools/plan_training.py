@@ -11,6 +11,9 @@ reach the same share is an assumption, and `--utilisation` replaces it.
 
 from __future__ import annotations
 
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
 from collections.abc import Sequence
 
 import ml_collections
@@ -18,6 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import coatnet_tf
+from experiments import logs
 from experiments.trainer import make_model_config
 from tools.paper.published import CORE_DAYS
 from tools.paper.training_cost import (
@@ -182,6 +186,7 @@ def _verdict(memory: TrainingMemory, chip: Accelerator, devices: int, plain: int
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    logs.show_ours()
     values = flags.FLAGS
     try:
         if values["config"].value is None:
