@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import warnings
@@ -13,13 +14,11 @@ import keras
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import is_positive_int, replace
-from coatnet_tf.network import Network
+from coatnet_tf.network import ImageShape, Network
 from coatnet_tf.pretrained import load_initial_weights
 from coatnet_tf.weights import Loaded
 
 DEFAULT_SIZE = 224
-
-ImageShape = tuple[int, int, int]
 
 
 def build_model(
@@ -66,6 +65,9 @@ def build_model(
             stages, or the weights do not fit (by name and shape).
         FileNotFoundError: If `weights` does not exist.
     """
+    for option in options:
+        if near := difflib.get_close_matches(option, _ARGUMENTS, n=1, cutoff=0.8):
+            raise ValueError(f"There is no argument {option!r}; the nearest is {near[0]}.")
     config = replace(config, **options)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
@@ -79,8 +81,11 @@ def build_model(
         layers = config.map_layers(shape, dtype) + _pooling_layers(pooling, dtype)
     model = keras.Model(backbone.inputs, common.chain(layers, backbone.output), name=name or config.name)
     if weights is not None:
-        report(load_initial_weights(model, weights, reset_head=not include_top), os.fspath(weights))
+        warn_of_changes(load_initial_weights(model, weights, reset_head=not include_top), os.fspath(weights))
     return model
+
+
+_ARGUMENTS = [name for name in inspect.signature(build_model).parameters if name != "options"]
 
 
 def build_backbone(
@@ -116,7 +121,7 @@ def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
     return input_tensor
 
 
-def report(loaded: Loaded, name: str) -> None:
+def warn_of_changes(loaded: Loaded, name: str) -> None:
     """Warns of what was resized or begun anew."""
     if loaded.resized or loaded.reset:
         warnings.warn(f"{name}: {loaded}.", stacklevel=3)

@@ -11,7 +11,7 @@ import keras
 
 from coatnet_tf.layers import MBConv, MBConvConfig, TransformerBlock, TransformerConfig, common, pooling
 from coatnet_tf.layers.options import Options, PositiveInt, Rate, Requirement, Strides, make
-from coatnet_tf.network import Network, Preprocessing, classifier_layers
+from coatnet_tf.network import ImageShape, Network, Preprocessing, classifier_layers
 
 Head = Literal["pool_norm_hidden", "norm_pool", "pool"]
 RESERVED_NAMES = ("stem", "head", "image", "preprocessing", "predictions")  # of other layers
@@ -218,7 +218,7 @@ class CoAtNetConfig(Options, Network):
     def strides(self) -> list[tuple[str, int]]:
         return [("s0", self.stem.stem_stride), *((stage.name, stage.stride) for stage in self.stages)]
 
-    def feature_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+    def feature_layers(self, input_shape: ImageShape, dtype: Any = None) -> list[keras.layers.Layer]:
         layers = self.stem.layers(self.mbconv, self.kernel_initializer, dtype)
         rates = iter(self.drop_path_rates(self.num_blocks))
         names = iter(self.block_names())

@@ -11,9 +11,10 @@ from typing import Any
 
 import keras
 
-from coatnet_tf.builder import ImageShape, build_backbone, build_model, make_factory, report
+from coatnet_tf.builder import build_backbone, build_model, make_factory, warn_of_changes
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
+from coatnet_tf.network import ImageShape
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
@@ -94,7 +95,7 @@ def from_pretrained(
     if shape is None and arguments.get("input_tensor") is None:
         shape = (network.image_size, network.image_size, 3)
     model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
-    report(pretrained.load(model, reset_head), name)
+    warn_of_changes(pretrained.load(model, reset_head), name)
     return model
 
 
@@ -147,7 +148,7 @@ class CoAtNetBackbone(keras.Model):
         features = build_backbone(config, None, input_shape, include_preprocessing, dtype)
         if weights is not None:
             loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
-            report(loaded, os.fspath(weights))
+            warn_of_changes(loaded, os.fspath(weights))
         super().__init__(
             inputs=features.inputs, outputs=features.output, name=name or features.name, trainable=trainable
         )

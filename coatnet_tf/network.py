@@ -11,6 +11,7 @@ import keras
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import is_positive_int
 
+ImageShape = tuple[int, int, int]  # height, width, channels
 Preprocessing = Literal["tf", "torch"]
 
 
@@ -26,7 +27,7 @@ class Network(abc.ABC):
         """Stages of the network with their strides, in order."""
 
     @abc.abstractmethod
-    def feature_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+    def feature_layers(self, input_shape: ImageShape, dtype: Any = None) -> list[keras.layers.Layer]:
         """The unbuilt layers from the preprocessed image on, each called on the one before.
 
         Args:
@@ -34,7 +35,7 @@ class Network(abc.ABC):
             dtype: Dtype policy of the layers; Keras' global one by default.
         """
 
-    def map_layers(self, input_shape: tuple[int, int, int], dtype: Any = None) -> list[keras.layers.Layer]:
+    def map_layers(self, input_shape: ImageShape, dtype: Any = None) -> list[keras.layers.Layer]:
         """Those from the features to a feature map `[batch, H / total_stride, W / total_stride, width]`."""
         return []
 

@@ -9,10 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.builder import ImageShape
 from coatnet_tf.layers import ResidualBlock, SqueezeExcite, common, pooling
 from coatnet_tf.layers.options import Options, PositiveInt, PositiveNumber, Rate, Shape
-from coatnet_tf.network import Network, Preprocessing, classifier_layers
+from coatnet_tf.network import ImageShape, Network, Preprocessing, classifier_layers
 from coatnet_tf.rivals.resnet import StandardizedConv2D
 
 STEM_STRIDES = (2, 1, 1, 2)

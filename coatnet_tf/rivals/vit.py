@@ -9,10 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.builder import ImageShape
 from coatnet_tf.layers import AttentionConfig, FeedForwardConfig, TransformerBlock, TransformerConfig, common
 from coatnet_tf.layers.options import Options, PositiveInt, Rate, Shape
-from coatnet_tf.network import Network, Preprocessing, classifier_layers
+from coatnet_tf.network import ImageShape, Network, Preprocessing, classifier_layers
 from coatnet_tf.rivals.resnet import ResNetConfig
 
 LAYER_NORM_EPSILON = 1e-6

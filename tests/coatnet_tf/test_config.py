@@ -87,3 +87,77 @@ def test_parts_of_a_stage_stay_together():
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         coatnet_tf.get_config("coatnet-0").name = "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"se_ratio": -3}, "se_ratio must be a positive number; got -3"),
+        ({"se_ratio": True}, "se_ratio must be a positive number; got True"),
+        ({"se_ratio": float("nan")}, "se_ratio must be a positive number; got nan"),
+        ({"expansion": 0}, "expansion must be a positive number; got 0"),
+        ({"conv_bias": "no"}, "conv_bias must be True or False; got 'no'"),
+        ({"conv_bias": 1}, "conv_bias must be True or False; got 1"),
+        ({"relative_attention": "False"}, "relative_attention must be True or False; got 'False'"),
+        ({"relative_attention": None}, "relative_attention must be True or False; got None"),
+        ({"conv_norm_epsilon": -1}, "conv_norm_epsilon must be a positive number or None; got -1"),
+        ({"kernel_size": 3.0}, "kernel_size must be a positive integer; got 3.0"),
+        ({"head_size": "32"}, "head_size must be a positive integer; got '32'"),
+        ({"relative_mlp_units": 0}, "relative_mlp_units must be a positive integer or None; got 0"),
+        ({"layer_scale": 0}, "layer_scale must be a positive number or None; got 0"),
+        ({"activation": "swish"}, "activation must be one of gelu_tanh, gelu, silu, relu; got 'swish'"),
+        ({"mbconv": None}, "mbconv must be a MBConvConfig; got None"),
+        ({"mbconv": {"learning_rate": 1}}, "MBConvConfig has no field 'learning_rate'"),
+        ({"stem_width": (8, "8")}, "stem_width must be a positive integer or a tuple, each a positive integer"),
+        ({"stem_width": (8, 8, 8)}, "stem_width must be a positive integer, or one for each of the 2 convolutions"),
+        ({"dropout": "0.1"}, "dropout must be at least 0 and below 1; got '0.1'"),
+        ({"stages": [1]}, "stages must be a tuple, each a StageConfig"),
+        ({"preprocessing": "caffe"}, "preprocessing must be one of tf, torch; got 'caffe'"),
+    ],
+)
+def test_every_option_is_checked_types_too(options, message):
+    with pytest.raises(ValueError, match=message):
+        coatnet_tf.get_config("coatnet-0", **options)
+
+
+def test_options_are_found_by_name_at_any_depth():
+    config = coatnet_tf.get_config(
+        "coatnet-0", head_size=64, ffn_bias=False, mbconv={"pool": "avg"}, activation="relu", stem_stride=1
+    )
+    assert (config.transformer.attention.head_size, config.transformer.ffn.ffn_bias) == (64, False)
+    assert (config.mbconv.pool, config.mbconv.activation, config.transformer.pool) == ("avg", "relu", "max")
+    assert config.stem.stem_stride == 1
+    assert coatnet_tf.FAMILY["coatnet-0"].mbconv.pool == "max"
+    assert coatnet_tf.CoAtNetConfig(**dataclasses.asdict(config)) == config
+
+
+def test_changes_that_only_fit_together_are_made_together():
+    """Widths of 48 take no heads of 32, and heads of 16 no width of 24: neither change could come first."""
+    config = coatnet_tf.make_config("x", (1, 1, 1), (8, 8, 48), "CT", head_size=16)
+    stages = (config.stages[0], dataclasses.replace(config.stages[1], width=40))
+    assert coatnet_tf.get_config(config, stages=stages, head_size=20).stages[1].width == 40
+
+
+@pytest.mark.parametrize("layer", [coatnet_tf.layers.MBConv, coatnet_tf.layers.TransformerBlock])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filters": 0}, "filters must be a positive integer; got 0"),
+        ({"filters": 8.0}, "filters must be a positive integer; got 8.0"),
+        ({"filters": 32, "strides": True}, "strides must be 1 or 2; got True"),
+        ({"filters": 32, "drop_path_rate": None}, "drop_path_rate must be at least 0 and below 1; got None"),
+        ({"filters": 32, "kernel_initializer": "lecun"}, "kernel_initializer must be None or a Keras initializer"),
+        ({"filters": 32, "config": {"pool": "avg"}}, "config must be a .*Config; got"),
+        ({"filters": 32, "pool": "mean"}, "pool must be one of max, max3, avg; got 'mean'"),
+        ({"filters": 32, "pol": "max"}, "Unrecognized keyword arguments passed to"),
+    ],
+)
+def test_every_argument_of_a_block_is_checked(layer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer(**arguments)
+
+
+def test_an_mbconv_of_half_an_expansion_more():
+    block = coatnet_tf.layers.MBConv(8, expansion=1.5)
+    block.build((None, 4, 4, 8))
+    assert block.depthwise_conv.kernel.shape[-2] == 12

@@ -211,6 +211,11 @@ def test_decode_predictions_refuses_other_shapes():
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "must be a Keras tensor"),
         ({"input_tensor": keras.Input((32, 32, 1)), "input_shape": (32, 32, 3)}, "disagree"),
         ({"drop_path_rate": -0.1}, "drop_path_rate must be at least 0"),
+        ({"clases": 3}, "There is no argument 'clases'; the nearest is classes"),
+        ({"head_sise": 8}, "has no field 'head_sise'; the nearest are head_size"),
+        ({"pool": "avg"}, "pool is a field in several places; say which one: mbconv={'pool': ...} or transformer="),
+        ({"mbconv": {"pool": "mean"}}, "pool must be one of max, max3, avg; got 'mean'"),
+        ({"dtype": "float99"}, "Cannot convert 'float99'"),
     ],
 )
 def test_bad_arguments_are_refused(tiny, arguments, message):
