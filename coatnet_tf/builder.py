@@ -79,7 +79,7 @@ def build_model(
     else:
         shape = tuple(backbone.input_shape[1:]) if input_tensor is None else tuple(input_tensor.shape[1:])
         layers = config.map_layers(shape, dtype) + _pooling_layers(pooling, dtype)
-    model = keras.Model(backbone.inputs, common.chain(layers, backbone.output), name=name or config.name)
+    model = keras.Model(backbone.input, common.chain(layers, backbone.output), name=name or config.name)
     if weights is not None:
         warn_of_changes(load_initial_weights(model, weights, reset_head=not include_top), os.fspath(weights))
     return model

@@ -150,7 +150,7 @@ class CoAtNetBackbone(keras.Model):
             loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
             warn_of_changes(loaded, os.fspath(weights))
         super().__init__(
-            inputs=features.inputs, outputs=features.output, name=name or features.name, trainable=trainable
+            inputs=features.input, outputs=features.output, name=name or features.name, trainable=trainable
         )
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.config = config
