@@ -25,7 +25,7 @@ test-tensorflow: $(VENV)/installed
 
 # The library on Keras' JAX backend: the vectors of other people's code, and the outputs that TensorFlow gives.
 test-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=15 \
+	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15 \
 		tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py tests/jax_backend \
 		tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code \

@@ -100,6 +100,7 @@ def foreign_lines(text):
     return [line for line in re.split("[\r\n]+", text) if line.strip() and not ours.match(line)]
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
     """The dataset too is prepared by one of them, while the other waits, and damaged images are named by both."""
     damaged = (3, 7, 20, 33)

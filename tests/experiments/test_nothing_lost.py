@@ -75,6 +75,7 @@ def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_
     assert_same_run(*reversed(folders))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, monkeypatch):
     long_run.epochs = 2
     run(long_run, tmp_path / "whole", strategy)
@@ -94,6 +95,7 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
     run, config, strategy, scripted_losses, tmp_path, monkeypatch
 ):

@@ -27,19 +27,25 @@ np.savez(folder + "/reference.npz", images=images, output=model.predict(images, 
 """
 
 
-@pytest.mark.parametrize("reindexing", ["gather", "einsum"])
-def test_coatnet_0_gives_the_outputs_of_tensorflow(tmp_path, reindexing):
+@pytest.fixture(scope="module")
+def reference_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    command = [sys.executable, "-c", WRITE_REFERENCE, str(tmp_path), "coatnet-0"]
+    command = [sys.executable, "-c", WRITE_REFERENCE, str(folder), "coatnet-0"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    reference = np.load(tmp_path / "reference.npz")
+    return folder
+
+
+@pytest.mark.parametrize("reindexing", ["gather", "einsum"])
+def test_coatnet_0_gives_the_outputs_of_tensorflow(reference_folder, reindexing):
+    reference = np.load(reference_folder / "reference.npz")
     config = coatnet_tf.get_config("coatnet-0", bias_reindexing=reindexing)
     model = coatnet_tf.CoAtNet(
         config,
         input_shape=(64, 96, 3),
         downsampling="depthwise_conv",
         classifier_activation=None,
-        weights=tmp_path / "model.weights.h5",
+        weights=reference_folder / "model.weights.h5",
     )
     output = model.predict(reference["images"], verbose=0)
     largest = np.abs(reference["output"]).max()

@@ -29,6 +29,7 @@ def run_example(devices, tmp_path):
     return share, losses
 
 
+@pytest.mark.slow
 def test_sharded_states_train_alike(tmp_path):
     (whole, expected), (share, losses) = (run_example(devices, tmp_path) for devices in (1, 4))
     assert whole == 1

@@ -12,6 +12,7 @@ import coatnet_tf
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_lora", [False, True])
 def test_fine_tuning_in_plain_keras(with_lora, tmp_path, monkeypatch):
     blocks = re.findall("```python\n(.*?)```", README.read_text(), re.DOTALL)
