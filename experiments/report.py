@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from experiments import workdir
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+matplotlib.rcParams["text.parse_math"] = False  # a class can be called "$5 to $10"
 
 CONTACT_SHEET = 40  # images
 _COUNTS_SHOWN_UP_TO = 20  # classes
@@ -53,11 +56,11 @@ def write(
         "Training speed": f"{np.median([row['images_per_second'] for row in rows]):,.0f} images/s (median of epochs)",
     }
     lines = [
-        f"# {title}",
+        f"# {cell(title)}",
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in table.items()),
+        *(f"| {name} | {cell(value)} |" for name, value in table.items()),
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
@@ -65,6 +68,15 @@ def write(
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
     (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def cell(text: str) -> str:
+    r"""Text for a cell of a Markdown table, such as a name that others chose.
+
+    >>> print(cell("a|b *c*"))
+    a\|b \*c\*
+    """
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:

@@ -32,7 +32,7 @@ import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import stored_shapes
 from experiments import evaluate, logs, train, workdir
-from experiments.data import folder
+from experiments.data import folder, folder_splits
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
 from tools import export_saved_model
@@ -147,15 +147,18 @@ def find_images(path: str) -> Images:
         ValueError: If there is one class only, or a class has nothing to train on or nothing held out.
     """
     root, test = path.rstrip("/"), ""
-    if (epath.Path(root) / "train").is_dir():
-        if (epath.Path(root) / "test").is_dir():
+    layout = folder_splits.find_layout(root, "train")
+    if layout.splits:
+        usable = {purpose: name for purpose, name in layout.splits.items() if layout.classes_in(name)}
+        if "test" in usable:
             test = f"folder:{root}"
             folder.read(root, "train", "test")  # refuses other classes than those of train
-        if not any((epath.Path(root) / split).is_dir() for split in ("validation", "valid", "val")):
-            root += "/train"
-    class_names, training, held_out = folder.read(root, "train", "validation")
-    folder.check_classes(root, class_names, {"to train on": training, "held out": held_out})
-    return Images(f"folder:{root}", training.count, test)
+        if "validation" not in usable:
+            folder.say(f"{root}/{layout.splits['train']} is divided, as there are no validation images beside it.")
+            root += f"/{layout.splits['train']}"
+    found = folder.read(root, "train", "validation")
+    folder.check_classes(root, found.class_names, {"to train on": found.train, "held out": found.held_out})
+    return Images(f"folder:{root}", found.train.count, test)
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
