@@ -21,7 +21,7 @@ from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
-from experiments import logs, metrics, report, workdir
+from experiments import logs, metrics, path_flags, report, workdir
 from experiments.data import folder, folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     run = epath.Path(flags.FLAGS.workdir)
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:
-        measured = evaluate(run, output, flags.FLAGS.data, flags.FLAGS.split)
+        measured = evaluate(run, output, flags.FLAGS.data or "", flags.FLAGS.split)
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(
@@ -148,9 +148,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
-    flags.DEFINE_string("output", "", "Folder for the report; WORKDIR/evaluation by default.")
-    flags.DEFINE_string("data", "", "Dataset in place of the run's: tfds:NAME or folder:PATH.")
+    path_flags.define("workdir", None, "Folder of the finished run.")
+    path_flags.define("output", None, "Folder for the report; WORKDIR/evaluation by default.")
+    path_flags.define("data", None, "Dataset in place of the run's: tfds:NAME or folder:PATH.")
     flags.DEFINE_string("split", "", "Split in place of the run's held-out one.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

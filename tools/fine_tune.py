@@ -26,12 +26,11 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 from etils import epath
-from ml_collections import config_flags
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import stored_shapes
-from experiments import evaluate, logs, train, workdir
+from experiments import evaluate, logs, path_flags, recipe_flags, train, workdir
 from experiments.data import folder, folder_splits
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -209,7 +208,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
     output = epath.Path(flags.FLAGS.output)
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    overrides = recipe_flags.overrides()
     try:
         for flag in ("output", "init_from"):
             path = getattr(flags.FLAGS, flag)
@@ -227,12 +226,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "images", None, "Folder of class-named folders of images, or of train, validation, test of such."
-    )
-    flags.DEFINE_string("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
+    path_flags.define("images", None, "Folder of class-named folders of images, or of train, validation, test of such.")
+    path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
-    flags.DEFINE_string("output", None, "Folder of the new run; the same command resumes what it holds.")
-    config_flags.DEFINE_config_dict("config", small_folder.get_config(), "Fields of the recipe to override.")
+    path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")
+    recipe_flags.define_fields(small_folder.get_config())
     flags.mark_flags_as_required(["images", "init_from", "output"])
     app.run(main)

@@ -65,9 +65,8 @@ def test_each_kind_of_file_is_read_or_accounted_for(tmp_path):
         put(root / "a" / ".hidden.jpg", jpeg(1)): "hidden by their names",
         put(root / "beside.jpg", jpeg(1)): "beside the folders of the classes",
     }
-    for name in ("TIFF", "AVIF"):
-        Image.new("RGB", (4, 4)).save(tmp_path / "x", name)
-        file = put(root / "b" / name, (tmp_path / "x").read_bytes())
+    for name, begin in (("TIFF", b"MM\0*"), ("AVIF", bytes(4) + b"ftypavif")):
+        file = put(root / "b" / name, begin)
         if name in folder_files.READ:
             readable.append(file)
         else:
