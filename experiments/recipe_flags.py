@@ -75,14 +75,14 @@ def check_overrides(config: ml_collections.ConfigDict, arguments: Sequence[str])
     for index, argument in enumerate(arguments):
         if argument == "--":
             return
-        found = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        found = re.fullmatch(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
         if found is None:
             _check_is_no_field(argument, fields)
             continue
-        negated, name, value = found.groups()
-        if value is None and not negated:
+        name, value = found.groups()
+        if value is None and fields.get(name) is not bool:  # which is true without a value
             value = arguments[index + 1] if index + 1 < len(arguments) else None
-        _check_field(fields, name, bool(negated), value)
+        _check_field(fields, name, value)
 
 
 class _RecipeParser(flags.ArgumentParser):
@@ -113,14 +113,14 @@ def _fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return fields
 
 
-def _check_field(fields: Mapping[str, Any], name: str, negated: bool, value: str | None) -> None:
+def _check_field(fields: Mapping[str, Any], name: str, value: str | None) -> None:
     inside = [field for field in fields if field.startswith(f"{name}.")]
     if inside:
         raise RecipeError(f"config.{name} is a group of fields: give them one by one, as --config.{inside[0]}=VALUE.")
     if name not in fields:
         raise RecipeError(f"The recipe has no field {name!r}{_advice(name, fields)}.")
     kind = fields[name]
-    if kind in _KINDS and value is not None and not negated and not _is_a(kind, value):
+    if kind in _KINDS and value is not None and not _is_a(kind, value):
         raise RecipeError(f"--config.{name}={value}: the field takes {_KINDS[kind]}.")
 
 
