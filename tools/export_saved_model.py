@@ -220,12 +220,12 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
 
 def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, added: str) -> dict[str, Any]:
     _, size, _, channels = model.input_shape
-    part = "the central square" if crop == "center" else "the whole image"
+    part = model_card.CROPS[crop]
     return {
         "Version": version,
         "Format": options.format,
         "Images": f"{size} x {size}, {channels} channels, in [0, 255]",
-        "Of an encoded image": f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
+        model_card.ENCODED: f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
         "Classes": model.output_shape[-1],
         "Probabilities": added or "as the model gives them",
         "Weights, numbers": f"{model.count_params():,}",
