@@ -21,8 +21,8 @@ from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
-from experiments import logs, metrics, report, workdir
-from experiments.data import folder, pipeline, sources
+from experiments import logs, metrics, path_flags, report, workdir
+from experiments.data import folder, folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
 
@@ -39,8 +39,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         split: Split in place of the run's held-out one.
 
     Returns:
-        What `metrics.measure` returns, `damaged_images` (their names) and `chose_the_epoch`: whether these images chose
-        the weights, by early stopping, so that what is measured on them is optimistic.
+        What `metrics.measure` returns, `damaged_images` (their names), `left_out` (how many files of a folder are not
+        read, and why) and `chose_the_epoch`: whether these images chose the weights, by early stopping, so that what is
+        measured on them is optimistic.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
@@ -74,12 +75,15 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     probabilities, labels = _predict(model, source, config, damaged)
     measured = metrics.measure(probabilities, labels, class_names)
     measured["damaged_images"] = damaged.names
+    measured["left_out"] = folder_files.count_by_reason(source.left_out)
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
     output.mkdir(parents=True, exist_ok=True)
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
     report.plot_confusion(metrics.confusion_matrix(probabilities, labels), class_names, output / "confusion.png")
     title = f"{config.model.name} on {source.name}, {config.dataset.eval_split}"
     workdir.write_whole(output / "evaluation.md", _describe(title, measured))
+    if source.left_out:
+        workdir.write_whole(output / workdir.LEFT_OUT, folder_files.describe(source.left_out))
     return measured
 
 
@@ -111,8 +115,10 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.2%}"
 
-    lines = [f"# {title}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
+    lines = [f"# {report.cell(title)}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
+    if measured["left_out"]:
+        lines += [f"| Files that are not read | {measured['left_out']}; see {workdir.LEFT_OUT} |"]
     lines += [f"| Top-1 | {describe_top1(measured)} |", f"| Top-5 | {measured['top5']:.2%} |"]
     lines += [f"| Loss | {measured['loss']:.4f} |"]
     lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
@@ -120,7 +126,8 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
     lines += ["| class | images | recall | precision |", "| --- | --- | --- | --- |"]
     for name, of_class in measured["by_class"].items():
         lines.append(
-            f"| {name} | {of_class['images']:,} | {percent(of_class['recall'])} | {percent(of_class['precision'])} |"
+            f"| {report.cell(name)} | {of_class['images']:,} | {percent(of_class['recall'])} | "
+            f"{percent(of_class['precision'])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -131,7 +138,7 @@ def main(argv: list[str]) -> None:
     run = epath.Path(flags.FLAGS.workdir)
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:
-        measured = evaluate(run, output, flags.FLAGS.data, flags.FLAGS.split)
+        measured = evaluate(run, output, flags.FLAGS.data or "", flags.FLAGS.split)
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(
@@ -141,9 +148,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
-    flags.DEFINE_string("output", "", "Folder for the report; WORKDIR/evaluation by default.")
-    flags.DEFINE_string("data", "", "Dataset in place of the run's: tfds:NAME or folder:PATH.")
+    path_flags.define("workdir", None, "Folder of the finished run.")
+    path_flags.define("output", None, "Folder for the report; WORKDIR/evaluation by default.")
+    path_flags.define("data", None, "Dataset in place of the run's: tfds:NAME or folder:PATH.")
     flags.DEFINE_string("split", "", "Split in place of the run's held-out one.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

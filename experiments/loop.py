@@ -15,7 +15,7 @@ from etils import epath
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from experiments import checks, optimization, report, workdir
-from experiments.data import pipeline, sources
+from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
 from experiments.stops import Preempted, Preemption, RunStopped
@@ -318,6 +318,7 @@ def _write_results(
     images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
     probabilities = keras.ops.convert_to_numpy(model(images, training=False))
     cost = coatnet_tf.profile(model)
+    left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
     if trainer.best is not None:
         rows = workdir.read_metrics(folder)
@@ -338,6 +339,7 @@ def _write_results(
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
+            **({"Files that are not read": f"{left_out}; see {workdir.LEFT_OUT}"} if left_out else {}),
             "Images left out, as they cannot be decoded": damaged,
             "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from experiments import workdir
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+matplotlib.rcParams["text.parse_math"] = False  # a class can be called "$5 to $10"
 
 CONTACT_SHEET = 40  # images
 _COUNTS_SHOWN_UP_TO = 20  # classes
@@ -53,11 +56,11 @@ def write(
         "Training speed": f"{np.median([row['images_per_second'] for row in rows]):,.0f} images/s (median of epochs)",
     }
     lines = [
-        f"# {title}",
+        f"# {cell(title)}",
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in table.items()),
+        *(f"| {name} | {cell(value)} |" for name, value in table.items()),
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
@@ -65,6 +68,15 @@ def write(
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
     (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def cell(text: str) -> str:
+    r"""Text for a cell of a Markdown table, such as a name that others chose.
+
+    >>> print(cell("a|b *c*"))
+    a\|b \*c\*
+    """
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
@@ -101,21 +113,34 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: epat
 
 
 def plot_predictions(
-    images: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], path: epath.Path
+    images: np.ndarray,
+    targets: np.ndarray | None,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    path: epath.Path,
 ) -> None:
-    """Draws a contact sheet: each image with its predicted class and probability, mistakes in red."""
+    """Draws a contact sheet: each image with its predicted class and probability, mistakes in red if these are known.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 255].
+        targets: `[n, classes]` with 1 for each class of the image; `None` if they are not known.
+        probabilities: `[n, classes]`.
+        class_names: Names of the classes.
+        path: PNG to write.
+    """
     columns = 8
     rows = -(-len(images) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, image, target, scores in zip(grid.flat, images, targets, probabilities, strict=False):
+    for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
         predicted = int(scores.argmax())
         axes.imshow(np.clip(image, 0, 255).astype(np.uint8).squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
         text = f"{class_names[predicted]} {scores[predicted]:.0%}"
-        if not target[predicted]:
-            text += f"\nnot {class_names[int(target.argmax())]}"
-        axes.set_title(text, size=8, color="black" if target[predicted] else "red")
+        right = targets is None or targets[index][predicted]
+        if targets is not None and not right:
+            text += f"\nnot {class_names[int(targets[index].argmax())]}"
+        axes.set_title(text, size=8, color="black" if right else "red")
     _save(figure, path)
 
 

@@ -17,9 +17,8 @@ import sys
 import ml_collections
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from experiments import logs, loop
+from experiments import logs, loop, path_flags, recipe_flags
 from experiments.stops import LOST_WORKER, PREEMPTED_STATUS, Preempted, RunStopped
 from experiments.strategies import STRATEGIES, make_strategy
 
@@ -28,7 +27,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
-    config, folder = flags.FLAGS.config, epath.Path(flags.FLAGS.workdir)
+    config, folder = recipe_flags.recipe(), epath.Path(flags.FLAGS.workdir)
     if flags.FLAGS.data:
         config.dataset.name = flags.FLAGS.data
     if flags.FLAGS.init_from:
@@ -81,14 +80,14 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: 
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what it holds.")
-    flags.DEFINE_string("data", "", "Dataset in place of the recipe's: tfds:NAME or folder:PATH.")
-    flags.DEFINE_string(
-        "init_from", "", "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
+    recipe_flags.define_file(required=True)
+    path_flags.define("workdir", None, "Folder of the run; the same command resumes what it holds.")
+    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME or folder:PATH.")
+    path_flags.define(
+        "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
     )
     flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
     flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
+from experiments.data import folder_files
 from experiments.stops import LOST_WORKER, RunStopped
 
 if TYPE_CHECKING:  # export and serving do without
@@ -26,6 +27,7 @@ CLASSES = "classes.txt"
 DATA = "data.json"
 DAMAGED = "damaged.txt"  # training images that could not be decoded
 DAMAGED_IN_EVALUATION = "damaged_in_evaluation.txt"
+LEFT_OUT = "left_out.txt"  # files of a folder of images that are not read, with the reason
 REPORT = "report.md"
 _KEPT_CHECKPOINTS = 3
 
@@ -114,6 +116,8 @@ def claim(workdir: epath.Path, config: ml_collections.ConfigDict, source: Source
     """Writes the config of the run and what its data is into its folder, which is made if it is missing."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / DATA, json.dumps(_describe(source)) + "\n")
+    if source.left_out:
+        write_whole(workdir / LEFT_OUT, folder_files.describe(source.left_out))
     write_whole(workdir / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import logs
+from experiments import logs, path_flags
 from tools.benchmarks import memory, timing, training
 
 TRAINING = {"input": training.measure_input, "loop": training.measure_loop}
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string("peer", [], "NAME=PYTHON: a peer, and the Python of an environment that has it.")
-    flags.DEFINE_string("exports", "runs/benchmark", "Folder for the exported models; kept, and used again.")
-    flags.DEFINE_string("output", "runs/benchmark", "Folder for the table and the picture.")
+    path_flags.define("exports", "runs/benchmark", "Folder for the exported models; kept, and used again.")
+    path_flags.define("output", "runs/benchmark", "Folder for the table and the picture.")
     flags.DEFINE_integer("rounds", 15, "How often each is measured.", lower_bound=1)
     app.run(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import logs, report, workdir
+from experiments import logs, path_flags, report, workdir
 from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
-    flags.DEFINE_string("saved_model", None, "Folder of the versions, the newest of which is taken.")
+    path_flags.define("workdir", None, "Folder of the finished run.")
+    path_flags.define("saved_model", None, "Folder of the versions, the newest of which is taken.")
     flags.mark_flags_as_required(["workdir", "saved_model"])
     app.run(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import logs, workdir
+from experiments import logs, path_flags, workdir
 from tools.serving import exported, held_out
 
 
@@ -54,12 +54,13 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("Name the folders of the versions to compare.")
     try:
-        print("\n".join(compare_exports(Path(flags.FLAGS.workdir), [Path(name) for name in argv[1:]])))
+        versions = [Path(path_flags.expand(name)) for name in argv[1:]]
+        print("\n".join(compare_exports(Path(flags.FLAGS.workdir), versions)))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the finished run.")
+    path_flags.define("workdir", None, "Folder of the finished run.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -20,6 +20,7 @@ import rich.console
 from absl import app, flags
 
 import coatnet_tf
+from experiments import path_flags
 
 TOLERANCE = 1e-4
 NETWORKS = (
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     FLAGS = flags.FLAGS
-    flags.DEFINE_string("timm_python", None, "Interpreter of an environment with torch, timm and safetensors.")
-    flags.DEFINE_string("kecam_python", None, "Interpreter of an environment with keras-cv-attention-models, tf_keras.")
+    path_flags.define("timm_python", None, "Interpreter of an environment with torch, timm and safetensors.")
+    path_flags.define("kecam_python", None, "Interpreter of an environment with keras-cv-attention-models, tf_keras.")
     flags.DEFINE_string("only", None, "One network, by the end of its name; all by default.")
     app.run(main)

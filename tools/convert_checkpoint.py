@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import coatnet_tf
-from experiments import logs
+from experiments import logs, path_flags
 from tools import model_files
 
 _KERAS = (".keras", ".weights.h5")
@@ -94,15 +94,15 @@ def main(argv: Sequence[str]) -> None:
         return
     if not FLAGS.weights or not FLAGS.output:
         raise app.UsageError("Give --weights and --output, or --list.")
-    output = Path(FLAGS.output).expanduser()
-    path = Path(FLAGS.path).expanduser() if FLAGS.path else None
+    output = Path(FLAGS.output)
+    path = Path(FLAGS.path) if FLAGS.path else None
     if FLAGS.to == "timm" and (not FLAGS.network or path or FLAGS.image_size):
         raise app.UsageError("--to=timm needs --network beside --weights and --output, and takes nothing else.")
     if FLAGS.to == "keras" and FLAGS.network:
         raise app.UsageError("--network is for --to=timm; without it, --weights names the network.")
     try:
         if FLAGS.to == "timm":
-            convert_to_timm(Path(FLAGS.weights).expanduser(), FLAGS.network, output)
+            convert_to_timm(Path(FLAGS.weights), FLAGS.network, output)
         else:
             convert(FLAGS.weights, path, output, FLAGS.image_size)
     except (ValueError, OSError, ImportError) as error:
@@ -113,9 +113,9 @@ if __name__ == "__main__":
     FLAGS = flags.FLAGS
     flags.DEFINE_boolean("list", False, "Print the names of trained weights, and stop.")
     flags.DEFINE_enum("to", "keras", ["keras", "timm"], "What to write: a Keras file, or a state dict of timm's.")
-    flags.DEFINE_string("weights", None, "Name of trained weights. With --to=timm, a run's folder or a .keras file.")
-    flags.DEFINE_string("path", None, "File to convert in place of the download.")
+    path_flags.define("weights", None, "Name of trained weights. With --to=timm, a run's folder or a .keras file.")
+    path_flags.define("path", None, "File to convert in place of the download.")
     flags.DEFINE_string("network", None, "With --to=timm, the network that the model is, as timm/coatnet_0_rw_224.")
-    flags.DEFINE_string("output", None, ".keras or .weights.h5 file to write; with --to=timm, .safetensors.")
+    path_flags.define("output", None, ".keras or .weights.h5 file to write; with --to=timm, .safetensors.")
     flags.DEFINE_integer("image_size", None, "Height and width of the model's images.", lower_bound=1)
     app.run(main)

@@ -19,6 +19,8 @@ from absl import app, flags
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments import path_flags
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tools", "experiments", "coatnet_tf")  # arrows run from left to right
 PNG_KEY = "layout"
@@ -134,5 +136,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "docs/layout.png", "PNG file to write.")
+    path_flags.define("output", "docs/layout.png", "PNG file to write.")
     app.run(main)

@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments import logs, workdir
+from experiments import logs, path_flags, workdir
 from experiments.data import images, sources
 from tools import model_files
 from tools.explanations import maps
@@ -223,17 +223,18 @@ def main(argv: list[str]) -> None:
     try:
         for name in ("heads", "position"):
             values[name] = whole_numbers(name, getattr(flags.FLAGS, name))
-        explain(ExplainOptions(files=tuple(map(Path, argv[1:])), stages=tuple(flags.FLAGS.stages), **values))
+        files = tuple(Path(path_flags.expand(file)) for file in argv[1:])
+        explain(ExplainOptions(files=files, stages=tuple(flags.FLAGS.stages), **values))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Drew {flags.FLAGS.output}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "PNG to write; its folder is made if it is missing.")
-    flags.DEFINE_string("workdir", None, "Folder of a finished run.")
-    flags.DEFINE_string("weights", None, "A .keras file with a whole model, in place of --workdir.")
-    flags.DEFINE_string("labels", None, "File with one class name per line; a run brings its own.")
+    path_flags.define("output", None, "PNG to write; its folder is made if it is missing.")
+    path_flags.define("workdir", None, "Folder of a finished run.")
+    path_flags.define("weights", None, "A .keras file with a whole model, in place of --workdir.")
+    path_flags.define("labels", None, "File with one class name per line; a run brings its own.")
     flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
     flags.DEFINE_integer("count", 3, "How many held-out images, where no image is named.")
     flags.DEFINE_string("class_name", "", "Class that Grad-CAM explains; each image's predicted one by default.")

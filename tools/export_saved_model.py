@@ -25,7 +25,7 @@ import keras
 from absl import app, flags
 
 import coatnet_tf
-from experiments import logs, workdir
+from experiments import logs, path_flags, workdir
 from experiments.data import images
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
@@ -220,12 +220,12 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
 
 def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, added: str) -> dict[str, Any]:
     _, size, _, channels = model.input_shape
-    part = "the central square" if crop == "center" else "the whole image"
+    part = model_card.CROPS[crop]
     return {
         "Version": version,
         "Format": options.format,
         "Images": f"{size} x {size}, {channels} channels, in [0, 255]",
-        "Of an encoded image": f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
+        model_card.ENCODED: f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
         "Classes": model.output_shape[-1],
         "Probabilities": added or "as the model gives them",
         "Weights, numbers": f"{model.count_params():,}",
@@ -250,10 +250,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "Folder of the versions; made if it is missing.")
-    flags.DEFINE_string("workdir", None, "Folder of a finished run.")
-    flags.DEFINE_string("weights", None, "A .keras file with a whole model, in place of --workdir.")
-    flags.DEFINE_string("labels", None, "File with one class name per line; a run brings its own.")
+    path_flags.define("output", None, "Folder of the versions; made if it is missing.")
+    path_flags.define("workdir", None, "Folder of a finished run.")
+    path_flags.define("weights", None, "A .keras file with a whole model, in place of --workdir.")
+    path_flags.define("labels", None, "File with one class name per line; a run brings its own.")
     flags.DEFINE_enum("format", "tf_saved_model", list(FORMATS), "For which runtime.")
     flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
     flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 is the model's.")

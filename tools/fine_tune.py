@@ -26,13 +26,12 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 from etils import epath
-from ml_collections import config_flags
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import stored_shapes
-from experiments import evaluate, logs, train, workdir
-from experiments.data import folder
+from experiments import evaluate, logs, path_flags, recipe_flags, train, workdir
+from experiments.data import folder, folder_splits
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
 from tools import export_saved_model
@@ -147,15 +146,18 @@ def find_images(path: str) -> Images:
         ValueError: If there is one class only, or a class has nothing to train on or nothing held out.
     """
     root, test = path.rstrip("/"), ""
-    if (epath.Path(root) / "train").is_dir():
-        if (epath.Path(root) / "test").is_dir():
+    layout = folder_splits.find_layout(root, "train")
+    if layout.splits:
+        usable = {purpose: name for purpose, name in layout.splits.items() if layout.classes_in(name)}
+        if "test" in usable:
             test = f"folder:{root}"
             folder.read(root, "train", "test")  # refuses other classes than those of train
-        if not any((epath.Path(root) / split).is_dir() for split in ("validation", "valid", "val")):
-            root += "/train"
-    class_names, training, held_out = folder.read(root, "train", "validation")
-    folder.check_classes(root, class_names, {"to train on": training, "held out": held_out})
-    return Images(f"folder:{root}", training.count, test)
+        if "validation" not in usable:
+            folder.say(f"{root}/{layout.splits['train']} is divided, as there are no validation images beside it.")
+            root += f"/{layout.splits['train']}"
+    found = folder.read(root, "train", "validation")
+    folder.check_classes(root, found.class_names, {"to train on": found.train, "held out": found.held_out})
+    return Images(f"folder:{root}", found.train.count, test)
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -206,7 +208,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
     output = epath.Path(flags.FLAGS.output)
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    overrides = recipe_flags.overrides()
     try:
         for flag in ("output", "init_from"):
             path = getattr(flags.FLAGS, flag)
@@ -224,12 +226,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "images", None, "Folder of class-named folders of images, or of train, validation, test of such."
-    )
-    flags.DEFINE_string("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
+    path_flags.define("images", None, "Folder of class-named folders of images, or of train, validation, test of such.")
+    path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
-    flags.DEFINE_string("output", None, "Folder of the new run; the same command resumes what it holds.")
-    config_flags.DEFINE_config_dict("config", small_folder.get_config(), "Fields of the recipe to override.")
+    path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")
+    recipe_flags.define_fields(small_folder.get_config())
     flags.mark_flags_as_required(["images", "init_from", "output"])
     app.run(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import logs
+from experiments import logs, path_flags
 from tools.paper import family_picture, tables
 
 
@@ -45,6 +45,6 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_enum("format", "markdown", ["markdown", "json", "png"], "What to write.")
-    flags.DEFINE_string("output", "", "File to write; standard output by default.")
-    flags.DEFINE_string("write", "", "Markdown file whose table of the family to replace.")
+    path_flags.define("output", None, "File to write; standard output by default.")
+    path_flags.define("write", None, "Markdown file whose table of the family to replace.")
     app.run(main)

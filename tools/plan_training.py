@@ -18,10 +18,9 @@ from collections.abc import Sequence
 
 import ml_collections
 from absl import app, flags
-from ml_collections import config_flags
 
 import coatnet_tf
-from experiments import logs
+from experiments import logs, recipe_flags
 from experiments.trainer import make_model_config
 from tools.paper.published import CORE_DAYS
 from tools.paper.training_cost import (
@@ -201,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The recipe; without it, the whole family.")
+    recipe_flags.define_file(required=False)
     flags.DEFINE_enum("accelerator", "tpu_v3", list(ACCELERATORS), "What it runs on.")
     flags.DEFINE_integer("chips", 4, "Number of chips; a TPU v3-8 has four.", lower_bound=1)
     flags.DEFINE_integer("train_images", None, "Training images; those of the paper's dataset by default.", 1)

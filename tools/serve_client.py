@@ -14,6 +14,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -166,7 +167,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if bool(values.grpc) == bool(values.rest):
         raise app.UsageError("Give either --grpc=HOST:PORT or --rest=http://HOST:PORT.")
-    paths = sorted(glob.glob(values.images))
+    paths = sorted(glob.glob(os.path.expanduser(values.images)))
     if not paths:
         raise app.UsageError(f"No file matches --images={values.images!r}.")
     make, address = (GrpcClient, values.grpc) if values.grpc else (RestClient, values.rest)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from experiments import path_flags
 from experiments.ablation import runs
 from experiments.ablation.studies import STUDIES
 
@@ -32,6 +33,6 @@ if __name__ == "__main__":
     flags.DEFINE_enum("study", None, list(STUDIES), "What to vary.")
     flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
     flags.DEFINE_integer("images", 1000, "Number of training images.", lower_bound=100)
-    flags.DEFINE_string("workdir", "runs/ablation", "Folder of all studies.")
+    path_flags.define("workdir", "runs/ablation", "Folder of all studies.")
     flags.mark_flags_as_required(["study"])
     app.run(main)

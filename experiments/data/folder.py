@@ -1,82 +1,113 @@
 """A folder of class-named folders of images, or of splits of such folders.
 
-    PATH/train/cat/1.jpg, PATH/validation/cat/2.jpg, ...   the splits as they lie there
-    PATH/cat/1.jpg, PATH/dog/2.jpg, ...                    every fifth image or so is held out, by its name
+    PATH/train/cat/1.jpg, PATH/validation/cat/2.jpg, ...   the splits as they lie there, also as Train and val
+    PATH/cat/1.jpg, PATH/dog/old/2.jpg, ...                every fifth image or so is held out, by its name
 
+The folder of a class is read with all folders in it, as `keras.utils.image_dataset_from_directory` does.
 `tfds.ImageFolder` reads the first layout; it can neither split one folder nor begin in the middle of an epoch.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
+import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import tensorflow as tf
 from absl import logging
 
+from experiments.data.folder_files import EXTENSIONS, NOT_READ, LeftOut, count_by_reason, find_images, folders_in
+from experiments.data.folder_splits import Layout, find_layout, purpose_of
 from experiments.data.readers import ImageFiles
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
 HELD_OUT_SHARE = 5  # one image in so many
 ALL = "all"  # as the split to evaluate: every image of the class folders
+_SUFFIXES = {"TIFF": ".tif*", "HEIC": ".heic", "AVIF": ".avif", "JPEG XL": ".jxl", "JPEG 2000": ".jp2"}
 
 
-def read(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], ImageFiles, ImageFiles]:
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What a folder holds.
+
+    Args:
+        class_names: Names of the classes, sorted.
+        train: The images to train on.
+        held_out: The images held out.
+        left_out: Files and folders that are not read.
+        notes: Sentences for the user: which folder was taken for what, and what became of all files.
+    """
+
+    class_names: tuple[str, ...]
+    train: ImageFiles
+    held_out: ImageFiles
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+
+def read(path: str, train_split: str, eval_split: str) -> Folder:
     """Lists the images of both splits.
 
-    With only class folders in `path`, an image is held out if the SHA-256 of `class/file` is divisible by
-    five, so that it stays in its split when others come or go.
+    With only class folders in `path`, an image is held out if the SHA-256 of its path from there on, `class/file`, is
+    divisible by five, so that it stays in its split when others come or go; a link is where its file is.
 
     Args:
         path: The folder; also on object storage.
         train_split: Name of the folder to train on; `train` where a recipe for another dataset says otherwise.
-        eval_split: Name of the folder to hold out; otherwise the first there is of `HELD_OUT_SPLITS`. `"all"`
-            holds out every image of the class folders, to evaluate on them.
+        eval_split: Name of the folder to hold out; otherwise that of a validation split, or else of a test split.
+            `"all"` holds out every image of the class folders, to evaluate on them.
 
     Returns:
-        Names of the classes, sorted, and the two splits.
+        A `Folder`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
-        ValueError: If the splits have different classes, one has no images, or a name is of no folder there.
+        ValueError: If the splits have different classes, one has no images, a name is of no folder there, or it is not
+            clear what a folder is.
     """
-    names = _folders(path)
+    path = path.rstrip("/") or "/"
+    layout = find_layout(path, train_split)
     for field, split in (("train_split", train_split), ("eval_split", eval_split)):
-        of_other_datasets = "[" in split or split in ("train", *HELD_OUT_SPLITS, ALL)
-        if split not in names and not of_other_datasets:
+        of_other_datasets = "[" in split or purpose_of(split) or split == ALL
+        if split not in layout.folders and not of_other_datasets:
             raise ValueError(
-                f"{path} has no folder {split!r}, as config.dataset.{field} says; it has {', '.join(names)}."
+                f"{path} has no folder {split!r}, as config.dataset.{field} says; it has {', '.join(layout.folders)}."
             )
-    train_name = _train_folder(names, train_split)
-    if train_name:
-        held_out_name = next((n for n in (eval_split, *HELD_OUT_SPLITS) if n in names), None)
-        if held_out_name is None:
-            raise ValueError(
-                f"{path} has a folder {train_name!r} but none to hold out; add one named {HELD_OUT_SPLITS[0]!r}, or "
-                "move the class folders up so that images are held out by their names."
-            )
-        class_names = _folders(f"{path}/{train_name}")
-        train, held_out = (
-            {name: _files(f"{path}/{split}/{name}") for name in _folders(f"{path}/{split}")}
-            for split in (train_name, held_out_name)
-        )
+    left_out: list[LeftOut] = []
+    notes = [
+        f"{path}/{name} is taken for a class, not for a split, as it lies beside other classes."
+        for name in layout.taken_for_classes
+    ]
+    if layout.splits:
+        left_out += layout.left_out
+        train_name, held_out_name = layout.splits["train"], _held_out_folder(layout, eval_split)
+        train, held_out = (_of_split(f"{path}/{name}", left_out) for name in (train_name, held_out_name))
         unknown = sorted(set(held_out) - set(train))
         if unknown:
             raise ValueError(f"{path}/{held_out_name} has classes that {train_name} has not: {', '.join(unknown)}.")
+        not_read = [name for name in layout.folders if name not in (train_name, held_out_name)]
+        left_out += [LeftOut(f"{path}/{name}", "folders that are neither trained on nor held out") for name in not_read]
+        note = f"{path}: {train_name!r} is trained on and {held_out_name!r} held out"
+        notes.append(f"{note}; not read: {', '.join(map(repr, not_read))}." if not_read else f"{note}.")
+        class_names = sorted(train)
     else:
-        class_names = names
-        files = {name: _files(f"{path}/{name}") for name in names}
-        train = {name: [f for f in files[name] if not _is_held_out(name, f)] for name in names}
-        held_out = {name: [f for f in files[name] if eval_split == ALL or _is_held_out(name, f)] for name in names}
+        files = _of_split(path, left_out)
+        class_names = sorted(files)
+        train = {name: [file for file in files[name] if not _is_held_out(path, file)] for name in files}
+        held_out = {
+            name: [file for file in files[name] if eval_split == ALL or _is_held_out(path, file)] for name in files
+        }
     for split, of_class in (("training", train), ("held-out", held_out)):
         if not any(of_class.values()):
             raise FileNotFoundError(
                 f"{path} holds no {split} images; images ({', '.join(EXTENSIONS)}) are expected in one folder a class, "
-                "at least five or so of each."
+                "at least five or so of each" + (f". Left out: {count_by_reason(left_out)}." if left_out else ".")
             )
-    return tuple(class_names), _split(class_names, train), _split(class_names, held_out)
+    train_files, held_out_files = _join(class_names, train), _join(class_names, held_out)
+    notes += _summary(path, train_files, held_out_files, left_out)
+    return Folder(tuple(class_names), train_files, held_out_files, tuple(left_out), tuple(notes))
 
 
 def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, ImageFiles]) -> None:
@@ -92,7 +123,8 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
     """
     if len(class_names) < 2:
         raise ValueError(
-            f"{path} holds one class, {class_names[0]!r}; put the images of each class in a folder of its own."
+            f"{path} holds one class, {class_names[0]!r}; put the images of each class in a folder of its own, or, if "
+            f"the folders in it are the classes, give {path}/{class_names[0]}."
         )
     for what, split in splits.items():
         counts = Counter(split.labels)
@@ -106,10 +138,16 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
 
 def check_split(path: str, train_split: str, split: str) -> None:
     """Refuses a split to evaluate that a folder does not have; `read` would take the usual names in its place."""
-    names = _folders(path)
-    if _train_folder(names, train_split):
-        if split not in names:
-            raise ValueError(f"{path} has no folder {split!r}; the splits in it are {', '.join(names)}.")
+    layout = find_layout(path, train_split)
+    if layout.splits:
+        name = layout.find(split)
+        if name is None:
+            raise ValueError(f"{path} has no folder {split!r}; the splits in it are {', '.join(layout.folders)}.")
+        if not layout.classes_in(name):
+            raise ValueError(
+                f"{path}/{name} has no class folders, so that there is nothing to compare predictions with; "
+                "tools.predict classifies such images."
+            )
     elif split != ALL:
         raise ValueError(
             f"{path} has no folder of training images, so that {split!r} is no split of it; give --split={ALL} for all "
@@ -117,41 +155,64 @@ def check_split(path: str, train_split: str, split: str) -> None:
         )
 
 
-def _train_folder(names: list[str], train_split: str) -> str | None:
-    """The folder to train on; `None` if there are class folders only."""
-    return next((name for name in (train_split, "train") if name in names), None)
+@functools.cache
+def say(sentence: str) -> None:
+    """Logs a sentence, once in a process: the same folder is read for training, for evaluation and for export."""
+    logging.info("%s", sentence)
 
 
-def _split(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles:
+def _held_out_folder(layout: Layout, eval_split: str) -> str:
+    train = layout.splits["train"]
+    wanted = (layout.find(eval_split), layout.splits.get("validation"), layout.splits.get("test"))
+    found = [name for name in wanted if name is not None and (name != train or name == eval_split)]
+    for name in found:
+        if layout.classes_in(name):
+            return name
+    flat = f"; {found[0]!r} has no class folders" if found else ""
+    raise ValueError(
+        f"{layout.path} has a folder {train!r} but none to hold out; add one named 'validation', with the same class "
+        f"folders, or give {layout.path}/{train} as the folder, of which images are held out by their names{flat}."
+    )
+
+
+def _of_split(path: str, left_out: list[LeftOut]) -> dict[str, list[str]]:
+    """Paths of the images of each class; adds to `left_out`."""
+    names, others = folders_in(path)
+    left_out += others
+    files = {}
+    for name in names:
+        found = find_images(f"{path}/{name}")
+        left_out += found.left_out
+        if found.images or not name.lower().endswith(EXTENSIONS):
+            files[name] = [f"{path}/{name}/{image}" for image in found.images]
+        else:
+            left_out.append(LeftOut(f"{path}/{name}", "folders named like images, with none in them"))
+    return files
+
+
+def _join(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles:
     labelled = [(path, label) for label, name in enumerate(class_names) for path in files.get(name, ())]
     return ImageFiles(tuple(path for path, _ in labelled), tuple(label for _, label in labelled))
 
 
-def _folders(path: str) -> list[str]:
-    if not tf.io.gfile.isdir(path):
-        raise FileNotFoundError(f"There is no folder {path!r}; --data=folder:PATH takes one of class-named folders.")
-    entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(path)]
-    beside = sorted(e for e in entries if e.lower().endswith(EXTENSIONS) and not e.startswith("."))
-    if beside and not tf.io.gfile.isdir(f"{path}/{beside[0]}"):
-        logging.warning("%s: images beside the folders, such as %r, are left out.", path, beside[0])
-    return sorted(e for e in entries if not e.startswith(".") and tf.io.gfile.isdir(f"{path}/{e}"))
-
-
-def _files(path: str) -> list[str]:
-    entries = sorted(entry for entry in tf.io.gfile.listdir(path) if not entry.startswith("."))
-    images = [entry for entry in entries if entry.lower().endswith(EXTENSIONS)]
-    if len(images) < len(entries):
-        other = next(entry for entry in entries if entry not in images)
-        logging.warning(
-            "%s: %d of %d entries are no images by name, such as %r, and are left out.",
-            path,
-            len(entries) - len(images),
-            len(entries),
-            other,
-        )
-    return [f"{path}/{entry}" for entry in images]
-
-
-def _is_held_out(class_name: str, path: str) -> bool:
-    digest = hashlib.sha256(f"{class_name}/{path.rpartition('/')[2]}".encode()).digest()
+def _is_held_out(root: str, path: str) -> bool:
+    """By the path from the root on; a link is where its file is, so that no picture is on both sides."""
+    if os.path.islink(path):
+        root, path = os.path.realpath(root), os.path.realpath(path)
+    digest = hashlib.sha256(path.removeprefix(f"{root}/").encode()).digest()
     return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
+
+
+def _summary(path: str, train: ImageFiles, held_out: ImageFiles, left_out: list[LeftOut]) -> list[str]:
+    """What became of all files."""
+    paths = {*train.paths, *held_out.paths}
+    links = sum(map(os.path.islink, paths))
+    text = f"{path}: {len(paths):,} images"
+    text += f" ({links:,} of them links)" if links else ""
+    text += f", {train.count:,} to train on and {held_out.count:,} held out"
+    notes = [f"{text}; left out: {count_by_reason(left_out)}." if left_out else f"{text}; nothing is left out."]
+    formats = {entry.reason.removesuffix(NOT_READ) for entry in left_out if entry.reason.endswith(NOT_READ)}
+    for name in sorted(formats):
+        command = f"find {shlex.quote(path)} -iname '*{_SUFFIXES[name]}' -exec mogrify -format png {{}} +"
+        notes.append(f"{name} images are not read; ImageMagick's `{command}` puts a PNG beside each.")
+    return notes

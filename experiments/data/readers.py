@@ -151,7 +151,16 @@ class ImageFiles:
         order = tf.range(self.count) if seed is None else permutation(self.count, seed)
         wanted = {field: tf.gather(values, order[first:last]) for field, values in examples.items()}
         return tf.data.Dataset.from_tensor_slices(wanted).map(
-            lambda example: {"image": tf.io.read_file(example["name"]), **example},
+            lambda example: {"image": _read_whole(example["name"]), **example},
             num_parallel_calls=_FILES_AT_ONCE,
             deterministic=True,
         )
+
+
+def _read_whole(path: tf.Tensor) -> tf.Tensor:
+    """The bytes of a file; none if it cannot be read, so that it counts as damaged and is named.
+
+    It passes through a dataset of its own, because only a dataset can go on after an error.
+    """
+    read = tf.data.Dataset.from_tensors(path).map(tf.io.read_file).ignore_errors()
+    return read.concatenate(tf.data.Dataset.from_tensors(tf.constant(""))).take(1).get_single_element()

@@ -15,6 +15,7 @@ from absl import logging
 
 from experiments import logs
 from experiments.data import digits, fashion_mnist, folder, image_archives
+from experiments.data.folder_files import LeftOut
 from experiments.data.readers import ImageFiles, Reader, RecordFiles
 
 # Builders of this project, by name; any other name is looked up in TFDS.
@@ -36,6 +37,7 @@ class Source:
         class_names: Names of the classes, in the order of the labels.
         channels: Channels that images are decoded to, 1 or 3.
         multi_label: Whether an image can have several classes.
+        left_out: Files of a folder that are not read.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Source:
     class_names: tuple[str, ...]
     channels: int
     multi_label: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -75,8 +78,11 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
         )
     if name.startswith("folder:"):
         path = name.removeprefix("folder:")
-        class_names, train_files, held_out_files = folder.read(path, dataset.train_split, dataset.eval_split)
-        return Source(name, train_files, held_out_files, class_names, dataset.channels or 3)
+        found = folder.read(path, dataset.train_split, dataset.eval_split)
+        for note in found.notes:
+            folder.say(note)
+        channels = dataset.channels or 3
+        return Source(name, found.train, found.held_out, found.class_names, channels, left_out=found.left_out)
     _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
     builder = _find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now

@@ -20,6 +20,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 import coatnet_tf
 from coatnet_tf.builder import DEFAULT_SIZE
 from coatnet_tf.layers import MBConv, TransformerBlock
+from experiments import path_flags
 
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters
 WIDTH, HEIGHT, DPI = 160, 112, 120  # of the page, in tenths of an inch; a character of 12 pt is about one wide
@@ -258,6 +259,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("model", "coatnet-0", "Name of a configuration.")
     flags.DEFINE_integer("size", DEFAULT_SIZE, "Height and width of the image.")
-    flags.DEFINE_string("output", None, "PNG to write; its folder is made if it is missing.")
+    path_flags.define("output", None, "PNG to write; its folder is made if it is missing.")
     flags.mark_flag_as_required("output")
     app.run(main)

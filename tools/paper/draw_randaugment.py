@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from experiments import randaugment
+from experiments import path_flags, randaugment
 from experiments.data import images
 
 matplotlib.use("Agg")
@@ -68,5 +68,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "docs/randaugment.png", "Where to.")
+    path_flags.define("output", "docs/randaugment.png", "Where to.")
     app.run(main)

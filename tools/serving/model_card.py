@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "model_card.md"
+ENCODED = "Of an encoded image"  # the row that says which part of it the model sees
+CROPS = {"center": "the central square", "none": "the whole image"}  # by a recipe's `eval_crop`
 
 
 def sha256(path: Path) -> str:
@@ -18,6 +20,12 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def crop_of(folder: Path) -> str:
+    """The `eval_crop` of an exported version, as its card says it; empty if there is no card, or it does not."""
+    text = (folder / FILE).read_text() if (folder / FILE).is_file() else ""
+    return next((crop for crop, part in CROPS.items() if f"\n| {ENCODED} | {part}" in text), "")
 
 
 def write(

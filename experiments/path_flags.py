@@ -1,0 +1,50 @@
+"""Paths on the command line: one kind of flag for all programs."""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+
+_PREFIX = "folder:"  # of a dataset
+
+
+def expand(path: str) -> str:
+    """A path, or something that can be one, as a program takes it.
+
+    `~` becomes the home directory, which the shell leaves to programs behind a `=`; slashes at the end go, as they make
+    no difference. A dataset's name keeps its `folder:`; names and addresses such as `gs://bucket` stay as they are.
+
+    Raises:
+        ValueError: If it is empty, or the home directory of nobody.
+
+    >>> expand("runs/mine/"), expand("folder:/data/my flowers/"), expand("tfds:digits"), expand("/")
+    ('runs/mine', 'folder:/data/my flowers', 'tfds:digits', '/')
+    """
+    prefix = _PREFIX if path.startswith(_PREFIX) else ""
+    path = path.removeprefix(prefix)
+    if not path.strip(" "):
+        raise ValueError("a path is expected, and there is none; leave the flag out for its default.")
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~") and not os.path.exists(expanded.partition("/")[0]):
+        raise ValueError(f"there is no user {expanded.partition('/')[0][1:]!r} whose home directory it could be.")
+    return prefix + (expanded.rstrip("/") or "/")
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Parses by `expand`."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return expand(argument)
+
+
+def define(name: str, default: str | None, help_string: str) -> None:
+    """Defines a flag that takes a path, or a dataset; its value is a string, or `None` without a default."""
+    flags.DEFINE(_PathParser(), name, default, help_string, serializer=flags.ArgumentSerializer())
+
+
+def define_several(name: str, help_string: str) -> None:
+    """Defines a flag that takes a path and can be given several times; its value is a list."""
+    flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help_string)

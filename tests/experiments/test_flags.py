@@ -1,0 +1,150 @@
+"""Paths and recipes on the command line of every program: what is taken, and one sentence for what is wrong."""
+
+import ast
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_collections
+import pytest
+from absl import flags
+
+from experiments import path_flags, recipe_flags
+from experiments.recipes import base, digits, small_folder
+
+ROOT = Path(__file__).parents[2]
+DEFINE_FILE = recipe_flags.config_flags.DEFINE_config_file
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~/runs/x", "HOME/runs/x"),
+        ("~", "HOME"),
+        ("~/my photos/süß/", "HOME/my photos/süß"),
+        ("folder:~/x//", "folder:HOME/x"),
+        ("runs/mine/", "runs/mine"),
+        ("./~x", "./~x"),
+        ("a~/b", "a~/b"),
+        ("/", "/"),
+        ("timm/coatnet_0_rw_224.sw_in1k", "timm/coatnet_0_rw_224.sw_in1k"),
+        ("tfds:digits", "tfds:digits"),
+        ("gs://bucket/x/", "gs://bucket/x"),
+    ],
+)
+def test_paths_are_expanded(given, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/some body")
+    assert path_flags.expand(given) == expected.replace("HOME", "/home/some body")
+
+
+def test_paths_that_are_none(monkeypatch, tmp_path):
+    for empty in ("", "  ", "folder:"):
+        with pytest.raises(ValueError, match="a path is expected, and there is none"):
+            path_flags.expand(empty)
+    with pytest.raises(ValueError, match="there is no user 'nobody_here' whose home"):
+        path_flags.expand("~nobody_here/x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~old copies").mkdir()
+    assert path_flags.expand("~old copies/x") == "~old copies/x"
+
+
+def test_every_path_flag_of_every_program_is_one():
+    """The words of the help text tell which flags take paths."""
+    plain = []
+    for package in ("experiments", "tools"):
+        for file in (ROOT / package).rglob("*.py"):
+            for call in ast.walk(ast.parse(file.read_text())):
+                if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "DEFINE_string":
+                    name, help_string = (ast.unparse(call.args[i]).strip("'\"") for i in (0, -1))
+                    if any(word in help_string.lower() for word in ("folder", "file", "path", "to write")):
+                        plain.append((file.name, name))
+    # The name of a network; a pattern, and a program that does without TensorFlow.
+    assert sorted(plain) == [("fine_tune.py", "model"), ("serve_client.py", "images")]
+
+
+WRONG = {
+    "learning_rate=1": "The recipe has no field 'learning_rate'; near it is optimizer.learning_rate",
+    "optimizer.lr=1": "no field 'optimizer.lr'; near it is optimizer.learning_rate",
+    "lr=1": "near it is optimizer.learning_rate",
+    "batchsize=8": "near it is batch_size",
+    "optimiser.weight_decay=1": "near it is optimizer.weight_decay",
+    "dataset.path=x": "no field 'dataset.path'",
+    "epochs.x=1": "no field 'epochs.x'",
+    "zzz=1": "no field 'zzz'; it has accumulation_steps, augment.crop",
+    "epochs=ten": "--config.epochs=ten: the field takes a whole number",
+    "epochs=2.5": "takes a whole number",
+    "epochs=": "takes a whole number",
+    "optimizer.learning_rate=fast": "takes a number",
+    "augment.flip=maybe": "takes true or false",
+    "optimizer=adam": "config.optimizer is a group of fields: give them one by one, as --config.optimizer.",
+}
+
+
+@pytest.mark.parametrize("config", [digits.get_config(), small_folder.get_config()])
+def test_wrong_overrides_get_a_sentence(config):
+    for override, sentence in WRONG.items():
+        with pytest.raises(base.RecipeError) as refusal:
+            recipe_flags.check_overrides(config, [f"--config.{override}"])
+        assert sentence in str(refusal.value) and "\n" not in str(refusal.value), override
+    with pytest.raises(base.RecipeError, match="no flag --batch_size; the .* by --config.batch_size="):
+        recipe_flags.check_overrides(config, ["--batch_size=3"])
+    with pytest.raises(base.RecipeError, match=r"--config.epochs=ten"):
+        recipe_flags.check_overrides(config, ["--config.epochs", "ten"])
+    good = [
+        "--config.epochs=3",
+        "-config.augment.flip",
+        "--noconfig.augment.flip",
+        "--config.ema_decay=1e-3",
+    ]
+    good += ["--config.epochs", "4", "--config.init_from=~/x", "--workdir=x", "--", "--config.learning_rate=1"]
+    recipe_flags.check_overrides(config, good)
+
+
+@pytest.fixture
+def with_recipe(monkeypatch):
+    """Reads a command line into flags of their own."""
+
+    def read(*arguments):
+        values = flags.FlagValues()
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        monkeypatch.setattr(
+            recipe_flags.config_flags,
+            "DEFINE_config_file",
+            functools.partial(DEFINE_FILE, flag_values=values),
+        )
+        recipe_flags.define_file(required=False)
+        values(sys.argv)
+        return recipe_flags.recipe()
+
+    return read
+
+
+def test_recipes_and_their_paths(with_recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my recipe.py").write_text((ROOT / "experiments/recipes/digits.py").read_text())
+    config = with_recipe(
+        "--config=~/my recipe.py", "--config.epochs=3", "--config.dataset.name=folder:~/x/", "--config.init_from=~/w"
+    )
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert (config.epochs, config.dataset.name, config.init_from) == (3, f"folder:{tmp_path}/x", f"{tmp_path}/w")
+    with pytest.raises(base.RecipeError, match=r"there is no file nowhere/digit.py; experiments/recipes has digits.py"):
+        with_recipe("--config=nowhere/digit.py")
+
+
+@pytest.mark.slow
+def test_programs_end_with_a_sentence(tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    train = ["-m", "experiments.train", "--config=experiments/recipes/digits.py", "--workdir=~/run"]
+    tune = ["-m", "tools.fine_tune", "--images=~/none/", "--init_from=timm/coatnet_0_rw_224.sw_in1k", "--output=~/mine"]
+    for command, sentence in (
+        ([*train, "--config.learning_rate=1"], "no field 'learning_rate'; near it is optimizer.learning_rate"),
+        ([*train, "--data=folder:~/none/"], f"There is no folder '{tmp_path}/none'"),
+        ([*tune, "--config.learning_rate=1"], "no field 'learning_rate'; near it is optimizer.learning_rate"),
+        (tune, f"There is no folder '{tmp_path}/none'"),
+    ):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists() and not (tmp_path / "mine").exists()
