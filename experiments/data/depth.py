@@ -30,8 +30,9 @@ class DarkImages:
             self._said = True
         bits = max(8, peak.bit_length())
         logging.warning(
-            "%s has 16 bits a value and none above %d: the darkest %.2g %% of the range is all there is, and it is read "
-            "as declared, almost black. If its data have %d bits, write them times %d. Other such images are not named.",
+            "%s has 16 bits a value and none above %d: the darkest %.2g %% of the range is all there is, and it is "
+            "read as declared, almost black. If its data have %d bits, write them times %d. Others like it are not "
+            "named.",
             name,
             peak,
             100 * peak / _DECLARED,

@@ -43,35 +43,33 @@ def by_pillow(file):
     return Image.alpha_composite(Image.new("RGBA", color.size, "white"), color).convert("RGB")
 
 
-def check(file, expected, tolerance=0, refused=""):
-    """Compares training's reading, and a served model's or its error, with the picture, in colour and grey."""
+def check(file, expected, tolerance=0, refused="", name="the file"):
+    """Compares training's reading, and a served model's or its error, with the picture, in colour and grey.
+
+    Many files to a test, since TensorFlow instantiates these functions anew in each: a test begins with a new seed.
+    """
     expected = expected.convert("RGB")
     for channels, mode in ((3, "RGB"), (1, "L")):
         pixels = np.asarray(expected.convert(mode)).reshape(SIZE, SIZE, channels).astype(int)
-        assert np.ptp(pixels) > 40, "the sample is no picture"
-        assert np.abs(TRAINED[channels](file).numpy() - pixels).max() <= tolerance
+        assert np.ptp(pixels) > 30, f"{name} is no picture"
+        assert np.abs(TRAINED[channels](file).numpy() - pixels).max() <= tolerance, f"{name}, {mode}"
         served, (error,) = SERVED[channels](file)
-        assert error.numpy().decode() == refused
+        assert error.numpy().decode() == refused, f"{name}, {mode}"
         if not refused:
-            assert np.abs(served[0].numpy() - pixels).max() <= tolerance
+            assert np.abs(served[0].numpy() - pixels).max() <= tolerance, f"{name}, {mode}, served"
 
 
 def refusal(kind):
     return f"neither a JPEG nor a PNG file but {kind}; convert it"
 
 
-PNG_KINDS = [
-    (color, bits, key, interlaced)
-    for color, depths in {
-        "grey": (1, 2, 4, 8, 16),
-        "palette": (1, 2, 4, 8),
-        "RGB": (8, 16),
-        "grey + alpha": (8, 16),
-        "RGBA": (8, 16),
-    }.items()
-    for bits, key, interlaced in itertools.product(depths, (False, True), (False, True))
-    if not (key and "A" in color.upper().removeprefix("PALETTE").removeprefix("GREY"))
-]
+PNG_DEPTHS = {
+    "grey": (1, 2, 4, 8, 16),
+    "palette": (1, 2, 4, 8),
+    "RGB": (8, 16),
+    "grey + alpha": (8, 16),
+    "RGBA": (8, 16),
+}
 
 
 def png_and_pixels(color, bits, key, interlaced):
@@ -81,6 +79,10 @@ def png_and_pixels(color, bits, key, interlaced):
     values = generator.integers(0, top + 1, (SIZE, SIZE, files.CHANNELS[color]))
     before = []
     alpha = np.full((SIZE, SIZE, 1), 255)
+    if key and color != "palette":
+        # A key of black would leave no picture of one bit. The neighbour of another differs in the lower byte only.
+        values[0, 0] = top if bits == 1 else top // 2 & ~1
+        values[0, 1] = values[0, 0] ^ 1
     scaled = np.round(values * (255 / top)).astype(int)
     if color == "palette":
         palette = generator.integers(0, 256, (top + 1, 3))
@@ -91,9 +93,6 @@ def png_and_pixels(color, bits, key, interlaced):
         before.append((b"tRNS", of_color.astype("uint8").tobytes()))
         alpha = np.append(of_color, 255)[values]
     elif key:
-        if bits == 16:
-            values[1, 1] = values[0, 0] ^ 1  # differs in the lower byte only
-            scaled = np.round(values / 257).astype(int)
         before.append((b"tRNS", values[0, 0].astype(">u2").tobytes()))
         alpha = np.where((values == values[0, 0]).all(axis=-1, keepdims=True), 0, 255)
     if color in ("grey + alpha", "RGBA"):
@@ -103,16 +102,18 @@ def png_and_pixels(color, bits, key, interlaced):
     return png(values, color, bits, interlaced, before), np.concatenate([scaled, alpha], axis=-1)
 
 
-@pytest.mark.parametrize(("color", "bits", "key", "interlaced"), PNG_KINDS)
-def test_png(color, bits, key, interlaced):
-    file, pixels = png_and_pixels(color, bits, key, interlaced)
-    rgba = Image.fromarray(pixels.astype("uint8"))
-    expected = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    check(file, expected)
-    # Pillow takes the upper byte of 16 bits of colour, and compares a key of 2, 4 or 16 bits with values of 8.
-    if color == "palette" or not (key and bits in (2, 4, 16)):
-        difference = np.asarray(by_pillow(file)).astype(int) - np.asarray(expected.convert("RGB"))
-        assert np.abs(difference).max() <= (2 if bits == 16 else 0)
+@pytest.mark.parametrize("color", PNG_DEPTHS)
+def test_png(color):
+    keys = (False,) if color in ("grey + alpha", "RGBA") else (False, True)
+    for bits, key, interlaced in itertools.product(PNG_DEPTHS[color], keys, (False, True)):
+        file, pixels = png_and_pixels(color, bits, key, interlaced)
+        rgba = Image.fromarray(pixels.astype("uint8"))
+        expected = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        check(file, expected, name=f"{bits} bits, key: {key}, interlaced: {interlaced}")
+        # Pillow takes the upper byte of 16 bits of colour, and compares a key of 2, 4 or 16 bits with values of 8.
+        if color == "palette" or not (key and bits in (2, 4, 16)):
+            difference = np.asarray(by_pillow(file)).astype(int) - np.asarray(expected.convert("RGB"))
+            assert np.abs(difference).max() <= (2 if bits == 16 else 0)
 
 
 PLAIN = encode(PHOTO, "JPEG", quality=95, subsampling=0)
@@ -135,9 +136,9 @@ JPEGS = {
 }
 
 
-@pytest.mark.parametrize("kind", JPEGS)
-def test_jpeg(kind):
-    check(JPEGS[kind], by_pillow(JPEGS[kind]), tolerance=8)
+def test_jpeg():
+    for name, file in JPEGS.items():
+        check(file, by_pillow(file), tolerance=10, name=name)
 
 
 EXIF = segment(0xE1, b"Exif\0\0" + exif(6))
@@ -157,14 +158,12 @@ BEFORE = {
 }
 
 
-@pytest.mark.parametrize("jfif", [True, False])
-@pytest.mark.parametrize("before", BEFORE)
-def test_orientation_of_jpeg_behind_other_segments(before, jfif):
-    file = with_segments(PLAIN, BEFORE[before], EXIF, jfif=jfif)
-    check(file, by_pillow(file), tolerance=8)
-    assert (
-        np.abs(TRAINED[3](file).numpy().astype(int) - np.asarray(PHOTO.transpose(Image.Transpose.ROTATE_270))).max() < 9
-    )
+def test_orientation_of_jpeg_behind_other_segments():
+    turned = np.asarray(PHOTO.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    for (name, before), jfif in itertools.product(BEFORE.items(), (True, False)):
+        file = with_segments(PLAIN, before, EXIF, jfif=jfif)
+        assert np.abs(np.asarray(by_pillow(file)) - turned).max() <= 8
+        check(file, by_pillow(file), tolerance=8, name=f"behind {name}, JFIF: {jfif}")
 
 
 def test_orientation_of_jpeg_behind_its_tables():
@@ -173,32 +172,29 @@ def test_orientation_of_jpeg_behind_its_tables():
         check(file, by_pillow(file), tolerance=8)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("little_endian", [True, False])
-def test_all_orientations(orientation, little_endian):
-    data = exif(orientation, little_endian)
-    jpeg = with_segments(PLAIN, segment(0xE1, b"Exif\0\0" + data))
-    check(jpeg, by_pillow(jpeg), tolerance=8)
-    pixels = np.asarray(PHOTO)
-    for place in ("before", "after"):
-        file = png(pixels, "RGB", 8, **{place: [(b"eXIf", data)]})
-        check(file, by_pillow(file))
-    for lossless in (True, False):
-        file = encode(PHOTO, "WEBP", lossless=lossless, quality=90, exif=b"Exif\0\0" + data)
-        check(file, by_pillow(file), refused=refusal("a WebP"))
-    for file in (encode(PHOTO, "TIFF", tiffinfo={0x0112: orientation}),):
-        check(file, by_pillow(file), refused=refusal("a TIFF"))
+def test_all_orientations():
+    for orientation, little_endian in itertools.product(range(1, 9), (True, False)):
+        name = f"orientation {orientation}, little-endian: {little_endian}"
+        data = exif(orientation, little_endian)
+        file = with_segments(PLAIN, segment(0xE1, b"Exif\0\0" + data))
+        check(file, by_pillow(file), tolerance=8, name=f"JPEG, {name}")
+        for place in ("before", "after"):
+            file = png(np.asarray(PHOTO), "RGB", 8, **{place: [(b"eXIf", data)]})
+            check(file, by_pillow(file), name=f"PNG, {name}, {place} its pixels")
+        for lossless in (True, False):
+            file = encode(PHOTO, "WEBP", lossless=lossless, quality=90, exif=b"Exif\0\0" + data)
+            check(file, by_pillow(file), refused=refusal("a WebP"), name=f"WebP, {name}, lossless: {lossless}")
+        file = encode(PHOTO, "TIFF", tiffinfo={0x0112: orientation})
+        check(file, by_pillow(file), refused=refusal("a TIFF"), name=f"TIFF, {name}")
 
 
-@pytest.mark.parametrize("kind", [1, 3, 4])
-@pytest.mark.parametrize("little_endian", [True, False])
-def test_orientation_of_any_type(kind, little_endian):
-    data = exif(8, little_endian, kind)
-    for file in (
-        with_segments(PLAIN, segment(0xE1, b"Exif\0\0" + data)),
-        png(np.asarray(PHOTO), "RGB", 8, before=[(b"eXIf", data)]),
-    ):
-        check(file, PHOTO.transpose(Image.Transpose.ROTATE_90), tolerance=8)
+def test_orientation_of_any_type():
+    expected = PHOTO.transpose(Image.Transpose.ROTATE_90)
+    for kind, little_endian in itertools.product((1, 3, 4), (True, False)):
+        data = exif(8, little_endian, kind)
+        name = f"type {kind}, little-endian: {little_endian}"
+        check(with_segments(PLAIN, segment(0xE1, b"Exif\0\0" + data)), expected, tolerance=8, name=name)
+        check(png(np.asarray(PHOTO), "RGB", 8, before=[(b"eXIf", data)]), expected, name=name)
 
 
 def test_orientation_in_xmp_counts_where_exif_has_none():
@@ -248,9 +244,9 @@ WEBPS = {
 }
 
 
-@pytest.mark.parametrize("kind", WEBPS)
-def test_webp(kind):
-    check(WEBPS[kind], by_pillow(WEBPS[kind]), refused=refusal("a WebP"))
+def test_webp():
+    for name, file in WEBPS.items():
+        check(file, by_pillow(file), refused=refusal("a WebP"), name=name)
 
 
 def gif_with_key():
@@ -277,22 +273,21 @@ GIFS = {
 }
 
 
-@pytest.mark.parametrize("kind", GIFS)
-def test_gif(kind):
-    check(GIFS[kind], by_pillow(GIFS[kind]), refused=refusal("a GIF"))
+def test_gif():
+    for name, file in GIFS.items():
+        check(file, by_pillow(file), refused=refusal("a GIF"), name=name)
 
 
-@pytest.mark.parametrize("bits", [1, 4, 8, 24, 32])
-def test_bmp(bits):
-    if bits <= 8:
+def test_bmp():
+    kinds = [(encode(PHOTO, "BMP"), PHOTO, 24), (encode(CLEAR, "BMP"), PHOTO, 32)]
+    for bits in (1, 4, 8):
         palette = np.random.default_rng(bits).integers(0, 256, (2**bits, 3))
         indices = np.random.default_rng(0).integers(0, 2**bits, (SIZE, SIZE))
-        file, expected = files.bmp(indices, palette, bits), Image.fromarray(palette[indices].astype("uint8"))
-    else:
-        file, expected = encode(PHOTO if bits == 24 else CLEAR, "BMP"), PHOTO
-    assert file[28] == bits
-    assert by_pillow(file).tobytes() == expected.tobytes()
-    check(file, expected, refused=refusal("a BMP"))
+        kinds.append((files.bmp(indices, palette, bits), Image.fromarray(palette[indices].astype("uint8")), bits))
+    for file, expected, bits in kinds:
+        assert file[28] == bits
+        assert by_pillow(file).tobytes() == expected.tobytes()
+        check(file, expected, refused=refusal("a BMP"), name=f"{bits} bits")
 
 
 TIFFS = {
@@ -303,9 +298,9 @@ TIFFS = {
 }
 
 
-@pytest.mark.parametrize("kind", TIFFS)
-def test_tiff(kind):
-    check(TIFFS[kind], by_pillow(TIFFS[kind]), refused=refusal("a TIFF"))
+def test_tiff():
+    for name, file in TIFFS.items():
+        check(file, by_pillow(file), refused=refusal("a TIFF"), name=name)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -323,20 +318,17 @@ def test_12_bits_in_16_are_read_as_declared():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_parts_are_of_the_upright_image(kind, orientation):
+def test_parts_are_of_the_upright_image(kind):
     """The part that a window names is found in the image that lies on its side, too."""
+    load = tf.function(
+        lambda file: images.load(file, 3, SIZE, lambda shape: tf.constant([5, 7, 30, 40])), input_signature=[_STRING]
+    )
     rows, columns = np.mgrid[0:60, 0:90]
     lying = Image.fromarray(np.stack([rows * 4, columns * 2, 200 - rows * 2], axis=-1).astype("uint8"))
-    data = exif(orientation)
-    options = {"exif": b"Exif\0\0" + data, "quality": 95} if kind == "JPEG" else {"exif": data}
-    file = encode(lying, kind, **options)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
-
-    def window(shape):
-        np.testing.assert_array_equal(shape, upright.shape[:2])
-        return tf.constant([5, 7, 30, 40])
-
-    expected = images.resize(tf.constant(upright[5:35, 7:47]), SIZE).numpy().astype(int)
-    found = images.load(tf.constant(file), 3, SIZE, window).numpy()
-    assert np.abs(found - expected).max() <= (8 if kind == "JPEG" else 0)
+    for orientation in range(1, 9):
+        data = exif(orientation)
+        options = {"exif": b"Exif\0\0" + data, "quality": 95} if kind == "JPEG" else {"exif": data}
+        file = encode(lying, kind, **options)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
+        expected = images.resize(tf.constant(upright[5:35, 7:47]), SIZE).numpy().astype(int)
+        assert np.abs(load(file).numpy() - expected).max() <= (8 if kind == "JPEG" else 0), orientation
