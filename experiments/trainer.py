@@ -134,7 +134,7 @@ class Trainer:
         """Batches of the run from a step on, one share for each replica."""
         return self._iterate(
             lambda context: pipeline.training_batches(
-                self._source, self._config, first_step, context, self._counted_here(self.damaged)
+                self._source, self._config, first_step, context, self._counted_here(self.damaged), self.counts_damaged
             )
         )
 
@@ -281,7 +281,11 @@ class Trainer:
         if self._evaluation_iterator is None:
             self._evaluation_iterator = self._iterate(
                 lambda context: pipeline.evaluation_batches(
-                    self._source, self._config, context, self._counted_here(self.damaged_in_evaluation)
+                    self._source,
+                    self._config,
+                    context,
+                    self._counted_here(self.damaged_in_evaluation),
+                    self.counts_damaged,
                 ).repeat()
             )
         for metric in (self.eval_loss, self.eval_accuracy, self._confusion):

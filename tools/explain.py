@@ -198,7 +198,7 @@ def decode(encoded: bytes, name: str, shape: tuple[int, int, int], crop: str) ->
     try:
         image = images.load(tf.constant(encoded), channels, size, window)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{name} cannot be read; an undamaged JPEG, PNG, GIF, BMP or WebP is expected.") from error
+        raise ValueError(f"{name} cannot be read; an undamaged {images.READ} is expected.") from error
     if height != width:
         image = images.to_uint8(tf.image.resize(image, (height, width), antialias=True))
     return image.numpy()

@@ -1,80 +1,145 @@
 """From the bytes of one image to its pixels: decoding, upright orientation, crop and size.
 
-All in the TensorFlow graph, so that a served model can take the same way as training and evaluation.
+TensorFlow's kernels decode JPEG and PNG, in the graph, so that a served model takes the same way as training and
+evaluation. They are right for these, with what `headers` says beside. Other kinds are read by Pillow where Python runs,
+and are an error elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
+from experiments.data import headers, other_formats
+
 CROP_PADDING = 32  # pixels that the central crop leaves out at 224: it takes 224 / (224 + 32) of the shorter side
-_EXIF_BYTES = 4096
-_EXIF_ENTRIES = 512  # more than any directory has
-_ORIENTATION_TAG = 0x0112
+READ = "JPEG, PNG, GIF, BMP, WebP or TIFF"  # for messages
+_RED, _GREEN, _BLUE = 19595, 38470, 7471  # of 65,536: grey as ITU-R 601 and Pillow mix it
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 # (height, width) of an image to (y, x, height, width) of a part of it.
 Window = Callable[[tf.Tensor], tf.Tensor]
 
 
-def load(encoded: tf.Tensor, channels: int, size: int, window: Window) -> tf.Tensor:
-    """Decodes a part of an image, turns it upright and resizes it.
+def load(
+    encoded: tf.Tensor,
+    channels: int,
+    size: int,
+    window: Window,
+    *,
+    python: bool = True,
+    header: headers.Header | None = None,
+    on_16_bits: Callable[[tf.Tensor], Any] | None = None,
+) -> tf.Tensor:
+    """Decodes an image, turns it upright and resizes a part of it.
 
-    JPEG, PNG, GIF (its first frame), BMP and WebP are read. CMYK becomes RGB, 16 bits become the upper 8,
-    grey becomes three equal channels (or colours grey, for one channel), transparent PNGs are laid on
-    white, and the orientation that a camera noted in a JPEG's Exif header is applied.
+    JPEG, PNG, GIF, BMP, WebP and TIFF are read, of animations and the like the first frame. CMYK becomes RGB, 16 bits
+    are scaled to 8, grey becomes three equal channels (or colours grey, for one channel), what is transparent is laid
+    on white, and the orientation that a camera noted in Exif data or XMP is applied.
 
     Args:
         encoded: Scalar string, the file's bytes.
         channels: 1 or 3.
         size: Height and width of the result.
-        window: Which part to take, e.g. `whole`, `center(size)`, `inception(seed)`.
+        window: Which part of the upright image to take, e.g. `whole`, `center(size)`, `inception(seed)`.
+        python: Whether Python runs beside the graph, as Pillow needs it; without it only JPEG and PNG are read.
+        header: What `headers.read` says of the file; it is read if it is missing.
+        on_16_bits: Called with the largest value, int32 scalar, of a file with 16 bits a value; returns an operation.
 
     Returns:
         uint8 `[size, size, channels]`, resized bilinearly with antialiasing.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the bytes are no image, or a damaged one.
+        tf.errors.InvalidArgumentError: If the bytes are no image, a damaged one, or one that needs Python.
     """
+    header = header or headers.read(encoded)
 
     def jpeg() -> tf.Tensor:
-        part = window(tf.image.extract_jpeg_shape(encoded)[:2])
-        image = tf.image.decode_and_crop_jpeg(encoded, part, channels=channels)
-        return upright(resize(image, size), exif_orientation(encoded))
+        return _load_jpeg(encoded, header, channels, size, window)
+
+    def part_of(decode: Callable[[], tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+        image, peak = decode()
+        if on_16_bits is not None:
+            # Inside, as the operation belongs to the branch.
+            noted = tf.cond(peak > 0, lambda: tf.group(on_16_bits(peak)), lambda: tf.no_op())
+            with tf.control_dependencies([noted]):
+                image = tf.identity(image)
+        y, x, height, width = tf.unstack(window(tf.shape(image)[:2]))
+        image = image[y : y + height, x : x + width]
+        return resize(_grey(image) if channels == 1 else image, size)
+
+    def png() -> tf.Tensor:
+        return part_of(lambda: _decode_png(encoded, header))
 
     def other() -> tf.Tensor:
-        image = _decode_other(encoded, channels)
-        y, x, height, width = tf.unstack(window(tf.shape(image)[:2]))
-        return resize(image[y : y + height, x : x + width], size)
+        if python:
+            return part_of(lambda: _decode_other(encoded))
+        with tf.control_dependencies([tf.debugging.Assert(False, [tf.gather(headers.KINDS, header.kind)])]):
+            return tf.zeros((size, size, channels), tf.uint8)
 
-    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    image = tf.switch_case(tf.minimum(header.kind, headers.HIDDEN), [jpeg, png, other])
     return tf.ensure_shape(image, (size, size, channels))
 
 
-def _decode_other(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b"\x89PNG")
-    return tf.cond(is_png, lambda: _decode_png(encoded, channels), lambda: _decode_color(encoded, channels))
+def _load_jpeg(encoded: tf.Tensor, header: headers.Header, channels: int, size: int, window: Window) -> tf.Tensor:
+    """Decodes no more than the part, so that it is found in the image as it lies, and turned at last."""
+    shape = tf.image.extract_jpeg_shape(encoded)
+    part = tf.cond(
+        tf.equal(header.orientation, 1),
+        lambda: window(shape[:2]),
+        lambda: _before_turning(window, shape[:2], header.orientation),
+    )
+
+    def cmyk() -> tf.Tensor:
+        # Without Adobe's segment the kernel takes it for ink, where 0 is white; nearly all files have 255 for white.
+        known = tf.cond(
+            header.flag,
+            lambda: encoded,
+            lambda: tf.strings.join([tf.strings.substr(encoded, 0, 2), _ADOBE, tf.strings.substr(encoded, 2, -1)]),
+        )
+        image = tf.image.decode_and_crop_jpeg(known, part, channels=3)
+        return _grey(image) if channels == 1 else image
+
+    def other() -> tf.Tensor:
+        return tf.image.decode_and_crop_jpeg(encoded, part, channels=channels)
+
+    return upright(resize(tf.cond(tf.equal(shape[2], 4), cmyk, other), size), header.orientation)
 
 
-def _decode_color(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes GIF, BMP and WebP, which TensorFlow does not decode to one channel."""
-    image = tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
-    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
+def _decode_png(encoded: tf.Tensor, header: headers.Header) -> tuple[tf.Tensor, tf.Tensor]:
+    """RGB, upright and on white; and the largest value of one with 16 bits, else 0."""
+    bits, color_type = tf.unstack(tf.ensure_shape(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8), (2,)))
+
+    def decode(channels: int) -> tuple[tf.Tensor, tf.Tensor]:
+        def of_16_bits() -> tuple[tf.Tensor, tf.Tensor]:
+            values = tf.cast(tf.io.decode_png(encoded, channels=channels, dtype=tf.uint16), tf.int32)
+            return tf.cast(other_formats.to_8_bits(values), tf.uint8), tf.reduce_max(values[..., :3])
+
+        return tf.cond(
+            tf.equal(bits, 16), of_16_bits, lambda: (tf.io.decode_png(encoded, channels=channels), tf.constant(0))
+        )
+
+    def on_white() -> tuple[tf.Tensor, tf.Tensor]:
+        image, peak = decode(4)
+        color, alpha = tf.cast(image[..., :3], tf.float32), tf.cast(image[..., 3:], tf.float32) / 255
+        return to_uint8(color * alpha + 255 * (1 - alpha)), peak
+
+    is_transparent = header.flag | tf.equal(color_type, 4) | tf.equal(color_type, 6)
+    image, peak = tf.cond(is_transparent, on_white, lambda: decode(3))
+    return upright(image, header.orientation), peak
 
 
-def _decode_png(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes, and lays transparent images over a white ground."""
-    rgba = tf.io.decode_png(encoded, channels=4)
+def _decode_other(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `other_formats.read` returns."""
+    image, peak = tf.numpy_function(other_formats.read, [encoded], (tf.uint8, tf.int32))
+    return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(peak, ())
 
-    def opaque() -> tf.Tensor:
-        return tf.io.decode_png(encoded, channels=1) if channels == 1 else rgba[..., :3]
 
-    def on_white() -> tf.Tensor:
-        color, alpha = tf.cast(opaque(), tf.float32), tf.cast(rgba[..., 3:], tf.float32) / 255
-        return to_uint8(color * alpha + 255 * (1 - alpha))
-
-    return tf.cond(tf.reduce_all(tf.equal(rgba[..., 3], 255)), opaque, on_white)
+def _grey(image: tf.Tensor) -> tf.Tensor:
+    mixed = tf.reduce_sum(tf.cast(image, tf.int32) * tf.constant([_RED, _GREEN, _BLUE]), axis=-1, keepdims=True)
+    return tf.cast((mixed + 32768) // 65536, tf.uint8)
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -148,49 +213,21 @@ def inception(seed: tf.Tensor) -> Window:
     return window
 
 
-def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """How a camera was held, by the Exif header of its JPEG.
-
-    Args:
-        encoded: Scalar string, the bytes of a JPEG.
-
-    Returns:
-        int32 scalar, 1 (upright, or not noted) to 8, as the Exif standard counts.
-    """
-    data = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, _EXIF_BYTES), tf.uint8), tf.int32)
-    data = tf.pad(data, [[0, _EXIF_BYTES - tf.size(data)]])
-
-    def number(position: tf.Tensor, size: int, little_endian: tf.Tensor) -> tf.Tensor:
-        digits = tf.gather(data, _clip(position[..., None] + tf.range(size)))
-        weights = 256 ** tf.range(size)
-        return tf.reduce_sum(digits * tf.where(little_endian, weights, weights[::-1]), axis=-1)
-
-    # The Exif segment is the first, or the second behind JFIF's.
-    jfif = tf.equal(data[3], 0xE0)
-    segment = tf.where(jfif, 4 + number(tf.constant(4), 2, tf.constant(False)), 2)
-    has_exif = tf.reduce_all(tf.equal(tf.gather(data, _clip(segment + tf.constant([1, 4, 5, 6, 7]))), [0xE1, *b"Exif"]))
-
-    def read() -> tf.Tensor:
-        tiff = segment + 10
-        little_endian = tf.equal(tf.gather(data, _clip(tiff)), ord("I"))
-        directory = tiff + number(tiff + 4, 4, little_endian)
-        entries = directory + 2 + 12 * tf.range(number(directory, 2, little_endian) % _EXIF_ENTRIES)
-        is_orientation = tf.equal(number(entries, 2, little_endian), _ORIENTATION_TAG)
-        orientation = tf.reduce_sum(tf.where(is_orientation, number(entries + 8, 2, little_endian), 0))
-        return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
-
-    return tf.cond(has_exif, read, lambda: 1)
-
-
-def _clip(positions: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(positions, 0, _EXIF_BYTES - 1)
+def _before_turning(window: Window, shape: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Where the window of the upright image lies in the image that is not turned yet, of `shape`."""
+    transposed, mirrored, upended = _steps(orientation)
+    shape = tf.where(transposed, shape[::-1], shape)
+    y, x, height, width = tf.unstack(window(shape))
+    y = tf.where(upended, shape[0] - y - height, y)
+    x = tf.where(mirrored, shape[1] - x - width, x)
+    return tf.where(transposed, tf.stack([x, y, width, height]), tf.stack([y, x, height, width]))
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns a square image as its Exif orientation asks.
+    """Turns an image as its Exif orientation asks.
 
     Args:
-        image: `[size, size, channels]`.
+        image: `[height, width, channels]`.
         orientation: int32 scalar, 1 to 8.
 
     Returns:
@@ -198,11 +235,17 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """
 
     def turn() -> tf.Tensor:
-        turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-        turned = tf.cond(_is_one_of(orientation, (2, 3, 6, 7)), lambda: turned[:, ::-1], lambda: turned)
-        return tf.cond(_is_one_of(orientation, (3, 4, 7, 8)), lambda: turned[::-1], lambda: turned)
+        transposed, mirrored, upended = _steps(orientation)
+        turned = tf.cond(transposed, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        turned = tf.cond(mirrored, lambda: turned[:, ::-1], lambda: turned)
+        return tf.cond(upended, lambda: turned[::-1], lambda: turned)
 
     return tf.cond(tf.equal(orientation, 1), lambda: image, turn)
+
+
+def _steps(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Whether an image is transposed, then mirrored, then turned upside down, to be upright."""
+    return orientation >= 5, _is_one_of(orientation, (2, 3, 6, 7)), _is_one_of(orientation, (3, 4, 7, 8))
 
 
 def _is_one_of(value: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:

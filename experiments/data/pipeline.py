@@ -15,8 +15,9 @@ import ml_collections
 import tensorflow as tf
 
 from experiments import augment, randaugment
-from experiments.data import images
+from experiments.data import headers, images
 from experiments.data.damage import DamagedImages
+from experiments.data.depth import DarkImages
 from experiments.data.order import Order
 from experiments.data.sources import Source
 
@@ -35,6 +36,7 @@ def training_batches(
     first_step: int = 0,
     context: tf.distribute.InputContext | None = None,
     damaged: DamagedImages | None = None,
+    python: bool = True,
 ) -> tf.data.Dataset:
     """Endless batches of augmented training images.
 
@@ -45,6 +47,7 @@ def training_batches(
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
             without it they are printed.
+        python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
 
     Returns:
         Dataset of `(image, target, weight, share)`: uint8 `[batch, size, size, channels]`, uint8
@@ -54,12 +57,14 @@ def training_batches(
     context = context or tf.distribute.InputContext()
     settings = config.augment
     order = training_order(source, config)
+    dark = DarkImages() if python else None
 
-    def load(position: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(config.seed, tf.int64), position])
         crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
         window = images.inception(crop_seed) if settings.crop == "inception" else images.whole
-        image = images.load(encoded, source.channels, config.image_size, window)
+        on_16_bits = _tells(dark, name) if dark else None
+        image = images.load(encoded, source.channels, config.image_size, window, python=python, on_16_bits=on_16_bits)
         if settings.flip:
             image = augment.random_flip(image, flip_seed)
         if settings.translate:
@@ -80,7 +85,7 @@ def training_batches(
         return augment.mixup_share(seed, settings.mixup_alpha)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
+        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged, python)
         shares = (
             tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
             if settings.mixup_alpha
@@ -98,6 +103,7 @@ def evaluation_batches(
     config: ml_collections.ConfigDict,
     context: tf.distribute.InputContext | None = None,
     damaged: DamagedImages | None = None,
+    python: bool = True,
 ) -> tf.data.Dataset:
     """All evaluation images once, in order, the last batch filled up with images of weight 0.
 
@@ -107,6 +113,7 @@ def evaluation_batches(
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0; without it
             their names are printed.
+        python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
 
     Returns:
         Dataset of `(image, target, weight)`: uint8 `[batch, size, size, channels]`, uint8
@@ -115,11 +122,11 @@ def evaluation_batches(
     context = context or tf.distribute.InputContext()
     window = images.center(config.image_size) if config.eval_crop == "center" else images.whole
 
-    def load(position: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return images.load(encoded, source.channels, config.image_size, window)
+    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        return images.load(encoded, source.channels, config.image_size, window, python=python)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged)
+        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged, python)
         return image, _targets(chunk["label"], source), weight
 
     examples = source.eval.read(0, source.eval.count)
@@ -167,10 +174,11 @@ def _batches(
 
 def _load_chunk(
     chunk: dict[str, tf.Tensor],
-    load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    load: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
     source: Source,
     size: int,
     damaged: DamagedImages | None,
+    python: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Images and weights; what cannot be decoded becomes a black image of weight 0.
 
@@ -178,16 +186,17 @@ def _load_chunk(
     """
     count = chunk["image"].shape[0]
     shape = (size, size, source.channels)
-    loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), chunk["position"], chunk["image"]))
-    loaded = loaded.map(lambda index, position, encoded: (index, load(position, encoded))).ignore_errors()
+    loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), chunk["position"], chunk["name"], chunk["image"]))
+    loaded = loaded.map(lambda index, *example: (index, load(*example))).ignore_errors()
     # One more, so that there is a batch even if none can be decoded.
     extra = tf.data.Dataset.from_tensors((tf.constant(count), tf.zeros(shape, tf.uint8)))
     index, image = loaded.concatenate(extra).batch(count + 1).get_single_element()
 
     def fill() -> tuple[tf.Tensor, tf.Tensor]:
         weight = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.float32), (count + 1,))[:count]
-        lost = tf.boolean_mask(chunk["name"], (weight == 0) & (chunk["name"] != ""))  # filling has no name
-        report = tf.cond(tf.size(lost) > 0, lambda: _report(lost, damaged), lambda: False)
+        is_lost = (weight == 0) & (chunk["name"] != "")  # filling has no name
+        names, files = (tf.boolean_mask(chunk[field], is_lost) for field in ("name", "image"))
+        report = tf.cond(tf.size(names) > 0, lambda: _report(names, files, damaged, python), lambda: False)
         with tf.control_dependencies([report]):
             return tf.scatter_nd(index[:, None], image, (count + 1, *shape))[:count], weight
 
@@ -195,9 +204,16 @@ def _load_chunk(
     return tf.ensure_shape(image, (count, *shape)), tf.ensure_shape(weight, (count,))
 
 
-def _report(names: tf.Tensor, damaged: DamagedImages | None) -> tf.Tensor:
-    if damaged is None:  # on another machine, where no Python of this one runs
-        with tf.control_dependencies([tf.print(names, "cannot be decoded and is left out.", output_stream=sys.stderr)]):
+def _report(names: tf.Tensor, files: tf.Tensor, damaged: DamagedImages | None, python: bool) -> tf.Tensor:
+    if damaged is None:  # perhaps on another machine, where no Python of this one runs
+        kinds = tf.map_fn(lambda file: headers.read(file).kind, files, fn_output_signature=tf.int32)
+        needs_python = (kinds >= headers.HIDDEN) & (kinds < len(headers.KINDS) - 1) & (not python)
+        why = tf.where(
+            needs_python, tf.strings.join([tf.gather(headers.KINDS, kinds), ", which no TPU host reads"]), ""
+        )
+        said = tf.strings.join([names, " cannot be decoded and is left out", tf.where(needs_python, " (", ""), why])
+        said = tf.strings.join([said, tf.where(needs_python, ").", ".")])
+        with tf.control_dependencies([tf.print(said, output_stream=sys.stderr)]):
             return tf.constant(True)
 
     def add(names: Any) -> bool:
@@ -206,6 +222,16 @@ def _report(names: tf.Tensor, damaged: DamagedImages | None) -> tf.Tensor:
         return True
 
     return tf.numpy_function(add, [names], tf.bool)
+
+
+def _tells(dark: DarkImages, name: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Tells the largest value of the image of that name."""
+
+    def add(name: bytes, peak: Any) -> bool:
+        dark.add(name.decode(), int(peak))
+        return True
+
+    return lambda peak: tf.numpy_function(add, [name, peak], tf.bool)
 
 
 def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:

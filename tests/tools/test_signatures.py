@@ -60,8 +60,11 @@ def jpeg_that_declares(width, height):
 
 BAD = {
     "empty": (b"", "neither a JPEG nor a PNG"),
-    "text": (b"no image at all", "neither a JPEG nor a PNG"),
-    "gif": (encode(photo(), "GIF"), "neither a JPEG nor a PNG"),
+    "text": (b"no image at all", "neither a JPEG nor a PNG file"),
+    "GIF": (encode(photo(), "GIF"), "neither a JPEG nor a PNG file but a GIF; convert it"),
+    "BMP": (encode(photo(), "BMP"), "neither a JPEG nor a PNG file but a BMP; convert it"),
+    "WebP": (encode(photo(), "WEBP"), "neither a JPEG nor a PNG file but a WebP; convert it"),
+    "TIFF": (encode(photo(), "TIFF"), "neither a JPEG nor a PNG file but a TIFF; convert it"),
     "truncated JPEG": (encode(photo(), "JPEG")[:-200], "damaged or truncated"),
     "JPEG's beginning": (b"\xff\xd8\xff\xe0", "damaged or truncated"),
     "truncated PNG": (encode(photo())[:-200], "damaged or truncated"),

@@ -7,6 +7,8 @@
 `classify`
     `image_bytes` to `classes`, string `[n, k]`, and `scores`, float32 `[n, k]`, best first, and `error`.
 
+Without Python a server reads JPEG and PNG files, as `experiments/data/images.py` says.
+
 A file that cannot be read spoils no other answer: its `error` says why, where that of the others is empty, and its
 probabilities are NaN. A server may put requests of several clients into one batch, so that an error of the whole batch
 would reach the wrong ones. Likewise an image with NaN pixels gets NaN probabilities, and no other does. No image at all
@@ -21,20 +23,22 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from experiments.data import images
+from experiments.data import headers, images
 
 # A file that declares more is not decoded: 50 megapixels take 200 MB in RGBA.
 MAX_PIXELS = 50_000_000
 INPUT_DTYPES = ("float32", "uint8")
 CLASSES_FILE = "classes.txt"
 
-_ERRORS = (
+_OF_KINDS = (
     "",
+    "",
+    f"{headers.KINDS[headers.HIDDEN]}; save it again as a JPEG or PNG file",
+    *(f"neither a JPEG nor a PNG file but {kind}; convert it" for kind in headers.KINDS[headers.HIDDEN + 1 : -1]),
     "neither a JPEG nor a PNG file",
-    f"larger than {MAX_PIXELS:,} pixels",
-    "damaged or truncated",
 )
-_NO_IMAGE, _TOO_LARGE, _DAMAGED = 1, 2, 3
+_ERRORS = (*_OF_KINDS, f"larger than {MAX_PIXELS:,} pixels", "damaged or truncated")
+_TOO_LARGE, _DAMAGED = len(_OF_KINDS), len(_OF_KINDS) + 1
 
 
 def write(
@@ -126,10 +130,11 @@ def decode(encoded: tf.Tensor, channels: int, size: int, window: images.Window) 
     count = tf.shape(encoded)[0]
 
     def load(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        problem = _problem(data)
+        header = headers.read(data)
+        problem = _problem(data, header.kind)
         image = tf.cond(
-            tf.equal(problem, 0),
-            lambda: images.load(data, channels, size, window),
+            tf.equal(tf.gather(_ERRORS, problem), ""),
+            lambda: images.load(data, channels, size, window, python=False, header=header),
             lambda: tf.zeros(shape, tf.uint8),
         )
         return index, image, problem
@@ -144,19 +149,19 @@ def decode(encoded: tf.Tensor, channels: int, size: int, window: images.Window) 
     return tf.ensure_shape(image, (None, *shape)), tf.gather(tf.constant(_ERRORS), problem)
 
 
-def _problem(data: tf.Tensor) -> tf.Tensor:
+def _problem(data: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
     """Index into `_ERRORS` of what is wrong before decoding; raises an error at a damaged header."""
-    is_jpeg = tf.io.is_jpeg(data)
-    is_png = tf.equal(tf.strings.substr(data, 0, 8), b"\x89PNG\r\n\x1a\n")
 
     def pixels() -> tf.Tensor:
-        sides = tf.cond(is_jpeg, lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: _png_sides(data))
+        sides = tf.cond(
+            tf.equal(kind, headers.JPEG), lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: _png_sides(data)
+        )
         return tf.reduce_prod(tf.abs(tf.cast(sides, tf.float32)))  # above 2**31 they are negative
 
     return tf.cond(
-        is_jpeg | is_png,
-        lambda: tf.where(pixels() > MAX_PIXELS, _TOO_LARGE, 0),
-        lambda: tf.constant(_NO_IMAGE),
+        kind < headers.HIDDEN,
+        lambda: tf.where(pixels() > MAX_PIXELS, _TOO_LARGE, kind),
+        lambda: kind,
     )
 
 
