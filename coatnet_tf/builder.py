@@ -53,7 +53,7 @@ def build_model(
         classifier_activation: Activation of the top; `None` returns the logits.
         name: Model name; the configuration's by default.
         include_preprocessing: Whether the model takes images in [0, 255] and rescales them itself to
-            its own range. With `False`, call `preprocess_input` first, with the configuration's `preprocessing`.
+            its own range. With `False`, call `rescale` first, with the configuration's `preprocessing`.
         dtype: Dtype or dtype policy of all layers, such as `"mixed_bfloat16"`; Keras' global one by default. The
             classifier's is float32 at least.
         **options: Fields of the configuration to replace, by name at any depth: `drop_path_rate`, `head_size`, ...
@@ -90,7 +90,7 @@ def build_backbone(
     image = _image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])
     config.check_input_shape(shape)
-    layers = [preprocessing_layer(config.preprocessing, dtype)] if include_preprocessing else []
+    layers = [preprocessing_layer(config.preprocessing, shape[-1], dtype)] if include_preprocessing else []
     features = common.chain(layers + config.feature_layers(shape, dtype), image)
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     return keras.Model(inputs, features, name=f"{config.name}_backbone")
