@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from coatnet_tf.imagenet import preprocessing_layer
-from coatnet_tf.layers import common
+from coatnet_tf.layers import common, parts
 from coatnet_tf.layers.options import is_positive_int, replace
+from coatnet_tf.layers.parts import Change
 from coatnet_tf.network import Network
 from coatnet_tf.pretrained import load_initial_weights
 from coatnet_tf.weights import Loaded
@@ -84,14 +85,27 @@ def build_model(
 
 
 def build_backbone(
-    config: Network, input_tensor: Any, input_shape: ImageShape | None, include_preprocessing: bool, dtype: Any
+    config: Network,
+    input_tensor: Any,
+    input_shape: ImageShape | None,
+    include_preprocessing: bool,
+    dtype: Any,
+    changes: Mapping[str, Change] | None = None,
 ) -> keras.Model:
-    """The model from images to features, on which a classifier stands; see `build_model`."""
+    """The model from images to features, on which a classifier stands.
+
+    Args:
+        config, input_tensor, input_shape, include_preprocessing, dtype: See `build_model`.
+        changes: What differs in layers from how they are made, by their names; see `coatnet_tf.layers.parts`.
+    """
     image = _image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])
     config.check_input_shape(shape)
     layers = [preprocessing_layer(config.preprocessing, shape[-1], dtype)] if include_preprocessing else []
-    features = common.chain(layers + config.feature_layers(shape, dtype), image)
+    layers += config.feature_layers(shape, dtype)
+    for layer in layers:
+        parts.restore(layer, (changes or {}).get(layer.name, {}))
+    features = common.chain(layers, image)
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     return keras.Model(inputs, features, name=f"{config.name}_backbone")
 

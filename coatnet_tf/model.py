@@ -14,6 +14,7 @@ import keras
 from coatnet_tf.builder import ImageShape, build_backbone, build_model, make_factory, report
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
+from coatnet_tf.layers.parts import change_of
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
@@ -116,6 +117,7 @@ class CoAtNetBackbone(keras.Model):
         name: Model name; the configuration's and `_backbone` by default.
         dtype: Dtype or dtype policy of all layers; Keras' global one by default.
         trainable: Whether its weights are trained.
+        parts: What `get_config` has of layers that were frozen or quantised.
         **options: Fields of the configuration to replace, by name at any depth, such as `drop_path_rate`.
 
     Raises:
@@ -139,12 +141,13 @@ class CoAtNetBackbone(keras.Model):
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
+        parts: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(config, str) and is_pretrained_name(config):
             config = find_pretrained(config).config
         config = get_config(config, **options)
-        features = build_backbone(config, None, input_shape, include_preprocessing, dtype)
+        features = build_backbone(config, None, input_shape, include_preprocessing, dtype, parts)
         if weights is not None:
             loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
             report(loaded, os.fspath(weights))
@@ -166,6 +169,7 @@ class CoAtNetBackbone(keras.Model):
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "trainable": self.trainable,
+            "parts": {layer.name: change for layer in self.layers if (change := change_of(layer, self))},
         }
 
     @classmethod
