@@ -37,6 +37,7 @@ class ConstantPadding2D(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)  # images of whole numbers too
         return ops.pad(inputs, ((0, 0), *self.padding, (0, 0)), constant_values=self.value)
 
     def get_config(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_norms_are_frozen_wherever_they_are(tiny, tmp_path, kind, copied):
         "s3_block02/s3_block02_ffn/s3_block02_ffn_expand/kernel",
     ):
         assert part in changed, part
-    assert any(path.startswith(("predictions", "mine")) for path in changed)
+    assert any("predictions" in path or "mine" in path for path in changed)
 
 
 def test_norms_of_mbconv_blocks_that_are_trained(tiny):

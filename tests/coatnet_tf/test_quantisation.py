@@ -1,5 +1,7 @@
 """Models that Keras quantised come back from their files with the same outputs."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -7,17 +9,25 @@ import pytest
 import coatnet_tf
 
 SHAPE = (32, 32, 3)
+TINY = coatnet_tf.make_config("tiny", (1, 1, 1), (8, 8, 16), "CT", head_size=8, kernel_initializer="lecun_normal")
 
 
-def make(kind, tiny):
-    tiny = coatnet_tf.get_config(tiny, kernel_initializer="lecun_normal")
+@pytest.fixture(autouse=True)
+def _quick_collections():
+    """Keras collects garbage for each kernel that it replaces; what TensorFlow imported need not be looked through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def make(kind):
     if kind == "plain":
-        return coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, classifier_activation=None)
+        return coatnet_tf.CoAtNet(TINY, input_shape=SHAPE, classes=3, classifier_activation=None)
     if kind == "rmlp":
-        return coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3, relative_mlp_units=8)
+        return coatnet_tf.CoAtNet(TINY, input_shape=SHAPE, classes=3, relative_mlp_units=8)
     if kind == "folded":
-        return coatnet_tf.fold_for_inference(coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3))
-    backbone = coatnet_tf.CoAtNetBackbone(tiny, input_shape=SHAPE, name="backbone")
+        return coatnet_tf.fold_for_inference(coatnet_tf.CoAtNet(TINY, input_shape=SHAPE, classes=3))
+    backbone = coatnet_tf.CoAtNetBackbone(TINY, input_shape=SHAPE, name="backbone")
     if kind == "backbone":
         return backbone
     image = keras.Input(SHAPE)
@@ -37,15 +47,18 @@ def quantised_layers(model):
     ]
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("kind", ["plain", "rmlp", "folded", "backbone", "nested"])
-def test_saved_and_loaded(tiny, tmp_path, kind, mode):
-    model = make(kind, tiny)
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [(kind, "int8") for kind in ("plain", "rmlp", "folded", "backbone", "nested")]
+    + [("folded", "int4"), ("nested", "int4")],
+)
+def test_saved_and_loaded(tmp_path, kind, mode):
+    model = make(kind)
     before = outputs(model)
     model.quantize(mode)
     expected = outputs(model)
     assert np.abs(expected - before).max() > 0
-    assert len(quantised_layers(model)) > 10
+    assert len(quantised_layers(model)) >= 8
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -57,19 +70,19 @@ def test_saved_and_loaded(tiny, tmp_path, kind, mode):
         np.testing.assert_array_equal(outputs(copy), expected)
 
 
-def test_a_preset(tiny, tmp_path):
-    backbone = make("backbone", tiny)
+def test_a_preset(tmp_path):
+    backbone = make("backbone")
     backbone.quantize("int8")
     backbone.save_to_preset(tmp_path)
     np.testing.assert_array_equal(outputs(coatnet_tf.CoAtNetBackbone.from_preset(tmp_path)), outputs(backbone))
 
 
-def test_layers_that_were_left_out(tiny, tmp_path):
+def test_layers_that_were_left_out(tmp_path):
     """Each layer keeps its own mode."""
     if "filters" not in keras.Model.quantize.__code__.co_varnames:
         pytest.skip("this Keras quantises all layers")
-    model = make("plain", tiny)
-    model.quantize("int8", filters="query|key")
+    model = make("plain")
+    model.quantize("int8", filters=".*query|.*key")
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     names = {path.rpartition("/")[2] for path, _ in quantised_layers(loaded)}
@@ -77,10 +90,10 @@ def test_layers_that_were_left_out(tiny, tmp_path):
     np.testing.assert_array_equal(outputs(loaded), outputs(model))
 
 
-def test_a_configuration_of_quantisers_is_kept(tiny, tmp_path):
+def test_a_configuration_of_quantisers_is_kept(tmp_path):
     if not hasattr(keras.quantizers, "Int4QuantizationConfig"):
         pytest.skip("this Keras has no configurations of quantisers")
-    model = make("plain", tiny)
+    model = make("plain")
     model.quantize(config=keras.quantizers.Int4QuantizationConfig(block_size=8))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
