@@ -131,8 +131,8 @@ def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
 
 
 def report(loaded: Loaded, name: str) -> None:
-    """Warns of what was resized or begun anew."""
-    if loaded.resized or loaded.reset:
+    """Warns of what was resized, adapted or begun anew."""
+    if loaded.resized or loaded.reset or loaded.adapted:
         warnings.warn(f"{name}: {loaded}.", stacklevel=3)
 
 

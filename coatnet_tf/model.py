@@ -49,8 +49,9 @@ def from_pretrained(
 ) -> keras.Model:
     """Builds a CoAtNet with weights that somebody trained, exactly as its author's code computes it.
 
-    Bias tables are resized if `input_shape` is not what the weights were trained for. That, and a classifier that
-    begins anew, is reported in a warning that names them.
+    Bias tables are resized if `input_shape` is not what the weights were trained for, and the first kernel is
+    adapted if the images have other channels than red, green and blue (`weights.adapt_channels`). That, and a
+    classifier that begins anew, is reported in a warning that names them.
 
     Args:
         name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`. The file is downloaded once,
