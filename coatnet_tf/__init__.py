@@ -5,7 +5,8 @@ from coatnet_tf.config import CoAtNetConfig, StageConfig, StemConfig, make_confi
 from coatnet_tf.cost import Cost, CostReport, profile, profile_layers
 from coatnet_tf.family import FAMILY, get_config
 from coatnet_tf.fold import fold_for_inference
-from coatnet_tf.imagenet import decode_predictions, preprocess_input
+from coatnet_tf.freezing import freeze
+from coatnet_tf.imagenet import decode_predictions, preprocess_input, rescale
 from coatnet_tf.model import (
     CoAtNet,
     CoAtNet0,
@@ -47,6 +48,7 @@ __all__ = [
     "StemConfig",
     "decode_predictions",
     "fold_for_inference",
+    "freeze",
     "from_pretrained",
     "get_config",
     "layers",
@@ -56,6 +58,7 @@ __all__ = [
     "preprocess_input",
     "profile",
     "profile_layers",
+    "rescale",
     "rivals",
     "save_timm",
 ]

@@ -6,14 +6,15 @@ import difflib
 import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from coatnet_tf.imagenet import preprocessing_layer
-from coatnet_tf.layers import common
+from coatnet_tf.layers import common, parts
 from coatnet_tf.layers.options import is_positive_int, replace
+from coatnet_tf.layers.parts import Change
 from coatnet_tf.network import ImageShape, Network
 from coatnet_tf.pretrained import load_initial_weights
 from coatnet_tf.weights import Loaded
@@ -52,7 +53,7 @@ def build_model(
         classifier_activation: Activation of the top; `None` returns the logits.
         name: Model name; the configuration's by default.
         include_preprocessing: Whether the model takes images in [0, 255] and rescales them itself to
-            its own range. With `False`, call `preprocess_input` first, with the configuration's `preprocessing`.
+            its own range. With `False`, call `rescale` first, with the configuration's `preprocessing`.
         dtype: Dtype or dtype policy of all layers, such as `"mixed_bfloat16"`; Keras' global one by default. The
             classifier's is float32 at least.
         **options: Fields of the configuration to replace, by name at any depth: `drop_path_rate`, `head_size`, ...
@@ -89,14 +90,27 @@ _ARGUMENTS = [name for name in inspect.signature(build_model).parameters if name
 
 
 def build_backbone(
-    config: Network, input_tensor: Any, input_shape: ImageShape | None, include_preprocessing: bool, dtype: Any
+    config: Network,
+    input_tensor: Any,
+    input_shape: ImageShape | None,
+    include_preprocessing: bool,
+    dtype: Any,
+    changes: Mapping[str, Change] | None = None,
 ) -> keras.Model:
-    """The model from images to features, on which a classifier stands; see `build_model`."""
+    """The model from images to features, on which a classifier stands.
+
+    Args:
+        config, input_tensor, input_shape, include_preprocessing, dtype: See `build_model`.
+        changes: What differs in layers from how they are made, by their names; see `coatnet_tf.layers.parts`.
+    """
     image = _image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])
     config.check_input_shape(shape)
-    layers = [preprocessing_layer(config.preprocessing, dtype)] if include_preprocessing else []
-    features = common.chain(layers + config.feature_layers(shape, dtype), image)
+    layers = [preprocessing_layer(config.preprocessing, shape[-1], dtype)] if include_preprocessing else []
+    layers += config.feature_layers(shape, dtype)
+    for layer in layers:
+        parts.restore(layer, (changes or {}).get(layer.name, {}))
+    features = common.chain(layers, image)
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     return keras.Model(inputs, features, name=f"{config.name}_backbone")
 
@@ -122,8 +136,8 @@ def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
 
 
 def warn_of_changes(loaded: Loaded, name: str) -> None:
-    """Warns of what was resized or begun anew."""
-    if loaded.resized or loaded.reset:
+    """Warns of what was resized, adapted or begun anew."""
+    if loaded.resized or loaded.reset or loaded.adapted:
         warnings.warn(f"{name}: {loaded}.", stacklevel=3)
 
 

@@ -31,6 +31,19 @@ from coatnet_tf.layers import (
 )
 
 _BLOCKS = (MBConv, TransformerBlock, RelativeSelfAttention)
+# Of these in Keras nothing is left outside training; others of its layers for images, as CenterCrop, do work there too.
+_IN_TRAINING_ALONE = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        *("AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration"),
+        *("RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip"),
+        *("RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective"),
+        *("RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear"),
+        *("RandomTranslation", "RandomZoom", "Solarization"),
+        *("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D"),
+    )
+    if hasattr(keras.layers, name)  # not in every Keras
+)
 _LINEAR = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense, PointwiseDense)
 
 
@@ -49,7 +62,7 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
       rescaled to 0; by one number for all channels, that is: by ImageNet's mean and deviation it stays.
     - MBConv's first product and those of the feed-forward networks are `layers.PointwiseDense`: TensorFlow has one
       kernel for a product of matrices, its bias and its GELU.
-    - Dropout and stochastic depth are gone.
+    - Dropout, noise, stochastic depth and Keras' layers that augment images at random (`RandomFlip`, ...) are gone.
 
     Other layers of a functional model around the blocks, such as one's own classifier, are copied.
 
@@ -119,8 +132,7 @@ class Folding(Rewrite):
             keras.layers.DepthwiseConv2D: self._copy,
             keras.layers.Dense: self._dense,
             keras.layers.Activation: self._activation,
-            StochasticDepth: lambda layer, x: x,
-            keras.layers.Dropout: lambda layer, x: x,
+            **dict.fromkeys((StochasticDepth, *_IN_TRAINING_ALONE), lambda layer, x: x),
         }
 
     def otherwise(self, layer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -79,9 +80,13 @@ class Rewrite:
         return layer(*args, **kwargs)
 
     def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("training"):
+        training = kwargs.pop("training", None)
+        by_default = _trains_by_default(layer)
+        if training and not by_default:
             raise ValueError(f"Layer {layer.name} is called with training=True, which has no equal for inference.")
-        kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if by_default and type(layer) not in self.rules:
+            kwargs["training"] = False
         if kwargs or len(args) != 1:
             return self.otherwise(layer, *args, **kwargs)
         y = self.apply(layer, args[0])
@@ -135,6 +140,12 @@ class Rewrite:
         """How a tensor came to be, if by a layer of exactly one of these types, and for one use alone."""
         made = self._made.get(x)
         return made if made is not None and made.key is not None and type(made.layer) in types else None
+
+
+def _trains_by_default(layer: Any) -> bool:
+    """Whether a layer is in training mode unless it is told otherwise, as those that augment images are."""
+    parameters = inspect.signature(layer.call).parameters if isinstance(layer, keras.layers.Layer) else {}
+    return "training" in parameters and parameters["training"].default is True
 
 
 def is_functional(layer: Any) -> bool:

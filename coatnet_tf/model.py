@@ -14,6 +14,7 @@ import keras
 from coatnet_tf.builder import build_backbone, build_model, make_factory, warn_of_changes
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
+from coatnet_tf.layers.parts import change_of
 from coatnet_tf.network import ImageShape
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from coatnet_tf.weights import load_weights as load_weights_of_file
@@ -49,8 +50,9 @@ def from_pretrained(
 ) -> keras.Model:
     """Builds a CoAtNet with weights that somebody trained, exactly as its author's code computes it.
 
-    Bias tables are resized if `input_shape` is not what the weights were trained for. That, and a classifier that
-    begins anew, is reported in a warning that names them.
+    Bias tables are resized if `input_shape` is not what the weights were trained for, and the first kernel is
+    adapted if the images have other channels than red, green and blue (`weights.adapt_channels`). That, and a
+    classifier that begins anew, is reported in a warning that names them.
 
     Args:
         name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`. The file is downloaded once,
@@ -117,6 +119,7 @@ class CoAtNetBackbone(keras.Model):
         name: Model name; the configuration's and `_backbone` by default.
         dtype: Dtype or dtype policy of all layers; Keras' global one by default.
         trainable: Whether its weights are trained.
+        parts: What `get_config` has of layers that were frozen or quantised.
         **options: Fields of the configuration to replace, by name at any depth, such as `drop_path_rate`.
 
     Raises:
@@ -140,12 +143,13 @@ class CoAtNetBackbone(keras.Model):
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
+        parts: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(config, str) and is_pretrained_name(config):
             config = find_pretrained(config).config
         config = get_config(config, **options)
-        features = build_backbone(config, None, input_shape, include_preprocessing, dtype)
+        features = build_backbone(config, None, input_shape, include_preprocessing, dtype, parts)
         if weights is not None:
             loaded = load_initial_weights(features, weights, resize=True, reset_head=True)
             warn_of_changes(loaded, os.fspath(weights))
@@ -167,6 +171,7 @@ class CoAtNetBackbone(keras.Model):
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "trainable": self.trainable,
+            "parts": {layer.name: change for layer in self.layers if (change := change_of(layer, self))},
         }
 
     @classmethod

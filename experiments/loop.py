@@ -95,12 +95,18 @@ def _file_of_weights(path: str) -> epath.Path:
 
 def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf.Loaded:
     """Loads the weights of `config.init_from`: of a run, of a file, or of a name."""
-    with tempfile.TemporaryDirectory() as local:
-        weights = config.init_from
-        if not is_pretrained_name(weights):
-            found = _file_of_weights(weights)
-            weights = found.copy(epath.Path(local) / found.name)  # it can be on object storage
+    weights = config.init_from
+    if is_pretrained_name(weights):
         return load_initial_weights(model, weights, True, config.reset_head)
+    found = _file_of_weights(weights)
+    if "://" not in weights:
+        return load_initial_weights(model, found, True, config.reset_head)
+    with tempfile.TemporaryDirectory() as local:  # h5py reads local files only
+        copy = found.copy(epath.Path(local) / found.name)
+        try:
+            return load_initial_weights(model, copy, True, config.reset_head)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(copy), str(found))) from error
 
 
 def build(

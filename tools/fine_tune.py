@@ -29,7 +29,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
-from coatnet_tf.weights import stored_shapes
+from coatnet_tf.weights import places_of, stored_shapes
 from experiments import evaluate, logs, path_flags, recipe_flags, train, workdir
 from experiments.data import folder, folder_splits
 from experiments.recipes import base, small_folder
@@ -110,11 +110,12 @@ def _relative(name: str) -> ml_collections.ConfigDict:
 
 def _channels(weights: epath.Path) -> int:
     shapes = stored_shapes(weights)
-    if FIRST_KERNEL not in shapes:
+    places = places_of(FIRST_KERNEL, shapes)  # also inside a model of one's own
+    if not places:
         raise ValueError(
             f"{weights} holds no weights of a CoAtNet: there is no {FIRST_KERNEL.partition('#')[0]} in it."
         )
-    return shapes[FIRST_KERNEL][2]
+    return shapes[places[0] + FIRST_KERNEL][2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
             "and deviation, or none if layers of its own do it."
         )
     known: Any = preprocessing or coatnet_tf.get_config(model.name).preprocessing
-    rescaling = preprocessing_layer(known)
+    rescaling = preprocessing_layer(known, model.input_shape[-1])
     image = keras.Input(model.input_shape[1:], name=model.input.name)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:

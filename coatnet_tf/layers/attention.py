@@ -11,6 +11,7 @@ from keras import ops
 
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import ConfiguredLayer, Options, PositiveInt, Shape, check
+from coatnet_tf.layers.parts import LayerOfLayers
 
 BiasReindexing = Literal["gather", "einsum"]
 
@@ -22,7 +23,7 @@ def _relative_positions(size: int) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class RelativePositionBias(keras.layers.Layer):
+class RelativePositionBias(LayerOfLayers):
     """Adds a relative position bias to the attention logits of a grid of positions.
 
     Each head has a table P, `[2H-1, 2W-1]`; the logit of position (i, j) attending to (i', j') gets
@@ -130,6 +131,7 @@ class RelativePositionMLP(RelativePositionBias):
         self.out = common.dense(num_heads, name="out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
+        self.restore_parts()
         height, width = self.grid
         common.build_chain([self.hidden, self.out], (2 * height - 1, 2 * width - 1, 2))
         common.finish_build(self)
@@ -251,6 +253,7 @@ class RelativeSelfAttention(ConfiguredLayer):
 
     def build(self, input_shape: Shape) -> None:
         self.prepare(input_shape)
+        self.restore_parts()
         batch, height, width, channels = input_shape
         positions = height * width
         for projection in self.projections():

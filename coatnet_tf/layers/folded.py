@@ -9,6 +9,7 @@ from keras import ops
 
 from coatnet_tf.layers import common
 from coatnet_tf.layers.options import Shape
+from coatnet_tf.layers.parts import LayerOfLayers
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -36,6 +37,7 @@ class ConstantPadding2D(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)  # images of whole numbers too
         return ops.pad(inputs, ((0, 0), *self.padding, (0, 0)), constant_values=self.value)
 
     def get_config(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class PointwiseDense(keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
-class FoldedSelfAttention(keras.layers.Layer):
+class FoldedSelfAttention(LayerOfLayers):
     """`RelativeSelfAttention` for inference: one product for q, k and v, and the bias as it is added.
 
     q's scale is in its kernel, and the bias is stored for every pair of positions, `[heads, H*W, H*W]`
@@ -113,6 +115,7 @@ class FoldedSelfAttention(keras.layers.Layer):
         inner = self.filters if self.attention_width == "output" else channels
         self.num_heads = inner // self.head_size
         self.qkv = common.dense(3 * inner, name="qkv", dtype=self.dtype_policy)
+        self.restore_parts()
         self.qkv.build((None, channels))
         if self.relative_attention:
             self.bias = self.add_weight(

@@ -79,6 +79,7 @@ class SqueezeExcite(ConfiguredLayer):
 
     def build(self, input_shape: Shape) -> None:
         self.prepare(input_shape)
+        self.restore_parts()
         common.build_chain(self.gate(), input_shape)
         common.finish_build(self)
 

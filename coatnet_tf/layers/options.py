@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 import keras
 
+from coatnet_tf.layers.parts import LayerOfLayers
+
 Shape = tuple[Any, ...]  # None where a size is unknown
 
 
@@ -220,13 +222,13 @@ def _find(options: type[Options], name: str) -> tuple[str, ...]:
     return found[0]
 
 
-class ConfiguredLayer(keras.layers.Layer):
+class ConfiguredLayer(LayerOfLayers):
     """A layer whose options are a dataclass, `config_class`; its `get_config` has the fields of that.
 
     Args:
         kernel_initializer: Initializer of the kernels; normal(0.02) by default.
         config: The options; the defaults of `config_class` if there are none.
-        **kwargs: Fields of the options to replace, by name, and arguments of `keras.layers.Layer`.
+        **kwargs: Fields of the options to replace, by name, and arguments of `LayerOfLayers`.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -82,6 +82,7 @@ class ResidualBlock(ConfiguredLayer):
 
     def build(self, input_shape: Shape) -> None:
         self.prepare(input_shape)
+        self.restore_parts()
         first, *others = self.branches()
         common.build_chain(self.shortcut(), input_shape)
         shape = common.build_chain(first, input_shape)

@@ -102,6 +102,7 @@ class FeedForward(ConfiguredLayer):
 
     def build(self, input_shape: Shape) -> None:
         self.prepare(input_shape)
+        self.restore_parts()
         common.build_chain(self.layers(), input_shape)
         common.finish_build(self)
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from coatnet_tf.layers import TransformerBlock
 from coatnet_tf.pretrained.conversions import Conversion, FlippedTable
-from coatnet_tf.weights import Loaded, resize_table
+from coatnet_tf.weights import Loaded, adapt_channels, resize_table
 from coatnet_tf.weights.keras_file import enumerate_names
+from coatnet_tf.weights.resizing import describe_adapted, is_of_other_channels
 
 Tensors = dict[str, np.ndarray]
 _BLOCK = re.compile(r"s(\d+)_block(\d+)")
@@ -81,7 +82,8 @@ def load_tensors(
 ) -> Loaded:
     """Loads each tensor exactly once into a model, or refuses and changes nothing.
 
-    Bias tables of another input size are resized (`resize_table`).
+    Bias tables of another input size are resized (`resize_table`), and the first kernel is adapted to other channels
+    than those of RGB images (`adapt_channels`).
 
     Args:
         model: A built model.
@@ -92,7 +94,7 @@ def load_tensors(
         leave_aside: What names of tensors begin with that the model has no place for.
 
     Returns:
-        A `Loaded`, which names what was resized and kept.
+        A `Loaded`, which names what was resized, adapted and kept.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape, or a variable gets none; the message names
@@ -103,6 +105,7 @@ def load_tensors(
     values: list[tuple[Any, np.ndarray]] = []
     problems: list[str] = []
     resized: list[str] = []
+    adapted: list[str] = []
     for entry in entries:
         tensor = left.pop(entry.name, None)
         if all(variable.path in given for variable in entry.variables):
@@ -121,6 +124,9 @@ def load_tensors(
             if isinstance(entry.conversion, FlippedTable) and value.shape != shape and value.shape[0] == shape[0]:
                 resized.append(f"{variable.path} from {value.shape} to {shape}")
                 value = resize_table(value, (shape[1], shape[2]))
+            elif is_of_other_channels(variable.path, shape, value.shape):
+                adapted.append(describe_adapted(variable.path, shape[2]))
+                value = adapt_channels(value, shape[2])
             if value.shape != shape:
                 problems.append(f"{entry.name} makes {value.shape}, and {variable.path} of the model is {shape}")
             values.append((variable, value))
@@ -133,7 +139,7 @@ def load_tensors(
         )
     for variable, value in values:
         variable.assign(value)
-    return Loaded(tuple(resized), tuple(variable.path for variable in keep))
+    return Loaded(tuple(resized), tuple(variable.path for variable in keep), adapted=tuple(adapted))
 
 
 def load_named(

@@ -11,7 +11,7 @@ from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.imagenet import preprocessing_layer
 
 # Arguments of layers that change neither what weights there are nor what they compute outside training.
-_FREE = ("name", "dtype", "trainable", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
+_FREE = ("name", "dtype", "trainable", "parts", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
 _FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _HEAD = ("head_", "predictions")
 
@@ -26,7 +26,10 @@ def find_differences(model: keras.Model, config: CoAtNetConfig) -> list[str]:
     Returns:
         A line each, empty if it is the network but for what only training has, and for the number of classes.
     """
-    layers = [preprocessing_layer(config.preprocessing), *config.feature_layers(model.input_shape[1:])]
+    layers = [
+        preprocessing_layer(config.preprocessing, model.input_shape[-1]),
+        *config.feature_layers(model.input_shape[1:]),
+    ]
     if any(layer.name == "predictions" for layer in model.layers):
         layers += config.head_layers(1, None)
     expected = {layer.name: layer for layer in layers}

@@ -157,7 +157,8 @@ def load_initial_weights(
     Args:
         model: A model that `CoAtNet` built.
         weights: A name that `list_weights` lists, or a `.weights.h5` or `.keras` file.
-        resize: Whether bias tables of another input size in a file are resized; those of a name always are.
+        resize: Whether the weights of a file are fitted to another input shape, as `load_weights` does it; those of a
+            name always are.
         reset_head: Whether to leave the classifier as it is, for other classes.
 
     Returns:

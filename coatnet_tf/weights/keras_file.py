@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,9 +19,18 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from coatnet_tf.weights.resizing import (
+    adapt_channels,
+    describe_adapted,
+    is_of_other_channels,
+    is_other_table,
+    resize_table,
+)
+
 # State of random number generators is no weight; models with and without dropout differ in it.
 _SEED_GENERATOR = "seed_generator"
 _CLASSIFIER = "predictions#"
+_OF_NETWORK = re.compile(r"(stem|patch|encoder|final|resnet)_.*|.*block\d+|head_(norm|hidden|token)|predictions")
 _HEAD = ("head_norm#", "head_hidden#", _CLASSIFIER)
 _NAMED_AT_MOST = 5
 
@@ -32,18 +42,21 @@ class Loaded:
     Args:
         resized: Bias tables that were resized, with both shapes.
         reset: Weights of the head that kept their new initial values.
-        left_aside: Weights of the file's head, which the model does not have.
+        left_aside: Weights of the file's head, or beside its CoAtNet, which the model does not have.
+        adapted: The first kernel, if it was trained on RGB images and the model takes another number of channels.
     """
 
     resized: tuple[str, ...] = ()
     reset: tuple[str, ...] = ()
     left_aside: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [
             f"{what}: {enumerate_names(which)}"
             for what, which in (
                 ("bias tables resized", self.resized),
+                ("trained on RGB images", self.adapted),
                 ("begun anew", self.reset),
                 ("left aside", self.left_aside),
             )
@@ -60,13 +73,16 @@ def load_weights(
     Args:
         model: A built model.
         path: `.weights.h5` (from `Model.save_weights`) or `.keras` (from `Model.save`) of the same
-            architecture. Layers are matched by name, those of a model inside the model too.
-        resize: Whether to resize relative position bias tables, for another input size than the file's.
+            architecture. Layers are matched by name, those of a model inside the model too. If the file holds a model
+            with a CoAtNet in it, and `model` is such a CoAtNet, that is taken.
+        resize: Whether to fit weights to another input shape than the file's: relative position bias tables are
+            resized (`resize_table`), the first kernel of RGB images adapted to other channels (`adapt_channels`).
         reset_head: Whether to leave the classifier (the layer `predictions`) as it is, for other classes. Where the
-            model or the file has no head, the whole head of the other is left as it is.
+            model or the file has no head, the whole head of the other is left as it is, and layers that somebody put
+            on the network in the file are left aside.
 
     Returns:
-        A `Loaded`, which names what was resized, reset and left aside; it prints as one line.
+        A `Loaded`, which names what was resized, adapted, reset and left aside; it prints as one line.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -87,24 +103,35 @@ def load_weights(
     path = os.fspath(path)
     with _open(path) as file:
         stored = dict(_stored_weights(file))
+        stored, beside = _of_network(path, stored, next(iter(_model_weights(model, stored)), ""))
         wanted = _model_weights(model, stored)
         reset, left_aside = _head_to_leave(wanted, stored) if reset_head else ((), ())
-        resized = {
-            name: resize_table(_read(stored[name]), (weight.shape[1], weight.shape[2]))
-            for name, weight in wanted.items()
-            if resize and name in stored and _is_other_table(weight, stored[name])
-        }
+        beside |= {name: data for name, data in stored.items() if reset_head and _is_put_on(name, wanted)}
+        resized, adapted = _fitted(wanted, stored) if resize else ({}, {})
         to_load = {name: weight for name, weight in wanted.items() if name not in reset}
-        used = {name: data for name, data in stored.items() if name not in left_aside}
-        _refuse_misfits(path, to_load, {**used, **resized})
+        used = {name: data for name, data in stored.items() if name not in left_aside and name not in beside}
+        _refuse_misfits(path, to_load, {**used, **resized, **adapted, **({} if reset_head else beside)})
         for layer, names in _by_layer(to_load).items():
-            values = {name: resized[name] if name in resized else _read(stored[name]) for name in names}
+            fitted = {**resized, **adapted}
+            values = {name: fitted[name] if name in fitted else _read(stored[name]) for name in names}
             layer.load_own_variables({to_load[name].key: value for name, value in values.items()})
     return Loaded(
         tuple(f"{wanted[name].path} from {stored[name].shape} to {table.shape}" for name, table in resized.items()),
         tuple(wanted[name].path for name in reset),
-        tuple(name for name in left_aside if not reset),
+        (*(name for name in left_aside if not reset), *beside),
+        tuple(describe_adapted(wanted[name].path, kernel.shape[2]) for name, kernel in adapted.items()),
     )
+
+
+def _fitted(wanted: dict[str, _Weight], stored: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Stored weights for the model's input shape: bias tables that are resized, and kernels that are adapted."""
+    resized, adapted = {}, {}
+    for name, weight in wanted.items():
+        if name in stored and is_other_table(weight.path, weight.shape, stored[name].shape):
+            resized[name] = resize_table(_read(stored[name]), (weight.shape[1], weight.shape[2]))
+        elif name in stored and is_of_other_channels(weight.path, weight.shape, stored[name].shape):
+            adapted[name] = adapt_channels(_read(stored[name]), weight.shape[2])
+    return resized, adapted
 
 
 def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
@@ -124,39 +151,39 @@ def stored_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(data.shape) for name, data in _stored_weights(file)}
 
 
-def resize_table(table: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resizes relative position bias tables bilinearly, axis by axis.
-
-    Distances keep their place relative to the largest one: both ends of an axis stand half a step inside the
-    range, as `tf.image.resize` and Google's MaxViT release have it, so that the centre stays the centre.
+def places_of(name: str, stored: Iterable[str]) -> list[str]:
+    """The models of a file in which there is a weight, by what their weights' names begin with.
 
     Args:
-        table: `[heads, 2H-1, 2W-1]`.
-        shape: `(2H'-1, 2W'-1)`.
+        name: Of the weight in its own model, such as `stem_conv01#0`.
+        stored: Names of all weights in the file.
 
     Returns:
-        `[heads, 2H'-1, 2W'-1]` of the same dtype; the same values at equal size.
-
-    Example:
-    >>> import numpy as np
-    >>> from coatnet_tf.weights import resize_table
-    >>> resize_table(np.array([[[0.0, 1.0, 2.0]]]), (1, 5))[0, 0].tolist()
-    [0.0, 0.4, 1.0, 1.6, 2.0]
+        The beginnings: `""` for the model of the file, `"backbone/"` for one inside it.
     """
-    rows, columns = (_interpolation(old, new) for old, new in zip(table.shape[1:], shape, strict=True))
-    return (rows @ table.astype("float64") @ columns.T).astype(table.dtype)
+    return [other.removesuffix(name) for other in stored if other == name or other.endswith(f"/{name}")]
 
 
-def _interpolation(old: int, new: int) -> np.ndarray:
-    """`[new, old]` weights of linear interpolation, in float64."""
-    positions = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0.0, 1.0 - np.abs(positions[:, None] - np.arange(old)))
+def _of_network(path: str, stored: dict[str, Any], first: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights of the model in a file that has the weight `first`, as that names them; and all others."""
+    places = places_of(first, stored)
+    if not places or "" in places:
+        return stored, {}
+    if len(places) > 1:
+        raise ValueError(
+            f"{path!r} holds several models with {first.partition('#')[0]} in them: "
+            f"{enumerate_names([place.removesuffix('/') for place in places])}. Load it with keras.models.load_model, "
+            "and save the one that is meant."
+        )
+    (place,) = places
+    inside = {name.removeprefix(place): data for name, data in stored.items() if name.startswith(place)}
+    return inside, {name: data for name, data in stored.items() if not name.startswith(place)}
 
 
-def _is_other_table(weight: _Weight, stored: h5py.Dataset) -> bool:
-    """Whether it is a bias table of as many heads and another size."""
-    is_table = weight.path.endswith("relative_bias/table") and len(stored.shape) == 3
-    return is_table and stored.shape[0] == weight.shape[0] and stored.shape != weight.shape
+def _is_put_on(name: str, wanted: Iterable[str]) -> bool:
+    """Whether a weight of a file is of a layer that somebody put on a network: neither the model's nor a network's."""
+    layer = re.split("[/#]", name)[0]
+    return not _OF_NETWORK.fullmatch(layer) and all(re.split("[/#]", other)[0] != layer for other in wanted)
 
 
 def _open(path: str) -> h5py.File:
@@ -264,10 +291,10 @@ def _by_layer(weights: dict[str, _Weight]) -> dict[keras.layers.Layer, list[str]
 def _head_to_leave(wanted: Iterable[str], stored: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of weights of the head: those of the model that begin anew, and those of the file that are left aside.
 
-    That is the classifier; or the whole head where the model or the file has none.
+    That is the classifier; or the whole head where the model or the file has none, or a classifier alone.
     """
     of_model, of_file = (tuple(name for name in names if name.startswith(_HEAD)) for names in (wanted, stored))
-    if of_model and of_file:
+    if any(name in of_file for name in of_model if not name.startswith(_CLASSIFIER)):
         of_model, of_file = (tuple(n for n in names if n.startswith(_CLASSIFIER)) for names in (of_model, of_file))
     return of_model, of_file
 

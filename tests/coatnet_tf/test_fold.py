@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import coatnet_tf
-from coatnet_tf import layers
+from coatnet_tf import fold, layers
 
 
 def randomise(model):
@@ -159,6 +159,68 @@ def test_layers_around_the_blocks_are_copied(tiny):
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
 
 
+def resized_and_augmented(tiny, augmentation):
+    """Layers before the network in one model, as Keras' guides have them."""
+    image = keras.Input((50, 60, 3))
+    x = keras.layers.CenterCrop(48, 56)(image)
+    x = keras.layers.Resizing(32, 48)(augmentation(x))
+    return keras.Model(image, logits(tiny)(x))
+
+
+def test_layers_that_prepare_images_are_kept_and_those_that_augment_them_dropped(tiny):
+    augmentation = keras.Sequential(
+        [
+            keras.layers.RandomFlip("horizontal"),
+            keras.layers.RandomRotation(0.2),
+            keras.layers.RandomZoom(0.2),
+            keras.layers.RandomContrast(0.2),
+            keras.layers.GaussianNoise(0.5),
+        ]
+    )
+    model = resized_and_augmented(tiny, augmentation)
+    folded = coatnet_tf.fold_for_inference(model)
+    images = np.random.default_rng(1).uniform(0, 255, (3, 50, 60, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    for outputs in (folded.predict(images, verbose=0), keras.ops.convert_to_numpy(folded(images))):
+        np.testing.assert_allclose(outputs, expected, atol=1e-4 * np.abs(expected).max())
+    found = kinds(folded)
+    assert {"CenterCrop", "Resizing"} <= set(found)
+    assert not [kind for kind in found if kind.startswith(("Random", "Gaussian"))]
+
+
+def test_images_of_whole_numbers(tiny):
+    """The colour that is rescaled to 0 is none of them."""
+    image = keras.Input((32, 48, 3), dtype="uint8")
+    model = logits(tiny, input_tensor=image, input_shape=None)
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
+    expected = keras.ops.convert_to_numpy(model(images))
+    found = coatnet_tf.fold_for_inference(model)(images)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_subclass_that_augments_is_kept_outside_training(tiny):
+    model = resized_and_augmented(tiny, LouderFlip("horizontal"))
+    folded = coatnet_tf.fold_for_inference(model)
+    images = np.random.default_rng(1).uniform(0, 255, (3, 50, 60, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    for _ in range(3):  # a flip would show, sooner or later
+        np.testing.assert_allclose(folded(images), expected, atol=1e-4 * np.abs(expected).max())
+    assert "LouderFlip" in kinds(folded)
+
+
+@pytest.mark.parametrize("kind", fold._IN_TRAINING_ALONE)
+def test_what_is_dropped_does_nothing_outside_training(kind):
+    required = {"RandomRotation": (0.5,), "RandomTranslation": (0.3, 0.3), "RandomPosterization": (3,)}
+    one = ("Brightness", "Contrast", "Zoom", "Hue", "Saturation", "Sharpness", "ColorDegeneration")
+    required |= {f"Random{name}": (0.5,) for name in one}
+    required |= {
+        name: (0.5,) for name in ("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D")
+    }
+    layer = kind(*required.get(kind.__name__, ()))
+    images = np.random.default_rng(1).uniform(20, 200, (2, 8, 12, 3)).astype("float32")
+    np.testing.assert_array_equal(layer(images, training=False), images)
+
+
 def test_what_others_use_too_is_not_folded():
     """A convolution before a norm and a sum, a norm before two dense layers, norms without scale or shift."""
     image = keras.Input((8, 6, 16))
@@ -295,6 +357,12 @@ class ScaledMBConv(layers.MBConv):
 class LouderRescaling(keras.layers.Rescaling):
     def call(self, inputs):
         return 2.0 * super().call(inputs)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LouderFlip(keras.layers.RandomFlip):
+    def call(self, inputs, training=True):
+        return 2.0 * super().call(inputs, training=training)
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,6 @@ def test_preprocessing_is_in_the_model_or_before_it(name):
     inside, outside = (golden.make_model(name, include_preprocessing=inside) for inside in (True, False))
     outside.set_weights(inside.get_weights())
     mode = coatnet_tf.RELATIVES[name].preprocessing
-    assert_close(outputs(outside, coatnet_tf.preprocess_input(images, mode)), outputs(inside, images))
+    assert_close(outputs(outside, coatnet_tf.rescale(images, mode)), outputs(inside, images))
     with pytest.raises(ValueError, match="mode must be one of tf, torch; got 'caffe'"):
-        coatnet_tf.preprocess_input(images, "caffe")
+        coatnet_tf.rescale(images, "caffe")

@@ -73,7 +73,7 @@ def test_preprocessing_is_in_the_model_or_before_it(tiny, images):
     outside = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3), include_preprocessing=False)
     outside.set_weights(inside.get_weights())
     expected = inside.predict(images, verbose=0)
-    rescaled = coatnet_tf.preprocess_input(images)
+    rescaled = coatnet_tf.rescale(images)
     assert images.max() > 1  # still the caller's
     assert (rescaled.min() >= -1) and (rescaled.max() <= 1)
     np.testing.assert_allclose(outside.predict(rescaled, verbose=0), expected, rtol=1e-4)
@@ -82,6 +82,47 @@ def test_preprocessing_is_in_the_model_or_before_it(tiny, images):
         inside.predict(images.astype("uint8"), verbose=0),
         inside.predict(images.astype("uint8").astype("float32"), verbose=0),
     )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_the_habit_of_keras_applications_gives_right_answers(tiny, images, dtype):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, 3))
+    images = images.astype(dtype)
+    expected = model.predict(images.copy(), verbose=0)
+    np.testing.assert_array_equal(model.predict(coatnet_tf.preprocess_input(images), verbose=0), expected)
+    with pytest.raises(ValueError, match=r"got 'torch'.*coatnet_tf.rescale\(x, "):
+        coatnet_tf.preprocess_input(images, "torch")
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_rescale_is_what_models_do_inside(tiny, mode, channels):
+    """For arrays, which stay as they are, tensors and datasets, of whole numbers too."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, channels)).astype("uint8")
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 48, channels), preprocessing=mode)
+    inside = keras.Model(model.inputs, model.get_layer("preprocessing").output)
+    expected = inside.predict(images, verbose=0)
+    before = images.copy()
+    for dtype in ("uint8", "float32", "float64"):
+        mine = images.astype(dtype)
+        found = coatnet_tf.rescale(mine, mode)
+        assert isinstance(found, np.ndarray) and found.dtype == "float32"
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_array_equal(mine, before)
+    found = coatnet_tf.rescale(keras.ops.convert_to_tensor(images), mode)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=1e-6)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices(images).map(lambda x: coatnet_tf.rescale(x, mode)).batch(2)
+        np.testing.assert_allclose(next(dataset.as_numpy_iterator()), expected, atol=1e-6)
+
+
+def test_torch_of_other_channel_counts_is_the_mean_of_its_numbers():
+    grey = coatnet_tf.rescale(np.full((1, 2, 2, 1), 255 * 0.449), "torch")
+    np.testing.assert_allclose(grey, 0.0, atol=1e-6)
+    white = coatnet_tf.rescale(np.full((1, 2, 2, 5), 255.0), "torch")
+    np.testing.assert_allclose(white, (1 - 0.449) / 0.226, rtol=1e-5)
 
 
 def test_input_tensor_and_logits(tiny, images):

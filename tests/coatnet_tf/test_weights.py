@@ -258,6 +258,94 @@ def test_the_old_format_is_refused(tiny, tmp_path):
     assert_equal_weights(copy, model)
 
 
+def on_a_network(kind, tiny):
+    """Somebody's own classifier on a CoAtNet: as Keras' guide shows, flat, sequential, and with its own head kept."""
+    base = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=kind == "with its head", name="mine", classes=7)
+    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)
+    image = keras.Input(SHAPE)
+    if kind == "guide":
+        x = keras.layers.RandomFlip()(image)
+        return base, keras.Model(image, dense(keras.layers.Dropout(0.2)(pool(base(x, training=False)))))
+    if kind == "deep":
+        return base, keras.Model(image, dense(pool(keras.Model(image, base(image), name="inner")(image))))
+    if kind == "sequential":
+        return base, keras.Sequential([image, base, pool, dense])
+    if kind == "with its head":
+        return base, keras.Model(image, dense(base(image)))
+    dense.name = "predictions" if kind == "flat, of the same name" else dense.name
+    return base, keras.Model(base.input, dense(pool(base.output)))
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("kind", ["guide", "deep", "sequential", "with its head", "flat", "flat, of the same name"])
+def test_the_network_in_a_file_is_found(tiny, tmp_path, kind, suffix):
+    base, whole = on_a_network(kind, tiny)
+    path = tmp_path / f"whole{suffix}"
+    (whole.save if suffix == ".keras" else whole.save_weights)(path)
+    model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+    before = model.get_layer("predictions").get_weights()
+    if kind != "flat, of the same name":
+        with pytest.raises(ValueError, match=r"dense\w*#0 \(.* reset_head=True \(other classes\)"):
+            coatnet_tf.load_weights(model, path)
+    loaded = coatnet_tf.load_weights(model, path, reset_head=True)
+    body = len(coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False).weights)
+    for mine, theirs in zip(model.weights[:body], base.weights[:body], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(model.get_layer("predictions").kernel, before[0])
+    assert loaded.reset[-2:] == ("predictions/kernel", "predictions/bias")
+    if kind == "with its head":
+        np.testing.assert_array_equal(model.get_layer("head_hidden").kernel, base.get_layer("head_hidden").kernel)
+    elif kind != "flat, of the same name":
+        assert "head_norm/gamma" in loaded.reset and any(name.startswith("dense") for name in loaded.left_aside)
+    coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False, weights=path)
+
+
+def test_one_of_several_networks_is_not_guessed(tiny, tmp_path):
+    image = keras.Input(SHAPE)
+    parts = [coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False, name=name)(image) for name in ("a", "b")]
+    keras.Model(image, keras.layers.Add()(parts)).save(tmp_path / "two.keras")
+    model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False)
+    with pytest.raises(ValueError, match="holds several models with stem_conv01 in them: a, b"):
+        coatnet_tf.load_weights(model, tmp_path / "two.keras", reset_head=True)
+
+
+def test_parts_of_the_network_are_not_left_aside(tiny, tmp_path):
+    """With a new head too: a block more in the file is another network."""
+    coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3).save(tmp_path / "a.keras")
+    shorter = coatnet_tf.get_config(tiny, stages=tiny.stages[:-1])
+    model = coatnet_tf.CoAtNet(shorter, input_shape=SHAPE, classes=3)
+    with pytest.raises(ValueError, match="in the file only: s4_block01/"):
+        coatnet_tf.load_weights(model, tmp_path / "a.keras", reset_head=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_other_channels(tiny, tmp_path, channels, suffix):
+    trained = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+    path = tmp_path / f"trained{suffix}"
+    (trained.save if suffix == ".keras" else trained.save_weights)(path)
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(*SHAPE[:2], channels), classes=3)
+    loaded = coatnet_tf.load_weights(model, path, resize=True)
+    how = "summed for 1 channel" if channels == 1 else f"repeated for {channels} channels and scaled by 3/{channels}"
+    assert str(loaded) == f"trained on RGB images: stem_conv01/kernel {how}"
+    kernel, rgb = np.array(model.get_layer("stem_conv01").kernel), np.array(trained.get_layer("stem_conv01").kernel)
+    for channel in range(channels):
+        expected = rgb.sum(axis=2) if channels == 1 else rgb[:, :, channel % 3] * 3 / channels
+        np.testing.assert_allclose(kernel[:, :, channel], expected, rtol=1e-5, atol=1e-8)
+    grey = np.random.default_rng(0).uniform(0, 255, (2, *SHAPE[:2], 1)).astype("float32")
+    if channels == 1:
+        np.testing.assert_allclose(model(grey), trained(np.repeat(grey, 3, axis=-1)), atol=1e-5)
+
+
+def test_colours_are_not_made_of_grey(tiny, tmp_path):
+    coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 1), classes=3).save(tmp_path / "grey.keras")
+    with pytest.raises(
+        ValueError, match=r"stem_conv01/kernel is \(3, 3, 3, 8\) in the model and \(3, 3, 1, 8\) in the"
+    ):
+        model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)
+        coatnet_tf.load_weights(model, tmp_path / "grey.keras", resize=True)
+
+
 def test_a_file_without_a_head_begins_a_classifier(tiny, tmp_path):
     features = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False)
     features.save_weights(tmp_path / "features.weights.h5")
