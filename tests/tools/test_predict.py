@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,3 +140,17 @@ def test_the_program(run_folder, photos, tmp_path):
         done = run(*arguments)
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "c.csv").exists()
+
+
+def test_plain_keras_of_the_docs(model_file, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall("```python\n(.*?)```", (ROOT / "docs" / "predict.md").read_text(), re.DOTALL)
+    assert len(list(filter(None, block.splitlines()))) == 5
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_file, "model.keras")
+    Path("classes.txt").write_text("\n".join(LABELS))
+    Path("photo.jpg").write_bytes(encode(photo(90, 70), "JPEG"))
+    names: dict = {}
+    exec(block, names)
+    _, (found,) = classify("model.keras", ["photo.jpg"], crop="none")
+    np.testing.assert_allclose(names["scores"], found.probabilities, atol=5e-3)
+    assert capsys.readouterr().out.startswith(LABELS[int(found.probabilities.argmax())])
