@@ -176,8 +176,8 @@ def find_files(images: Sequence[str]) -> list[Prediction]:
 
 def _files_of(path: str) -> list[Prediction]:
     if not Path(path).is_dir():
-        exists = Path(path).is_file()
-        return [Prediction(path, error="" if exists else "there is no such file")]
+        missing = f"left out: {folder_files.NOWHERE}" if Path(path).is_symlink() else "there is no such file"
+        return [Prediction(path, error="" if Path(path).is_file() else missing)]
     inside = folder_files.find_images(path)
     left_out = [entry for entry in inside.left_out if entry.reason in _NO_IMAGES]
     if left_out:

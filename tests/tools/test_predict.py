@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,10 +104,12 @@ def test_which_files(photos):
     assert [Path(entry.file).name for entry in predict.find_files([f"{photos}/below [1]"])] == ['süß, "x".png']
     everything = predict.find_files([f"{photos}/**/*.png"])
     assert [Path(entry.file).name for entry in everything] == ['süß, "x".png']
-    errors = {
-        entry.file: entry.error for entry in predict.find_files([f"{photos}/*.gif", "gone", f"{photos}/gone.jpg"])
-    }
-    assert errors == dict.fromkeys([f"{photos}/*.gif", "gone", f"{photos}/gone.jpg"], "there is no such file")
+    missing = [f"{photos}/*.gif", "gone"]
+    assert {entry.file: entry.error for entry in predict.find_files(missing)} == dict.fromkeys(
+        missing, "there is no such file"
+    )
+    (gone,) = predict.find_files([f"{photos}/gone.*"])
+    assert gone.error == "left out: links that lead nowhere"
 
 
 @pytest.mark.slow
@@ -139,3 +142,17 @@ def test_the_program(run_folder, photos, tmp_path):
         done = run(*arguments)
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "c.csv").exists()
+
+
+def test_plain_keras_of_the_docs(model_file, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall("```python\n(.*?)```", (ROOT / "docs" / "predict.md").read_text(), re.DOTALL)
+    assert len(list(filter(None, block.splitlines()))) == 5
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_file, "model.keras")
+    Path("classes.txt").write_text("\n".join(LABELS))
+    Path("photo.jpg").write_bytes(encode(photo(90, 70), "JPEG"))
+    names: dict = {}
+    exec(block, names)
+    _, (found,) = classify("model.keras", ["photo.jpg"], crop="none")
+    np.testing.assert_allclose(names["scores"], found.probabilities, atol=5e-3)
+    assert capsys.readouterr().out.startswith(LABELS[int(found.probabilities.argmax())])
