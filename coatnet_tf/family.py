@@ -55,7 +55,7 @@ def get_config(config: str | CoAtNetConfig, **overrides: Any) -> CoAtNetConfig:
 
     Example:
     >>> import coatnet_tf
-    >>> coatnet_tf.get_config("coatnet-3", downsampling="depthwise_conv").downsampling
+    >>> coatnet_tf.get_config("coatnet-3", downsampling="depthwise_conv").mbconv.downsampling
     'depthwise_conv'
     """
     if isinstance(config, str):
