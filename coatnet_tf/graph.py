@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
@@ -157,6 +158,43 @@ def is_functional(layer: Any) -> bool:
 def as_functional(model: keras.Model) -> keras.Model:
     """A sequential model as a functional one; others as they are."""
     return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
+
+
+def inlined(model: keras.Model) -> keras.Model:
+    """A model with the layers of the models inside it in their place, as if they had been called one by one.
+
+    Args:
+        model: A functional or sequential model. It is not changed.
+
+    Returns:
+        A copy with weights of its own; the model itself if there is none inside it.
+
+    Raises:
+        ValueError: If layers of two models inside it have one name.
+    """
+    if not any(is_functional(layer) for layer in model.layers):
+        return model
+    copies: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_functional(operation):
+            return run(operation, args[0])
+        if not isinstance(operation, keras.layers.Layer):
+            return operation(*args, **kwargs)
+        if id(operation) not in copies:
+            copies[id(operation)] = operation, type(operation).from_config(operation.get_config())
+        return copies[id(operation)][1](*args, **kwargs)
+
+    def run(part: keras.Model, inputs: Any) -> Any:
+        return as_functional(part)._run_through_graph(inputs, lambda operation: functools.partial(call, operation))
+
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), as_functional(model).input
+    )
+    copy = keras.Model(inputs, run(model, inputs), name=model.name)
+    for layer, its_copy in copies.values():
+        its_copy.set_weights(layer.get_weights())
+    return copy
 
 
 def _used_several_times(model: keras.Model) -> set[int]:

@@ -24,6 +24,7 @@ import tensorflow as tf
 from absl import app, flags
 from matplotlib.figure import Figure
 
+from coatnet_tf.graph import inlined
 from experiments import logs, path_flags, workdir
 from experiments.data import images, sources
 from tools import model_files
@@ -79,7 +80,7 @@ def explain(options: ExplainOptions) -> Figure:
     """
     path, labels = model_files.find(options.workdir, options.weights, options.labels)
     _check(options)
-    model = model_files.load(path)
+    model = inlined(model_files.load(path))
     maps.check_model(model, path)
     names = model_files.name_classes(model, path, labels)
     model = model_files.with_preprocessing(model, path, options.preprocessing)

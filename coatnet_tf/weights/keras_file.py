@@ -110,7 +110,9 @@ def load_weights(
         resized, adapted = _fitted(wanted, stored) if resize else ({}, {})
         to_load = {name: weight for name, weight in wanted.items() if name not in reset}
         used = {name: data for name, data in stored.items() if name not in left_aside and name not in beside}
-        _refuse_misfits(path, to_load, {**used, **resized, **adapted, **({} if reset_head else beside)})
+        ways = (("resize=True (another input shape)", resize), ("reset_head=True (other classes)", reset_head))
+        found = {**used, **resized, **adapted, **({} if reset_head else beside)}
+        _refuse_misfits(path, to_load, found, [way for way, taken in ways if not taken])
         for layer, names in _by_layer(to_load).items():
             fitted = {**resized, **adapted}
             values = {name: fitted[name] if name in fitted else _read(stored[name]) for name in names}
@@ -299,7 +301,8 @@ def _head_to_leave(wanted: Iterable[str], stored: Iterable[str]) -> tuple[tuple[
     return of_model, of_file
 
 
-def _refuse_misfits(path: str, wanted: dict[str, _Weight], stored: dict[str, Any]) -> None:
+def _refuse_misfits(path: str, wanted: dict[str, _Weight], stored: dict[str, Any], ways: Sequence[str]) -> None:
+    """Refuses weights that do not fit, and names what else the caller can ask for: `ways`."""
     missing = [f"{weight.path} {weight.shape}" for name, weight in wanted.items() if name not in stored]
     left_over = [f"{name} {data.shape}" for name, data in stored.items() if name not in wanted]
     other_shape = [
@@ -319,8 +322,8 @@ def _refuse_misfits(path: str, wanted: dict[str, _Weight], stored: dict[str, Any
     if problems:
         raise ValueError(
             f"The weights in {path!r} do not fit the model: {'; '.join(problems)}. Nothing was loaded; build the "
-            "model with the configuration, classes and input shape that the file was saved with, or load them with "
-            "resize=True (another input shape) or reset_head=True (other classes)."
+            "model with the configuration, classes and input shape that the file was saved with"
+            f"{', or load them with ' + ' or '.join(ways) if ways else ''}."
         )
 
 

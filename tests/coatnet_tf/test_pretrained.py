@@ -86,6 +86,43 @@ class TestFiles:
             model = coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 96, 3), classes=3, reset_head=True)
         assert model.output_shape == (None, 3)
 
+    @pytest.mark.parametrize("channels", [1, 2, 4, 6])
+    def test_images_of_other_channels(self, small, channels):
+        """As timm's `in_chans`, and as the network itself for grey images, whose channels are equal."""
+        rgb = coatnet_tf.from_pretrained(NAME, path=small[0], input_shape=(64, 64, 3), classifier_activation=None)
+        how = "summed for 1" if channels == 1 else f"repeated for {channels} channels and scaled by 3/{channels}"
+        with pytest.warns(UserWarning, match=f"trained on RGB images: stem_conv01/kernel {how}"):
+            model = coatnet_tf.from_pretrained(
+                NAME, path=small[0], input_shape=(64, 64, channels), classifier_activation=None
+            )
+        kernel, expected = (np.array(m.get_layer("stem_conv01").kernel) for m in (model, rgb))
+        if channels == 1:
+            expected = expected.sum(axis=2, keepdims=True)
+        else:
+            expected = np.concatenate([expected] * 3, axis=2)[:, :, :channels] * 3 / channels
+        np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-8)
+        grey = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+        found, theirs = (outputs(m, np.repeat(grey, m.input_shape[-1], axis=-1)) for m in (model, rgb))
+        if channels % 3 == 0 or channels == 1:  # the others weigh red, green and blue otherwise
+            np.testing.assert_allclose(found, theirs, atol=1e-4 * np.abs(theirs).max())
+
+    @pytest.mark.parametrize("name", ["coatnet_bn_0_rw", "kecam_coatnet0"])
+    def test_grey_images_of_networks_with_imagenets_statistics(self, name):
+        """The sum over the channels, of an image that is rescaled by the means of the three."""
+        tensors, _, _ = golden.read(name)
+        model = golden.make_model(name, input_shape=(64, 64, 1))
+        assert golden.load(model, name, tensors).adapted == ("stem_conv01/kernel summed for 1 channel",)
+        rgb = golden.make_model(name, include_preprocessing=False)
+        golden.load(rgb, name, tensors)
+        grey = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+        expected = outputs(rgb, np.repeat(coatnet_tf.rescale(grey, "torch"), 3, axis=-1))
+        np.testing.assert_allclose(outputs(model, grey), expected, atol=1e-4 * np.abs(expected).max())
+
+    def test_a_backbone_for_other_channels(self, small, monkeypatch):
+        monkeypatch.setattr(catalog, "download", lambda entry: small[0])
+        with pytest.warns(UserWarning, match="stem_conv01/kernel repeated for 4 channels and scaled by 3/4"):
+            coatnet_tf.CoAtNetBackbone(NAME, input_shape=(64, 64, 4), weights=NAME)
+
     def test_other_classes_need_a_new_head(self, small):
         with pytest.raises(ValueError, match="distinguishes 10 classes, not 3; give reset_head=True"):
             coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)

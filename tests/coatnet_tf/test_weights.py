@@ -318,7 +318,7 @@ def test_parts_of_the_network_are_not_left_aside(tiny, tmp_path):
         coatnet_tf.load_weights(model, tmp_path / "a.keras", reset_head=True)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 def test_other_channels(tiny, tmp_path, channels, suffix):
     trained = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=3)

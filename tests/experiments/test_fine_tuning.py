@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import coatnet_tf
 from coatnet_tf.pretrained import catalog, configs
 from coatnet_tf.weights import resize_table
 from experiments import loop, workdir
 from experiments.strategies import make_strategy
+from experiments.trainer import make_model_config
 from tests.coatnet_tf import golden_imports as golden
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -70,8 +72,10 @@ def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
     config.dataset.name = f"folder:{tmp_path / 'images'}"
     config.batch_size = 8
     config.init_from = str(pretrained)
-    with pytest.raises(ValueError, match=r"stem_conv01/kernel is \(3, 3, 3, 8\) in the model and \(3, 3, 1, 8\)"):
+    with pytest.raises(ValueError, match=r"is \(3, 3, 3, 8\) in the model and \(3, 3, 1, 8\).*") as refused:
         build(config, tmp_path / "tuned")  # grey digits, coloured folder
+    assert str(pretrained / workdir.MODEL) in str(refused.value)  # the user's file, and no copy of it
+    assert "resize=True" not in str(refused.value) and "reset_head=True" in str(refused.value)
     config.dataset.name = "digits"
     model = keras.models.load_model(pretrained / workdir.MODEL)
     trained = model.get_layer("predictions").kernel
@@ -79,6 +83,30 @@ def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
     trainer = build(config, tmp_path / "tuned")
     assert (np.array(trainer.model.get_layer("predictions").kernel) != trained).any()
     assert "begun anew: predictions/kernel, predictions/bias" in caplog.text
+
+
+def test_the_network_in_ones_own_model_begins_a_run(config, tmp_path, caplog):
+    """As Keras' guide builds it, on colours: its CoAtNet is found, and fits grey images."""
+    caplog.set_level("INFO", logger="absl")
+    base = coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 3), include_top=False, name="base")
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(base(image))
+    keras.Model(image, keras.layers.Dense(2, name="mine")(x)).save(tmp_path / "whole.keras")
+    base.save_weights(tmp_path / "base.weights.h5")
+    config.reset_head = True
+    for name in ("whole.keras", "base.weights.h5"):
+        caplog.clear()
+        config.init_from = str(tmp_path / name)
+        model = build(config, tmp_path / "tuned").model
+        for mine, theirs in zip(model.weights, base.weights, strict=False):
+            theirs = np.array(theirs)
+            theirs = theirs.sum(axis=2, keepdims=True) if mine.shape != theirs.shape else theirs
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+        assert "stem_conv01/kernel summed for 1 channel; begun anew: head_norm/gamma" in caplog.text
+    config.init_from = str(tmp_path / "whole.keras")
+    config.reset_head = False
+    with pytest.raises(ValueError, match=rf"The weights in '{tmp_path}/whole.keras' do not fit .* reset_head=True"):
+        build(config, tmp_path / "tuned")
 
 
 def test_missing_weights_are_refused_before_any_work(config, tmp_path):

@@ -143,6 +143,39 @@ def test_models_without_preprocessing_are_shown_what_they_want(
     np.testing.assert_allclose(found.rollout, expected.rollout, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["guide", "sequential", "backbone"])
+def test_the_network_in_a_model_is_explained(kind, photo_file, tmp_path, monkeypatch):
+    """As that of the same layers without a model inside."""
+    config = coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **LAYOUT)
+    if kind == "backbone":
+        base = coatnet_tf.CoAtNetBackbone(config, input_shape=(32, 48, 3))
+    else:
+        base = coatnet_tf.CoAtNet(config, input_shape=(32, 48, 3), include_top=False, name="base")
+    image = keras.Input((32, 48, 3))
+    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(7, name="mine")
+    if kind == "sequential":
+        whole = keras.Sequential([image, base, pool, dense])
+    else:
+        augmentation = keras.Sequential([keras.layers.RandomFlip(), keras.layers.RandomRotation(0.1)])
+        x = pool(base(augmentation(image), training=False))
+        whole = keras.Model(image, dense(keras.layers.Dropout(0.2)(x)))
+    flat = keras.Model(base.input, dense(pool(base.output)))
+    explained = []
+    monkeypatch.setattr(explain, "draw_explanations", lambda m, names, found, *_: explained.extend(found) or Figure())
+    for name, model in (("whole", whole), ("flat", flat)):
+        model.save(tmp_path / f"{name}.keras")
+        options = ExplainOptions(
+            output=tmp_path / "a.png", weights=tmp_path / f"{name}.keras", files=(photo_file,), stages=("s2", "s4")
+        )
+        explain.explain(options)
+    found, expected = explained
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
+    np.testing.assert_allclose(found.rollout, expected.rollout, rtol=1e-4)
+    for mine, theirs in zip(found.maps, expected.maps, strict=True):
+        assert theirs.max() > 0
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 def test_one_score_is_that_of_the_second_of_two_classes(activation, cttt, image):
     one = coatnet_tf.CoAtNet(config_of(cttt), input_shape=(32, 48, 3), classes=1, classifier_activation=activation)
@@ -431,6 +464,8 @@ def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path,
     refused_model("is folded, .* explain the model it came from", coatnet_tf.fold_for_inference(cttt))
     flat = keras.Input((8,))
     refused_model("has no block of CoAtNet", keras.Model(flat, keras.layers.Dense(2)(flat)))
+    pair = [keras.Input((32, 48, 3)) for _ in range(2)]
+    refused_model("calls blocks of CoAtNet several times", keras.Model(pair, keras.layers.Add()([*map(cttt, pair)])))
     config = coatnet_tf.make_config("small", (1, 1), (8, 16), "C")
     refused_model("not one score per class", coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3)))
     refused_model("1 or 3 channels is expected", coatnet_tf.CoAtNet(config, input_shape=(16, 16, 2), classes=2))

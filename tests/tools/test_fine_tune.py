@@ -136,6 +136,15 @@ def test_start_is_found_or_refused(pretrained, tmp_path):
         fine_tune.find_start(str(tmp_path / "other.keras"), "coatnet-0")
 
 
+def test_start_is_found_in_ones_own_model(tmp_path):
+    """As Keras' guide builds it."""
+    config = coatnet_tf.make_config("tiny", (1, 1, 1), (8, 16, 32), "CT")
+    base = coatnet_tf.CoAtNet(config, input_shape=(32, 32, 1), include_top=False)
+    image = keras.Input((32, 32, 1))
+    keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(base(image)))).save(tmp_path / "own.keras")
+    assert fine_tune.find_start(str(tmp_path / "own.keras"), "coatnet-0").channels == 1
+
+
 def test_start_from_published_weights():
     start = fine_tune.find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k")
     assert (start.model.name, start.image_size, start.channels) == ("coatnet_rmlp_2_rw", 384, 3)

@@ -37,13 +37,15 @@ def check_model(model: keras.Model, path: Any) -> None:
         path: Where it is from, for messages.
 
     Raises:
-        ValueError: If it is folded, has no block of CoAtNet, does not end in a classifier, or does not take images
-            of 1 or 3 channels.
+        ValueError: If it is folded, has no block of CoAtNet or calls one several times, does not end in a
+            classifier, or does not take images of 1 or 3 channels.
     """
     if any(isinstance(layer, ConstantPadding2D | FoldedSelfAttention | PointwiseDense) for layer in model.layers):
         raise ValueError(f"{path} is folded, which leaves no attention scores; explain the model it came from.")
     if not blocks_of(model):
         raise ValueError(f"{path} has no block of CoAtNet among its layers; give a model that coatnet_tf.CoAtNet made.")
+    if any(len(block._inbound_nodes) > 1 for block in blocks_of(model)):
+        raise ValueError(f"{path} calls blocks of CoAtNet several times; explain a model that calls each once.")
     shape, output_shape = model.input_shape, model.output_shape
     if not isinstance(model.layers[-1], keras.layers.Dense) or not (
         isinstance(output_shape, tuple) and len(output_shape) == 2
