@@ -44,8 +44,8 @@ class Header(NamedTuple):
     Args:
         kind: int32 scalar, index into `KINDS`; `JPEG` and `PNG` are those that TensorFlow's kernels read right.
         orientation: int32 scalar of these two, 1 (upright, or not noted) to 8, as the Exif standard counts.
-        has_key: bool scalar, whether a PNG has a tRNS chunk; without it the kernel's alpha means nothing where there are
-            fewer than 8 bits.
+        has_key: bool scalar, whether a PNG has a tRNS chunk; without it the kernel's alpha of fewer than 8 bits means
+            nothing.
     """
 
     kind: tf.Tensor
