@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
@@ -106,9 +107,14 @@ def _images(archive: str) -> Iterator[Image]:
 
 
 def _is_image(content: bytes) -> bool:
+    """Whether training can decode it, with the same libraries."""
     try:
-        tf.io.decode_image(content, channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError:
+        if content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+            tf.io.decode_image(content, channels=3)
+        else:
+            with PIL.Image.open(io.BytesIO(content), formats=("BMP", "GIF", "TIFF", "WEBP")) as image:
+                image.load()
+    except Exception:  # Pillow's are of any type
         return False
     return True
 

@@ -56,46 +56,45 @@ def load(
     """
     header = header or headers.read(encoded)
 
-    def jpeg() -> tf.Tensor:
-        return _load_jpeg(encoded, header, channels, size, window)
+    def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
+        return _decode_jpeg(encoded, header.orientation, channels, window), header.orientation
 
-    def part_of(decode: Callable[[], tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-        image, peak = decode()
+    def part_of(image: tf.Tensor, peak: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if on_16_bits is not None:
-            # Inside, as the operation belongs to the branch.
             noted = tf.cond(peak > 0, lambda: tf.group(on_16_bits(peak)), lambda: tf.no_op())
             with tf.control_dependencies([noted]):
                 image = tf.identity(image)
         y, x, height, width = tf.unstack(window(tf.shape(image)[:2]))
         image = image[y : y + height, x : x + width]
-        return resize(_grey(image) if channels == 1 else image, size)
+        return _grey(image) if channels == 1 else image, tf.constant(1)
 
-    def png() -> tf.Tensor:
-        return part_of(lambda: _decode_png(encoded, header))
+    def png() -> tuple[tf.Tensor, tf.Tensor]:
+        return part_of(*_decode_png(encoded, header))
 
-    def other() -> tf.Tensor:
+    def other() -> tuple[tf.Tensor, tf.Tensor]:
         if python:
-            return part_of(lambda: _decode_other(encoded))
+            return part_of(*_decode_other(encoded))
         with tf.control_dependencies([tf.debugging.Assert(False, [tf.gather(headers.KINDS, header.kind)])]):
-            return tf.zeros((size, size, channels), tf.uint8)
+            return tf.zeros((1, 1, channels), tf.uint8), tf.constant(1)
 
-    image = tf.switch_case(tf.minimum(header.kind, headers.HIDDEN), [jpeg, png, other])
-    return tf.ensure_shape(image, (size, size, channels))
+    image, orientation = tf.switch_case(tf.minimum(header.kind, headers.HIDDEN), [jpeg, png, other])
+    image = tf.ensure_shape(image, (None, None, channels))
+    return tf.ensure_shape(upright(resize(image, size), orientation), (size, size, channels))
 
 
-def _load_jpeg(encoded: tf.Tensor, header: headers.Header, channels: int, size: int, window: Window) -> tf.Tensor:
-    """Decodes no more than the part, so that it is found in the image as it lies, and turned at last."""
+def _decode_jpeg(encoded: tf.Tensor, orientation: tf.Tensor, channels: int, window: Window) -> tf.Tensor:
+    """No more than the part, which is found in the image as it lies; it is not turned."""
     shape = tf.image.extract_jpeg_shape(encoded)
     part = tf.cond(
-        tf.equal(header.orientation, 1),
+        tf.equal(orientation, 1),
         lambda: window(shape[:2]),
-        lambda: _before_turning(window, shape[:2], header.orientation),
+        lambda: _before_turning(window, shape[:2], orientation),
     )
 
     def cmyk() -> tf.Tensor:
-        # Without Adobe's segment the kernel takes it for ink, where 0 is white; nearly all files have 255 for white.
+        # Without Adobe's segment the kernel takes it for ink, where 0 is white; in nearly all files white is 255.
         known = tf.cond(
-            header.flag,
+            headers.has_adobe_segment(encoded),
             lambda: encoded,
             lambda: tf.strings.join([tf.strings.substr(encoded, 0, 2), _ADOBE, tf.strings.substr(encoded, 2, -1)]),
         )
@@ -105,7 +104,7 @@ def _load_jpeg(encoded: tf.Tensor, header: headers.Header, channels: int, size: 
     def other() -> tf.Tensor:
         return tf.image.decode_and_crop_jpeg(encoded, part, channels=channels)
 
-    return upright(resize(tf.cond(tf.equal(shape[2], 4), cmyk, other), size), header.orientation)
+    return tf.cond(tf.equal(shape[2], 4), cmyk, other)
 
 
 def _decode_png(encoded: tf.Tensor, header: headers.Header) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,7 +125,7 @@ def _decode_png(encoded: tf.Tensor, header: headers.Header) -> tuple[tf.Tensor, 
         color, alpha = tf.cast(image[..., :3], tf.float32), tf.cast(image[..., 3:], tf.float32) / 255
         return to_uint8(color * alpha + 255 * (1 - alpha)), peak
 
-    is_transparent = header.flag | tf.equal(color_type, 4) | tf.equal(color_type, 6)
+    is_transparent = header.has_key | tf.equal(color_type, 4) | tf.equal(color_type, 6)
     image, peak = tf.cond(is_transparent, on_white, lambda: decode(3))
     return upright(image, header.orientation), peak
 
