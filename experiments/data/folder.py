@@ -163,6 +163,11 @@ def say(sentence: str) -> None:
 
 def _held_out_folder(layout: Layout, eval_split: str) -> str:
     train = layout.splits["train"]
+    if not layout.classes_in(train):
+        raise ValueError(
+            f"{layout.path}/{train} has no class folders; put the images of each class in a folder of its own (or, if "
+            f"{', '.join(layout.folders)} are the classes, rename {train}: {train}s, say)."
+        )
     wanted = (layout.find(eval_split), layout.splits.get("validation"), layout.splits.get("test"))
     found = [name for name in wanted if name is not None and (name != train or name == eval_split)]
     for name in found:

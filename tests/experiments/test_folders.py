@@ -201,6 +201,9 @@ def test_splits_that_can_be_read_in_two_ways(tmp_path):
     assert (
         folder.read(str(tmp_path / "two"), "train2", "validation").train.paths[0].startswith(f"{tmp_path}/two/train2")
     )
+    make_folder(tmp_path / "flat", {"train": 9, "test": 9})
+    with pytest.raises(ValueError, match=r"flat/train has no class folders; .* if test, train are the classes, rename"):
+        folder.read(str(tmp_path / "flat"), "train", "validation")
     make_folder(tmp_path / "three" / "flowers", {"rose": 9, "tulip": 9})
     with pytest.raises(ValueError, match=r"holds one class, 'flowers'; .* the classes, give .*/three/flowers"):
         found = folder.read(str(tmp_path / "three"), "train", "validation")
