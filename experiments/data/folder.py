@@ -25,7 +25,7 @@ from experiments.data.readers import ImageFiles
 
 HELD_OUT_SHARE = 5  # one image in so many
 ALL = "all"  # as the split to evaluate: every image of the class folders
-_SUFFIXES = {"TIFF": ".tif*", "HEIC": ".heic", "AVIF": ".avif", "JPEG XL": ".jxl", "JPEG 2000": ".jp2"}
+_SUFFIXES = {"HEIC": ".heic", "AVIF": ".avif", "JPEG XL": ".jxl", "JPEG 2000": ".jp2"}
 
 
 @dataclasses.dataclass(frozen=True)
