@@ -11,7 +11,7 @@ import tensorflow as tf
 
 # Names that are believed, so that a million files need not be opened; what other files are, their first bytes tell.
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")
-READ = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")  # formats that `images.load` reads, of those that `format_of` knows
+READ = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")  # what `images.load` reads, of what `format_of` knows
 _SIGNATURE_BYTES = 16
 _BEGIN = {
     "JPEG": (b"\xff\xd8\xff",),
