@@ -31,7 +31,8 @@ test-jax: $(VENV)/installed
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code \
 		tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
 
-# What takes long: runs that are killed, the documentation followed in processes, the oldest libraries that are allowed.
+# What takes long: whole runs, stopped and resumed; replicas; every runtime and kind of file; the documentation followed
+# in processes; the oldest libraries that are allowed.
 test-slow: $(VENV)/installed test-oldest
 	$(PY) -m pytest -m slow -n auto --maxprocesses=4 --dist=worksteal --durations=15
 

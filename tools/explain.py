@@ -198,7 +198,7 @@ def decode(encoded: bytes, name: str, shape: tuple[int, int, int], crop: str) ->
     window = images.center(size) if crop == "center" and height == width else images.whole
     try:
         image = images.load(tf.constant(encoded), channels, size, window)
-    except tf.errors.InvalidArgumentError as error:
+    except (tf.errors.OpError, ValueError) as error:  # as TensorFlow's kernels raise it, and Pillow
         raise ValueError(f"{name} cannot be read; an undamaged {images.READ} is expected.") from error
     if height != width:
         image = images.to_uint8(tf.image.resize(image, (height, width), antialias=True))

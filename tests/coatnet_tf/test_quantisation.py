@@ -8,6 +8,8 @@ import pytest
 
 import coatnet_tf
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (32, 32, 3)
 TINY = coatnet_tf.make_config("tiny", (1, 1, 1), (8, 8, 16), "CT", head_size=8, kernel_initializer="lecun_normal")
 

@@ -15,6 +15,8 @@ from tests.experiments import files
 from tests.experiments.files import encode, exif, png, segment, with_segments, without_segment, xmp
 from tools.serving import signatures
 
+pytestmark = pytest.mark.slow
+
 SIZE = 24
 _STRING = tf.TensorSpec((), tf.string)
 TRAINED = {

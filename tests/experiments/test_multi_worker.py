@@ -18,6 +18,8 @@ from experiments import workdir
 from experiments.stops import PREEMPTED_STATUS
 from tests.experiments.samples import make_imagenet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -100,7 +102,6 @@ def foreign_lines(text):
     return [line for line in re.split("[\r\n]+", text) if line.strip() and not ours.match(line)]
 
 
-@pytest.mark.slow
 def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
     """The dataset too is prepared by one of them, while the other waits, and damaged images are named by both."""
     damaged = (3, 7, 20, 33)
@@ -127,7 +128,6 @@ def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
     assert [foreign_lines(process.errors.read_text()) for process in (one, *workers)] == [[], [], []]
 
 
-@pytest.mark.slow
 def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
     """SIGTERM on one of them: both save and stop. SIGKILL of one: the other stops. Started again, they go on."""
     lasting = {"epochs": 12, "steps_per_call": 1, "augment.randaugment_layers": 0}

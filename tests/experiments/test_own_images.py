@@ -19,6 +19,8 @@ from experiments.stops import RunStopped
 from experiments.strategies import make_strategy
 from tests.experiments.samples import add, jpeg, make_folder, make_imagenet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def colors(tmp_path):

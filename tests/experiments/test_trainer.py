@@ -9,6 +9,8 @@ from experiments.data import pipeline, sources
 from experiments.strategies import make_strategy
 from experiments.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 # See tests/experiments/conftest.py.
 WITHOUT_EFFECT = ("key/bias", "pre_norm/beta")
 

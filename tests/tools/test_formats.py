@@ -17,6 +17,8 @@ from tools.benchmarks.inference import as_trained
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import exported, runtimes, tensorflow_kernels
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.stack([photo(SIZE, SIZE), photo(SIZE, SIZE)[::-1], photo(SIZE, SIZE)[:, ::-1]]).astype("float32")
 
 

@@ -44,7 +44,8 @@ def check_model(model: keras.Model, path: Any) -> None:
         raise ValueError(f"{path} is folded, which leaves no attention scores; explain the model it came from.")
     if not blocks_of(model):
         raise ValueError(f"{path} has no block of CoAtNet among its layers; give a model that coatnet_tf.CoAtNet made.")
-    if any(len(block._inbound_nodes) > 1 for block in blocks_of(model)):
+    calls = [node.operation for nodes in model._nodes_by_depth.values() for node in nodes]  # of this model alone
+    if any(calls.count(block) > 1 for block in blocks_of(model)):
         raise ValueError(f"{path} calls blocks of CoAtNet several times; explain a model that calls each once.")
     shape, output_shape = model.input_shape, model.output_shape
     if not isinstance(model.layers[-1], keras.layers.Dense) or not (
