@@ -14,7 +14,7 @@ from experiments.strategies import make_strategy
 from experiments.trainer import make_model_config
 from tests.coatnet_tf import golden_imports as golden
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
 @pytest.fixture

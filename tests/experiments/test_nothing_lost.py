@@ -19,7 +19,7 @@ from experiments import evaluate, history, loop, train, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 from experiments.strategies import make_strategy
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "3"}
