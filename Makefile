@@ -24,17 +24,17 @@ test-tensorflow: $(VENV)/installed
 	$(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15
 
 # The library on Keras' JAX backend: the vectors of other people's code, and the outputs that TensorFlow gives.
+JAX_PYTEST := KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15
 test-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15 \
-		tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py tests/jax_backend \
-		tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
-		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code \
-		tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
+	$(JAX_PYTEST) tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py \
+		tests/jax_backend
 
 # What takes long: whole runs, stopped and resumed; replicas; every runtime and kind of file; the documentation followed
 # in processes; the oldest libraries that are allowed.
 test-slow: $(VENV)/installed test-oldest
 	$(PY) -m pytest -m slow -n auto --maxprocesses=4 --dist=worksteal --durations=15
+	$(JAX_PYTEST) tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
+		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
 
 # The library on the oldest TensorFlow and Keras that setup.cfg allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
