@@ -12,28 +12,14 @@ import numpy as np
 import pytest
 
 import coatnet_tf
+from tests.coatnet_tf.test_layers import RENAMED as NAMES_IN_BLOCKS
 
 FOLDER = Path(__file__).parents[1] / "golden" / "whole_network"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 DOWNSAMPLING = {"expand_conv": "expand_conv", "depth_conv": "depthwise_conv", "inputs": "avg_pool"}
 RENAMED = {
-    # MBConv
-    "shortcut_conv": "proj",
-    "reduce_conv2d": "reduce",
-    "expand_conv2d": "expand",
-    "depthwise_kernel": "kernel",
-    # Transformer blocks
-    "shortcut_proj": "proj",
-    "attn_layer_norm": "attention_norm",
-    "ffn_layer_norm": "ffn_norm",
-    "relative_bias": "relative_bias/table",
-    "expand_dense": "expand",
-    "shrink_dense": "shrink",
-    "weight": "kernel",
-    "q": "query",
-    "k": "key",
-    "v": "value",
-    "o": "out",
+    **NAMES_IN_BLOCKS["mbconv"],
+    **NAMES_IN_BLOCKS["transformer"],
     # around the blocks
     "conv_0": "stem_conv01",
     "norm_0": "stem_norm01",
