@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+from keras import ops
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -51,10 +54,8 @@ def mixup_share(seed: tf.Tensor, alpha: float) -> tf.Tensor:
     return tf.where(mine + partners > 0, mine / tf.maximum(mine + partners, 1e-30), 0.5)
 
 
-def mixup(
-    images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mixes each image with the other of its pair: 0 with 1, 2 with 3, ...
+def mixup(images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, Any, Any]:
+    """Mixes each image with the other of its pair: 0 with 1, 2 with 3, ...; on any backend, in the step.
 
     Args:
         images: Floating point `[batch, height, width, channels]`, `batch` even.
@@ -66,11 +67,11 @@ def mixup(
         Mixed images, targets, and weights.
     """
 
-    def partner(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(tf.reverse(tf.reshape(x, (-1, 2, *x.shape[1:])), axis=[1]), (-1, *x.shape[1:]))
+    def partner(x: Any) -> Any:
+        return ops.reshape(ops.flip(ops.reshape(x, (-1, 2, *x.shape[1:])), axis=1), (-1, *x.shape[1:]))
 
-    def mix(x: tf.Tensor) -> tf.Tensor:
-        share = tf.reshape(tf.cast(shares, x.dtype), (-1,) + (1,) * (x.shape.rank - 1))
+    def mix(x: Any) -> Any:
+        share = ops.reshape(ops.cast(shares, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
         return share * x + (1 - share) * partner(x)
 
     return mix(images), mix(targets), weights * partner(weights)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ml_collections
-import tensorflow as tf
 
 from experiments import losses
-from experiments.trainer import make_model_config, model_norms
+from experiments.engine.devices import Devices
+from experiments.model_config import make_model_config, model_norms
 
 CHOICES = {
     "dtype": ("float32", "mixed_bfloat16"),
@@ -62,9 +62,9 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         raise ValueError("--reset_head has a meaning only with --init_from.")
 
 
-def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy) -> None:
+def check_batch_size(config: ml_collections.ConfigDict, devices: Devices) -> None:
     """Refuses global batches that the replicas cannot share evenly, and shares that cannot be parted or paired."""
-    replicas = strategy.num_replicas_in_sync
+    replicas = devices.replicas
     if not config.batch_size or config.batch_size < 1 or config.batch_size % replicas:
         raise ValueError(
             f"config.batch_size {config.batch_size} is for all replicas together and must be a positive multiple of "
@@ -78,12 +78,11 @@ def check_batch_size(config: ml_collections.ConfigDict, strategy: tf.distribute.
         )
     saves_memory = config.accumulation_steps > 1 or config.rematerialise
     norms = set(model_norms(make_model_config(config.model)).values())
-    meets_for_batch_norm = norms != {"layer_norm"} and replicas > 1
-    if saves_memory and meets_for_batch_norm and not isinstance(strategy, tf.distribute.TPUStrategy):
+    if saves_memory and norms != {"layer_norm"} and not devices.meets_in_parts:
         raise ValueError(
             "config.accumulation_steps and config.rematerialise do not go together with BatchNorm over several "
-            "replicas, except on TPU; take one device, or conv_norm = 'layer_norm' in the recipe's model (Table 8: as "
-            "accurate)."
+            "replicas of TensorFlow, except on TPU; take one device, --strategy=sharded, or conv_norm = 'layer_norm' "
+            "in the recipe's model (Table 8: as accurate)."
         )
     if config.augment.mixup_alpha and share % 2:
         raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")

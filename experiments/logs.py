@@ -30,17 +30,26 @@ def _theirs_are_asked_for() -> bool:
 def import_tensorflow() -> None:
     """Imports TensorFlow without its lines on processors and drivers, if nobody has imported it before.
 
-    Its C++ prints some before TF_CPP_MIN_LOG_LEVEL is looked at, so that stderr itself is turned aside meanwhile; if
-    the import fails, they are shown.
+    Its C++ prints some before TF_CPP_MIN_LOG_LEVEL is looked at.
     """
     if "tensorflow" in sys.modules or _theirs_are_asked_for():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with without_stderr():
+        import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def without_stderr() -> Iterator[None]:
+    """Turns stderr itself aside, to which C++ prints; what was said meanwhile is shown if it ends with an error."""
+    if _theirs_are_asked_for():
+        yield
+        return
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as aside:
         os.dup2(aside.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            yield
         except BaseException:
             aside.seek(0)
             os.write(stderr, aside.read())

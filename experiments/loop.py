@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from typing import Any
 
 import keras
 import ml_collections
-import tensorflow as tf
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -17,19 +16,21 @@ from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_init
 from experiments import checks, optimization, report, workdir
 from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
+from experiments.engine.checkpoints import Checkpoints
+from experiments.engine.devices import Devices
+from experiments.engine.engine import Engine
 from experiments.history import History, Progress
+from experiments.model_config import make_model_config
 from experiments.stops import Preempted, Preemption, RunStopped
-from experiments.strategies import chief_first, is_chief, on_any_process, same_on_all
-from experiments.trainer import Trainer, make_model_config
 
 
-def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy) -> sources.Source:
+def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devices) -> sources.Source:
     """Checks a recipe and its folder, then prepares its dataset: nothing is trained or written before.
 
     Args:
         config: The recipe; see `experiments/recipes`.
         folder: Folder of the run.
-        strategy: The distribution strategy.
+        devices: Those that the run is shared among.
 
     Returns:
         The dataset.
@@ -39,12 +40,12 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
         FileNotFoundError: If files of the dataset are missing, or the weights to begin with.
     """
     checks.check_values(config)
-    checks.check_batch_size(config, strategy)
+    checks.check_batch_size(config, devices)
     make_model_config(config.model).check_input_shape((config.image_size, config.image_size, 1))
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)
-    source = sources.prepare(config.dataset, lambda do: chief_first(strategy, do))
+    source = sources.prepare(config.dataset, devices.chief_first)
     sources.check_for_training(source, config.dataset)
     if source.multi_label and config.loss == "softmax":
         raise ValueError(
@@ -110,28 +111,26 @@ def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model)
 
 
 def build(
-    config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.distribute.Strategy, source: sources.Source
-) -> tuple[Trainer, workdir.Checkpoints, int]:
+    config: ml_collections.ConfigDict, folder: epath.Path, devices: Devices, source: sources.Source
+) -> tuple[Engine, Checkpoints, int]:
     """Builds the model and gives it the weights to begin with, of the run's newest checkpoint if there is one.
 
     Args:
         config: The recipe.
         folder: Folder of the run.
-        strategy: The distribution strategy.
+        devices: Those that the run is shared among.
         source: The dataset, from `prepare`.
 
     Returns:
-        The trainer, the checkpoints and the step to begin at.
+        The engine, the checkpoints and the step to begin at.
 
     Raises:
         ValueError: If weights do not fit, or no checkpoint can be read.
     """
-    trainer = Trainer(config, source, strategy, make_schedule(config, source))
-    writes = is_chief(strategy)
-    worker = 0 if writes else strategy.cluster_resolver.task_id
-    checkpoints = workdir.Checkpoints(folder, writes, worker, trainer.state())
+    engine = devices.engine(config, source, make_schedule(config, source))
+    checkpoints = devices.checkpoints(folder, engine.state())
     step = checkpoints.restore_latest()
-    if not same_on_all(strategy, step):
+    if not devices.same_on_all(step):
         raise ValueError(
             f"The processes of the cluster find different checkpoints in {folder} (this one: step {step}); --workdir "
             "must be a folder that all of them share."
@@ -140,18 +139,17 @@ def build(
         workdir.check_data(folder, source)
         logging.info("Resuming %s at step %d.", folder, step)
     elif config.init_from:
-        logging.info("Weights of %s: %s", config.init_from, _load_initial_weights(config, trainer.model))
-    trainer.part_random_streams()
-    return trainer, checkpoints, step
+        logging.info("Weights of %s: %s", config.init_from, _load_initial_weights(config, engine.model))
+    return engine, checkpoints, step
 
 
 def train(
     config: ml_collections.ConfigDict,
     folder: epath.Path,
-    strategy: tf.distribute.Strategy,
+    devices: Devices,
     source: sources.Source,
-    trainer: Trainer,
-    checkpoints: workdir.Checkpoints,
+    engine: Engine,
+    checkpoints: Checkpoints,
     step: int,
 ) -> None:
     """Trains a model by its recipe, or goes on where the run in the folder stopped.
@@ -161,9 +159,9 @@ def train(
         folder: Folder of the run, which receives `config.json`, `metrics.jsonl`, `checkpoints/`,
             `tensorboard/`, and at the end `model.keras` (probabilities from images in [0, 255], float32),
             `classes.txt` and `report.md` with its pictures.
-        strategy: The distribution strategy.
+        devices: Those that the run is shared among.
         source: The dataset, from `prepare`.
-        trainer: From `build`.
+        engine: From `build`.
         checkpoints: From `build`.
         step: From `build`.
 
@@ -173,71 +171,83 @@ def train(
     """
     steps_per_epoch = pipeline.training_order(source, config).steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
-    writes = is_chief(strategy)
+    writes = devices.is_chief
     if writes:
         workdir.claim(folder, config, source)
         workdir.drop_metrics_after(folder, step)
-        _restore_names_of_damaged(trainer, folder)
-    devices = (device.rpartition("/device:")[2] for device in strategy.extended.worker_devices)
-    logging.info("Training on %s.", ", ".join(devices))
+        _restore_names_of_damaged(engine, folder)
+    logging.info("Training on %s.", devices)
     logging.info(pipeline.describe(source, config))
 
     def stop_if_there_is_a_problem() -> None:
-        trainer.share_damaged()
-        problem = find_problem(config, source, trainer)
+        engine.share_damaged()
+        problem = find_problem(config, source, engine)
         if problem and writes:
-            _keep_names_of_damaged(trainer, folder)
-        _stop_together(strategy, problem)
+            _keep_names_of_damaged(engine, folder)
+        _stop_together(devices, problem)
 
     with (
         Preemption() as preemption,
         History(folder, writes) as history,
         Progress(config, step, total_steps, writes) as progress,
     ):
-        batches = trainer.training_iterator(step)
+        engine.begin(step)
         begun_at, started, first, stopping = step, time.monotonic(), step, False
-        while step < total_steps and not _has_stopped_improving(config, strategy, trainer, step, steps_per_epoch):
+        while step < total_steps and not _has_stopped_improving(config, devices, engine, step, steps_per_epoch):
             until = _next_stop(step, steps_per_epoch, config.checkpoint_steps)
             while step < until and not stopping:
                 count = min(config.steps_per_call, until - step)
-                trainer.train_steps(batches, tf.constant(count))
+                engine.train(count)
                 step += count
-                progress.show(count, trainer.loss)
+                progress.show(count, engine.loss)
                 stop_if_there_is_a_problem()
-                stopping = on_any_process(strategy, preemption.noticed)
+                stopping = devices.on_any_process(preemption.noticed)
             if step % steps_per_epoch == 0:
                 seconds = time.monotonic() - started
-                row = trainer.evaluate(step) | {
+                row = engine.evaluate(step) | {
                     "step": step,
                     "epoch": step / steps_per_epoch,
-                    "learning_rate": float(trainer.schedule(step)),
-                    "skipped_steps": trainer.skipped.total,
+                    "learning_rate": float(engine.schedule(step)),
+                    "skipped_steps": engine.skipped.total,
                     "images_per_second": (step - first) * config.batch_size / seconds,
                 }
                 history.add(row)  # before the checkpoint: a row after the newest one is dropped and written again
                 progress.announce(row)
                 started, first = time.monotonic(), step
-                stopping = stopping or on_any_process(strategy, preemption.noticed)
+                stopping = stopping or devices.on_any_process(preemption.noticed)
             checkpoints.save(step)
             stop_if_there_is_a_problem()
             if writes:
-                _keep_names_of_damaged(trainer, folder)
+                _keep_names_of_damaged(engine, folder)
             if stopping:
+                checkpoints.wait()
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
-    with trainer.kept_weights():
-        if trainer.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
-            trainer.evaluate_held_out()
+    checkpoints.wait()
+    with engine.kept_weights():
+        if engine.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
+            engine.evaluate_held_out()
             stop_if_there_is_a_problem()
-        confusion = trainer.confusion()  # all workers have to ask for it
-        if writes:
-            _write_results(config, source, trainer, confusion, folder)
+        confusion = engine.confusion()
+        examples = _examples(config, source)
+        with engine.result(folder, examples[0]) as (model, probabilities):
+            if writes:
+                _write_model(model, source, folder)
+                _write_report(config, source, engine, devices, confusion, (*examples, probabilities), folder)
+    devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
+
+
+def _examples(config: ml_collections.ConfigDict, source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
+    """The first held-out images and their targets, for the report."""
+    images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
+    kept = weights.numpy() > 0
+    return images.numpy()[kept][: report.CONTACT_SHEET], targets.numpy()[kept][: report.CONTACT_SHEET]
 
 
 def _has_stopped_improving(
     config: ml_collections.ConfigDict,
-    strategy: tf.distribute.Strategy,
-    trainer: Trainer,
+    devices: Devices,
+    engine: Engine,
     step: int,
     steps_per_epoch: int,
 ) -> bool:
@@ -245,9 +255,9 @@ def _has_stopped_improving(
 
     It depends on nothing but the step and what the checkpoint holds, so a resumed run stops where it would have.
     """
-    if trainer.best is None:
+    if engine.best is None:
         return False
-    return on_any_process(strategy, step - trainer.best.step >= config.early_stop_patience * steps_per_epoch)
+    return devices.on_any_process(step - engine.best.step >= config.early_stop_patience * steps_per_epoch)
 
 
 def _next_stop(step: int, steps_per_epoch: int, checkpoint_steps: int) -> int:
@@ -256,77 +266,75 @@ def _next_stop(step: int, steps_per_epoch: int, checkpoint_steps: int) -> int:
     return min(epoch_end, (step // checkpoint_steps + 1) * checkpoint_steps) if checkpoint_steps else epoch_end
 
 
-def _stop_together(strategy: tf.distribute.Strategy, problem: str) -> None:
+def _stop_together(devices: Devices, problem: str) -> None:
     """Stops all processes of a cluster if one of them has a problem."""
-    if on_any_process(strategy, bool(problem)):
+    if devices.on_any_process(bool(problem)):
         raise RunStopped(problem or "Another process of the cluster has stopped; its log says why.")
 
 
-def find_problem(config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer) -> str:
+def find_problem(config: ml_collections.ConfigDict, source: sources.Source, engine: Engine) -> str:
     """Why a run cannot go on, with names of images: too many are damaged, or no gradient is finite; else empty."""
-    problem = trainer.damaged.problem() or trainer.damaged_in_evaluation.problem()
+    problem = engine.damaged.problem() or engine.damaged_in_evaluation.problem()
     if problem:
         return problem
-    if trainer.skipped.longest >= config.max_skipped_steps:
-        step = trainer.skipped.last
+    if engine.skipped.longest >= config.max_skipped_steps:
+        step = engine.skipped.last
         names = pipeline.example_names(source, config, step)
         return (
-            f"{trainer.skipped.longest} steps in a row had a loss or gradient that is not finite and were not applied; "
+            f"{engine.skipped.longest} steps in a row had a loss or gradient that is not finite and were not applied; "
             f"the last: step {step}, on {', '.join(names[:5])}, ... ({len(names)} images). Look at these images; "
             "if the learning rate is too high, begin anew in another --workdir. The newest checkpoint is from before."
         )
     return ""
 
 
-def _damaged_by_file(trainer: Trainer, folder: epath.Path) -> tuple[tuple[epath.Path, DamagedImages], ...]:
+def _damaged_by_file(engine: Engine, folder: epath.Path) -> tuple[tuple[epath.Path, DamagedImages], ...]:
     return (
-        (folder / workdir.DAMAGED, trainer.damaged),
-        (folder / workdir.DAMAGED_IN_EVALUATION, trainer.damaged_in_evaluation),
+        (folder / workdir.DAMAGED, engine.damaged),
+        (folder / workdir.DAMAGED_IN_EVALUATION, engine.damaged_in_evaluation),
     )
 
 
-def _restore_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
+def _restore_names_of_damaged(engine: Engine, folder: epath.Path) -> None:
     """So that a run that was stopped often enough does not come by more damaged images than it may have."""
-    for file, damaged in _damaged_by_file(trainer, folder):
+    for file, damaged in _damaged_by_file(engine, folder):
         if file.exists():
             damaged.restore(file.read_text().splitlines())
             if not damaged.names:
                 file.unlink()
 
 
-def _keep_names_of_damaged(trainer: Trainer, folder: epath.Path) -> None:
-    for file, damaged in _damaged_by_file(trainer, folder):
+def _keep_names_of_damaged(engine: Engine, folder: epath.Path) -> None:
+    for file, damaged in _damaged_by_file(engine, folder):
         if damaged.names:
             workdir.write_whole(file, "\n".join(damaged.names) + "\n")
 
 
-def _write_results(
-    config: ml_collections.ConfigDict, source: sources.Source, trainer: Trainer, confusion: Any, folder: epath.Path
-) -> None:
-    """Writes the model for its users, in float32 and with probabilities, and the report."""
-    model = coatnet_tf.CoAtNet(
-        coatnet_tf.get_config(make_model_config(config.model), drop_path_rate=0.0, dropout=0.0),
-        input_shape=trainer.model.input_shape[1:],
-        classes=source.num_classes,
-        classifier_activation=config.loss,
-        dtype="float32",
-    )
-    model.set_weights(trainer.model.get_weights())
+def _write_model(model: keras.Model, source: sources.Source, folder: epath.Path) -> None:
+    """Writes the model for its users, and the names of its classes."""
     unfinished = folder / f".unfinished-{workdir.MODEL}"
     model.save(unfinished)
     unfinished.replace(folder / workdir.MODEL)
     (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
-    _keep_names_of_damaged(trainer, folder)
-    damaged = f"{sum(len(part.names) for _, part in _damaged_by_file(trainer, folder)):,}"
-    if not trainer.counts_damaged:
+
+
+def _write_report(
+    config: ml_collections.ConfigDict,
+    source: sources.Source,
+    engine: Engine,
+    devices: Devices,
+    confusion: np.ndarray | None,
+    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    folder: epath.Path,
+) -> None:
+    _keep_names_of_damaged(engine, folder)
+    damaged = f"{sum(len(part.names) for _, part in _damaged_by_file(engine, folder)):,}"
+    if not devices.counts_damaged:
         damaged = "not counted, but named in the logs of the hosts"
-    images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
-    images, targets = (tf.boolean_mask(x, weights > 0)[: report.CONTACT_SHEET] for x in (images, targets))
-    probabilities = keras.ops.convert_to_numpy(model(images, training=False))
-    cost = coatnet_tf.profile(model)
+    cost = coatnet_tf.profile(engine.model)
     left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
-    if trainer.best is not None:
+    if engine.best is not None:
         rows = workdir.read_metrics(folder)
         chosen["Kept"] = (
             f"epoch {workdir.result_of(rows)['epoch']:g}, of the lowest held-out loss in {rows[-1]['epoch']:g} epochs: "
@@ -338,7 +346,7 @@ def _write_results(
         rows=workdir.read_metrics(folder),
         confusion=confusion,
         class_names=source.class_names,
-        examples=(images.numpy(), targets.numpy(), probabilities),
+        examples=examples,
         facts={
             **chosen,
             "Parameters": f"{cost.params:,}",
@@ -347,6 +355,6 @@ def _write_results(
             "Held-out images": f"{source.eval.count:,}",
             **({"Files that are not read": f"{left_out}; see {workdir.LEFT_OUT}"} if left_out else {}),
             "Images left out, as they cannot be decoded": damaged,
-            "Steps left out, as they were not finite": f"{trainer.skipped.total:,}",
+            "Steps left out, as they were not finite": f"{engine.skipped.total:,}",
         },
     )

@@ -6,11 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-import tensorflow as tf
 from absl import logging
 
-# How the others of a cluster learn that one is gone.
-LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: repeat the command
 
 

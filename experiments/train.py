@@ -13,14 +13,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
 from etils import epath
 
-from experiments import logs, loop, path_flags, recipe_flags
-from experiments.stops import LOST_WORKER, PREEMPTED_STATUS, Preempted, RunStopped
-from experiments.strategies import STRATEGIES, make_strategy
+from experiments import engine, logs, loop, path_flags, recipe_flags
+from experiments.stops import PREEMPTED_STATUS, Preempted, RunStopped
 
 
 def main(argv: list[str]) -> None:
@@ -34,27 +34,32 @@ def main(argv: list[str]) -> None:
         config.init_from = flags.FLAGS.init_from
     if flags.FLAGS.reset_head:
         config.reset_head = True
-    run(config, folder, flags.FLAGS.strategy, flags.FLAGS.tpu)
+    options = {name: flags.FLAGS[name].value for name in ("tpu", "shards", "coordinator", "process_id", "processes")}
+    run(config, folder, flags.FLAGS.strategy, **options)
 
 
-def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "one_device", tpu: str = "") -> None:
+def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "one_device", **options: Any) -> None:
     """Trains, or resumes the run in the folder; ends the process with its status if it cannot be completed.
 
     Args:
         config: The recipe.
         folder: Folder of the run.
-        strategy: See `strategies.make_strategy`.
-        tpu: Name of the TPU.
+        strategy: See `engine.connect`.
+        **options: Likewise.
     """
     signal.signal(signal.SIGTERM, _leave)  # the training loop has its own, which saves
     try:
-        _run(config, folder, strategy, tpu)
+        devices = engine.connect(strategy, **options)
+    except (ValueError, ImportError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    try:
+        _run(config, folder, devices)
     except Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(PREEMPTED_STATUS)
     except RunStopped as reason:
         raise SystemExit(f"Stopped: {reason}") from reason
-    except LOST_WORKER as error:
+    except devices.lost_process as error:
         logging.error("Another process of the cluster is gone: %s", str(error).splitlines()[0])
         logging.error("Start all of them again with the same command, to go on from the newest checkpoint.")
         logging.flush()
@@ -68,15 +73,14 @@ def _leave(*_: object) -> None:
     os._exit(PREEMPTED_STATUS)
 
 
-def _run(config: ml_collections.ConfigDict, folder: epath.Path, name: str, tpu: str) -> None:
+def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.Devices) -> None:
     """Checks, builds and trains, in this order."""
     try:
-        strategy = make_strategy(name, tpu)
-        source = loop.prepare(config, folder, strategy)
-        start = loop.build(config, folder, strategy, source)
+        source = loop.prepare(config, folder, devices)
+        start = loop.build(config, folder, devices, source)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    loop.train(config, folder, strategy, source, *start)
+    loop.train(config, folder, devices, source, *start)
 
 
 if __name__ == "__main__":
@@ -87,7 +91,11 @@ if __name__ == "__main__":
         "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
     )
     flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
-    flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(STRATEGIES)}.")
-    flags.DEFINE_string("tpu", "", "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
+    flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(engine.STRATEGIES)}.")
+    flags.DEFINE_string("tpu", None, "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
+    flags.DEFINE_integer("shards", None, "Devices that hold one copy of the state together; all of them by default.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes share a run.")
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0; for --coordinator.")
+    flags.DEFINE_integer("processes", None, "Number of processes; for --coordinator.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

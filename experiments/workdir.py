@@ -1,18 +1,16 @@
-"""The folder of a run: which run it belongs to, its checkpoints and its history of metrics."""
+"""The folder of a run: which run it belongs to, where its checkpoints are, and its history of metrics."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
-from absl import logging
 from etils import epath
 
 from experiments.data import folder_files
-from experiments.stops import LOST_WORKER, RunStopped
 
 if TYPE_CHECKING:  # export and serving do without
     import ml_collections
@@ -29,7 +27,6 @@ DAMAGED = "damaged.txt"  # training images that could not be decoded
 DAMAGED_IN_EVALUATION = "damaged_in_evaluation.txt"
 LEFT_OUT = "left_out.txt"  # files of a folder of images that are not read, with the reason
 REPORT = "report.md"
-_KEPT_CHECKPOINTS = 3
 
 
 # Fields that may differ when a run goes on: they change where data lies and how often the run looks up, not its result.
@@ -43,9 +40,17 @@ FREE_FIELDS = (
 )
 
 
+def find_checkpoints(workdir: epath.Path) -> list[tuple[int, epath.Path]]:
+    """Steps and places of the whole checkpoints, newest first: of TensorFlow (`ckpt-STEP`) and of JAX (`step_STEP`)."""
+    of_tensorflow = (path.with_suffix("") for path in (workdir / CHECKPOINTS).glob("ckpt-*.index"))
+    of_jax = (path.parent for path in (workdir / CHECKPOINTS).glob("step_*/commit_success.txt"))
+    of_jax = (path for path in of_jax if path.name.removeprefix("step_").isdigit())
+    return sorted(((int(re.findall(r"\d+", path.name)[-1]), path) for path in (*of_tensorflow, *of_jax)), reverse=True)
+
+
 def has_checkpoints(workdir: epath.Path) -> bool:
     """Whether the folder holds a checkpoint to resume from."""
-    return any((workdir / CHECKPOINTS).glob("ckpt-*.index"))
+    return bool(find_checkpoints(workdir))
 
 
 def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -136,84 +141,6 @@ def _different_fields(mine: Any, theirs: Any, prefix: str = "config") -> list[st
             for field in _different_fields(mine.get(key), theirs.get(key), f"{prefix}.{key}")
         ]
     return [] if mine == theirs or prefix in FREE_FIELDS else [f"{prefix} ({theirs!r} there, {mine!r} here)"]
-
-
-class Checkpoints:
-    """Checkpoints of a run, numbered by step; the newest three are kept.
-
-    Args:
-        workdir: Folder of the run.
-        writes: Whether this process is the one whose checkpoints count. The others of a cluster have to
-            take part in saving, and save to a folder of their own that is emptied again.
-        worker: Number of this process.
-        groups: Variables of the run by name, in an order that one recipe always repeats. Random number
-            generators are among them; tracking the model would not find these.
-    """
-
-    def __init__(self, workdir: epath.Path, writes: bool, worker: int, groups: dict[str, list[tf.Variable]]) -> None:
-        self._checkpoint = tf.train.Checkpoint(**groups)
-        self._read_folder = workdir / CHECKPOINTS
-        folder = self._read_folder if writes else workdir / f"{CHECKPOINTS}-worker{worker}"
-        if writes:
-            _remove_unfinished(folder)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=_KEPT_CHECKPOINTS)
-        self._writes = writes
-        self._saved = 0
-
-    def save(self, step: int) -> None:
-        """Saves the state after `step` steps.
-
-        Raises:
-            RunStopped: If the file system refuses, such as a full disk; what was saved before is as it was.
-        """
-        try:
-            self._manager.save(checkpoint_number=step)
-        except LOST_WORKER:
-            raise
-        except (tf.errors.OpError, OSError) as error:
-            _remove_unfinished(epath.Path(self._manager.directory))
-            raise RunStopped(
-                f"The checkpoint of step {step} could not be written to {self._manager.directory} "
-                f"({str(error).splitlines()[0]}). The last good one is of step {self._saved}; make room and repeat "
-                "the command to go on from there."
-            ) from error
-        self._saved = step
-        if not self._writes:
-            tf.io.gfile.rmtree(self._manager.directory)
-
-    def restore_latest(self) -> int:
-        """Restores the newest checkpoint that can be read and returns its step, or returns 0 if there is none.
-
-        Raises:
-            ValueError: If there are checkpoints and none can be read.
-        """
-        steps = sorted(
-            (int(path.stem.rpartition("-")[2]) for path in self._read_folder.glob("ckpt-*.index")), reverse=True
-        )
-        for step in steps:
-            path = str(self._read_folder / f"ckpt-{step}")
-            try:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
-            except (tf.errors.OpError, ValueError, IndexError, AssertionError) as error:  # as TensorFlow reports it
-                logging.error("%s is damaged and is passed over: %s", path, str(error).splitlines()[0])
-                continue
-            self._saved = step
-            return step
-        if steps:
-            raise ValueError(
-                f"None of the {len(steps)} checkpoints in {self._read_folder} can be read; restore them from a copy, "
-                "or choose another --workdir to begin anew."
-            )
-        return 0
-
-
-def _remove_unfinished(folder: epath.Path) -> None:
-    """Removes what a killed process left of a checkpoint: parts without an index, which is written last."""
-    for path in folder.glob("ckpt-*"):
-        step = path.name.partition(".")[0]
-        if not (folder / f"{step}.index").exists():
-            tf.io.gfile.rmtree(str(path)) if path.is_dir() else path.unlink()
-            logging.warning("Removed %s, a part of an unfinished checkpoint.", path)
 
 
 def read_recipe(folder: epath.Path, *names: str) -> ml_collections.ConfigDict:

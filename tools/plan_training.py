@@ -21,7 +21,7 @@ from absl import app, flags
 
 import coatnet_tf
 from experiments import logs, recipe_flags
-from experiments.trainer import make_model_config
+from experiments.model_config import make_model_config
 from tools.paper.published import CORE_DAYS
 from tools.paper.training_cost import (
     ACCELERATORS,

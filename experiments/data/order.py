@@ -2,9 +2,9 @@
 
 Each epoch the files of the split are put in a new order. The split, so ordered, is cut into lanes of equal
 length that are read side by side, and each lane into windows, each shuffled as a whole. A batch takes
-groups of examples from the lanes in turn. To begin at a step, only the windows that hold it are read.
-Workers take turns in the groups; where their number divides that of the lanes, each reads its own lanes
-only. Either way a batch of the whole cluster holds the same examples.
+the same number of examples from each lane, one lane after the other. To begin at a step, only the windows that hold it
+are read. Each worker has one part of the batch; where the number of workers divides that of the lanes, it reads its own
+lanes only. Either way a batch of the whole cluster holds the same examples in the same order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Order:
         return self.reader.count // self.lanes * self.lanes // self.batch_size
 
     def examples(self, first_step: int, workers: int = 1, worker: int = 0) -> tf.data.Dataset:
-        """A worker's share of the endless stream of training examples.
+        """A worker's share, one part of each batch, of the endless stream of training examples.
 
         Args:
             first_step: Step of the run to begin at.
@@ -60,22 +60,29 @@ class Order:
             Dataset of groups of `Example`, with the example's place in the run, `position`, int64.
         """
         own_lanes = self.lanes % workers == 0
-        lanes = list(range(worker, self.lanes, workers) if own_lanes else range(self.lanes))
-        if len(lanes) == 1:
-            groups = self._lane(tf.constant(lanes[0], tf.int64), first_step)
+        first, count = (worker * self.lanes // workers, self.lanes // workers) if own_lanes else (0, self.lanes)
+        groups_of_batch = self.batch_size // self.group
+        if count == 1:
+            groups = self._lane(tf.constant(first, tf.int64), first_step)
         else:
-            groups = tf.data.Dataset.from_tensor_slices(tf.constant(lanes, tf.int64)).interleave(
+            groups = tf.data.Dataset.range(first, first + count).interleave(
                 lambda lane: self._lane(lane, first_step),
-                cycle_length=len(lanes),
-                num_parallel_calls=len(lanes),
+                cycle_length=count,
+                block_length=groups_of_batch // self.lanes,
+                num_parallel_calls=count,
                 deterministic=True,
             )
-        return groups if own_lanes else groups.shard(workers, worker)
+        if own_lanes:
+            return groups
+        share = groups_of_batch // workers
+        numbered = groups.enumerate().filter(lambda index, _: index % groups_of_batch // share == worker)
+        return numbered.map(lambda _, group: group)
 
     def _lane(self, lane: tf.Tensor, first_step: int) -> tf.data.Dataset:
-        used = self.steps_per_epoch * self.batch_size // self.lanes  # of each lane, each epoch
+        of_batch = self.batch_size // self.lanes  # of each lane, each batch
+        used = self.steps_per_epoch * of_batch  # of each lane, each epoch
         first_epoch, first_in_epoch = divmod(first_step, self.steps_per_epoch)
-        first_in_lane = tf.constant(first_in_epoch * self.batch_size // self.lanes, tf.int64)
+        first_in_lane = tf.constant(first_in_epoch * of_batch, tf.int64)
         zero = tf.zeros((), tf.int64)
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
@@ -83,7 +90,7 @@ class Order:
             begin = tf.where(number == first_epoch, first_in_lane, zero)
 
             def place(index: tf.Tensor, example: Example) -> Example:
-                in_epoch = (index // self.group * self.lanes + lane) * self.group + index % self.group
+                in_epoch = index // of_batch * self.batch_size + lane * of_batch + index % of_batch
                 return {**example, "position": number * self.steps_per_epoch * self.batch_size + in_epoch}
 
             examples = self._read_lane(lane, begin, used, seed)

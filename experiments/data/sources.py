@@ -61,7 +61,7 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty),
             `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own).
         in_turn: Calls the function it is given when this process may prepare; see
-            `strategies.chief_first`. At once by default.
+            `Devices.chief_first`. At once by default.
 
     Returns:
         A `Source`.

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from experiments import report, strategies, workdir
+from experiments import report, workdir
+from experiments.engine import connect, tensorflow_devices
+from experiments.engine.engine import Engine
 from experiments.recipes import digits
-from experiments.trainer import Trainer
 
 # One strategy of a kind for all tests of a process: TensorFlow numbers the collective operations of each new
 # MirroredStrategy from the beginning, and mistakes them for those of the one before.
-strategies.make_strategy = functools.cache(strategies.make_strategy)
+tensorflow_devices._make_strategy = functools.cache(tensorflow_devices._make_strategy)
 
 # The bias of the keys shifts all logits of a query alike, and a shift before the expansion is taken out by the norm
 # behind it. Their gradients are rounding noise, and AdamW makes steps of any noise.
@@ -57,7 +58,7 @@ def config(data_dir):
 def whole_run(run, data_dir, tmp_path_factory):
     """What `config` leaves on one device, made once to look at; `finished_run` is a copy to change."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run(make_config(data_dir), folder, strategies.make_strategy("one_device"))
+    run(make_config(data_dir), folder, connect("one_device"))
     return folder
 
 
@@ -93,14 +94,14 @@ def scripted_losses(monkeypatch):
     weights = []
 
     def script(losses):
-        evaluate = Trainer.evaluate_held_out
+        evaluate = Engine.evaluate_held_out
 
-        def evaluate_and_replace(trainer):
-            step = int(trainer.optimizer.iterations.numpy())
-            weights.append(trainer.model.get_weights())
-            return evaluate(trainer) | {"eval_loss": losses[step // 5 - 1]}
+        def evaluate_and_replace(engine):
+            step = int(engine.optimizer.iterations.numpy())
+            weights.append(engine.model.get_weights())
+            return evaluate(engine) | {"eval_loss": losses[step // 5 - 1]}
 
-        monkeypatch.setattr(Trainer, "evaluate_held_out", evaluate_and_replace)
+        monkeypatch.setattr(Engine, "evaluate_held_out", evaluate_and_replace)
         return weights
 
     return script

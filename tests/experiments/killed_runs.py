@@ -16,7 +16,8 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import history, loop, strategies
+from experiments import history, loop
+from experiments.engine import connect
 
 SIGN = "training"  # a file that says that steps have been taken
 
@@ -29,9 +30,9 @@ def train(config: ml_collections.ConfigDict, folder: Path) -> None:
         (folder.parent / SIGN).touch()
 
     history.Progress.show = show_and_sign
-    strategy = strategies.make_strategy("one_device")
-    source = loop.prepare(config, folder, strategy)
-    loop.train(config, folder, strategy, source, *loop.build(config, folder, strategy, source))
+    devices = connect("one_device")
+    source = loop.prepare(config, folder, devices)
+    loop.train(config, folder, devices, source, *loop.build(config, folder, devices, source))
 
 
 def is_saving(folder: Path) -> bool:

@@ -10,8 +10,8 @@ from experiments import workdir
 from experiments.ablation import runs
 from experiments.ablation.statistics import conclude, summarise
 from experiments.ablation.studies import STUDIES
+from experiments.model_config import make_model_config
 from experiments.recipes import base, small_ablations
-from experiments.trainer import make_model_config
 
 VARIANTS = [(study, variant) for study in STUDIES for variant in STUDIES[study].variants]
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.strategies import make_strategy
-from experiments.trainer import BestEpoch
+from experiments.engine import connect
+from experiments.engine.engine import BestEpoch
 
 
 def test_best_epoch_of_a_history():
@@ -24,4 +24,4 @@ def test_best_epoch_of_a_history():
 def test_negative_patience_is_refused(run, config, tmp_path):
     config.early_stop_patience = -1
     with pytest.raises(ValueError, match="config.early_stop_patience must be at least 0; got -1"):
-        run(config, tmp_path / "run", make_strategy("one_device"))
+        run(config, tmp_path / "run", connect("one_device"))

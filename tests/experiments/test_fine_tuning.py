@@ -10,8 +10,8 @@ import coatnet_tf
 from coatnet_tf.pretrained import catalog, configs
 from coatnet_tf.weights import resize_table
 from experiments import loop, workdir
-from experiments.strategies import make_strategy
-from experiments.trainer import make_model_config
+from experiments.engine import connect
+from experiments.model_config import make_model_config
 from tests.coatnet_tf import golden_imports as golden
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
@@ -25,9 +25,9 @@ def pretrained(config, finished_run):
 
 
 def build(config, folder):
-    strategy = make_strategy("one_device")
-    source = loop.prepare(config, folder, strategy)
-    return loop.build(config, folder, strategy, source)[0]
+    devices = connect("one_device")
+    source = loop.prepare(config, folder, devices)
+    return loop.build(config, folder, devices, source)[0]
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -35,30 +35,30 @@ def test_weights_are_loaded_across_resolutions(run, config, pretrained, tmp_path
     caplog.set_level("INFO", logger="absl")
     config.init_from = str(pretrained / workdir.MODEL if is_file else pretrained)
     config.image_size = 16
-    trainer = build(config, tmp_path / "tuned")
+    engine = build(config, tmp_path / "tuned")
     table = "s2_block01/s2_block01_attention/relative_bias/table"
     assert f"bias tables resized: {table} from (1, 3, 3) to (1, 7, 7)" in caplog.text
     stored = {v.path: np.array(v) for v in keras.models.load_model(pretrained / workdir.MODEL).weights}
-    for variable in trainer.model.weights:
+    for variable in engine.model.weights:
         expected = stored[variable.path]
         if variable.path.endswith("table"):
             expected = resize_table(expected, (7, 7))
         np.testing.assert_array_equal(variable, expected, err_msg=variable.path)
     config.optimizer.update(learning_rate=5e-5, min_learning_rate=5e-5, decay="constant", warmup_steps=0)
     config.ema_decay = 0.5
-    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    run(config, tmp_path / "tuned", connect("one_device"))
     assert len(workdir.read_metrics(tmp_path / "tuned")) == 1
 
 
 def test_resumed_fine_tuning_does_not_begin_again(run, config, pretrained, tmp_path):
     config.init_from = str(pretrained)
     config.epochs = 2
-    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    run(config, tmp_path / "tuned", connect("one_device"))
     (pretrained / workdir.MODEL).write_bytes((tmp_path / "tuned" / workdir.MODEL).read_bytes())
     for path in (tmp_path / "tuned" / workdir.CHECKPOINTS).glob("ckpt-10*"):
         path.unlink()
     before = workdir.read_metrics(tmp_path / "tuned")
-    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    run(config, tmp_path / "tuned", connect("one_device"))
     after = workdir.read_metrics(tmp_path / "tuned")
     assert [row["train_loss"] for row in after] == [row["train_loss"] for row in before]
 
@@ -80,8 +80,8 @@ def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
     model = keras.models.load_model(pretrained / workdir.MODEL)
     trained = model.get_layer("predictions").kernel
     config.reset_head = True
-    trainer = build(config, tmp_path / "tuned")
-    assert (np.array(trainer.model.get_layer("predictions").kernel) != trained).any()
+    engine = build(config, tmp_path / "tuned")
+    assert (np.array(engine.model.get_layer("predictions").kernel) != trained).any()
     assert "begun anew: predictions/kernel, predictions/bias" in caplog.text
 
 
@@ -140,18 +140,18 @@ def test_published_weights_begin_a_run(run, config, tmp_path, monkeypatch, caplo
     config.init_from, config.reset_head = name, True
     config.model = ml_collections.ConfigDict({"name": "coatnet_bn_0_rw", "drop_path_rate": 0.1})
 
-    trainer = build(config, tmp_path / "tuned")
+    engine = build(config, tmp_path / "tuned")
     expected = golden.make_model("coatnet_bn_0_rw", classes=3)
     golden.load(expected, "coatnet_bn_0_rw", tensors, reset_head=True)
-    for variable, value in zip(trainer.model.weights, expected.weights, strict=True):
+    for variable, value in zip(engine.model.weights, expected.weights, strict=True):
         if not variable.path.startswith("predictions"):
             np.testing.assert_array_equal(variable, value, err_msg=variable.path)
     assert "begun anew: predictions/kernel, predictions/bias" in caplog.text
-    run(config, tmp_path / "tuned", make_strategy("one_device"))
+    run(config, tmp_path / "tuned", connect("one_device"))
     assert len(workdir.read_metrics(tmp_path / "tuned")) == 1
 
 
 def test_unknown_names_are_refused_before_any_work(config, tmp_path):
     config.init_from = "timm/coatnet_9_rw_224.sw_in1k"
     with pytest.raises(ValueError, match="There are no trained weights 'timm/coatnet_9_rw_224.sw_in1k'"):
-        loop.prepare(config, tmp_path / "tuned", make_strategy("one_device"))
+        loop.prepare(config, tmp_path / "tuned", connect("one_device"))

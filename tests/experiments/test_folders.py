@@ -9,7 +9,7 @@ from PIL import Image
 from experiments import evaluate, workdir
 from experiments.data import folder, folder_files, folder_splits, pipeline, sources
 from experiments.data.damage import DamagedImages
-from experiments.strategies import make_strategy
+from experiments.engine import connect
 from tests.experiments.samples import jpeg, make_folder
 
 
@@ -214,7 +214,7 @@ def test_a_run_accounts_for_every_file(run, config, clip_art, tmp_path):
     (clip_art / "tools").rename(clip_art / "$a|b$ [x]")
     config.dataset.update(name=f"folder:{clip_art}", train_split="train", eval_split="validation")
     config.batch_size = 8
-    run(config, tmp_path / "run", make_strategy("one_device"))
+    run(config, tmp_path / "run", connect("one_device"))
     lines = (tmp_path / "run" / workdir.LEFT_OUT).read_text().splitlines()
     assert len(lines) == 10
     assert f"links that lead nowhere\t{clip_art}/$a|b$ [x]/nowhere0.png" in lines

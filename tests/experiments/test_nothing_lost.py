@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 from experiments import evaluate, history, loop, train, workdir
+from experiments.engine import connect
 from experiments.stops import PREEMPTED_STATUS, RunStopped
-from experiments.strategies import make_strategy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
@@ -26,8 +26,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @pytest.fixture
-def strategy():
-    return make_strategy("one_device")
+def devices():
+    return connect("one_device")
 
 
 def without_speed(folder):
@@ -76,9 +76,9 @@ def test_killed_at_ten_random_moments_a_run_ends_as_if_it_had_not(long_run, tmp_
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, monkeypatch):
+def test_sigterm_saves_and_the_run_goes_on(run, long_run, devices, tmp_path, monkeypatch):
     long_run.epochs = 2
-    run(long_run, tmp_path / "whole", strategy)
+    run(long_run, tmp_path / "whole", devices)
     show = history.Progress.show
 
     def show_and_terminate(progress, steps, loss):
@@ -88,21 +88,21 @@ def test_sigterm_saves_and_the_run_goes_on(run, long_run, strategy, tmp_path, mo
     monkeypatch.setattr(history.Progress, "show", show_and_terminate)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Preempted, match="Stopped by SIGTERM after step 1 of 20; the state is saved"):
-        run(long_run, tmp_path / "stopped", strategy)
+        run(long_run, tmp_path / "stopped", devices)
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.setattr(history.Progress, "show", show)
-    run(long_run, tmp_path / "stopped", strategy)
+    run(long_run, tmp_path / "stopped", devices)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
-    run, config, strategy, scripted_losses, tmp_path, monkeypatch
+    run, config, devices, scripted_losses, tmp_path, monkeypatch
 ):
     config.epochs, config.early_stop_patience, config.ema_decay = 9, 2, 0.5
     config.steps_per_call, config.checkpoint_steps = 1, 2
     evaluated = scripted_losses([0.9, 0.7, 0.8, 0.7, 0.1])  # the fourth is no lower than the second, and is the last
-    run(config, tmp_path / "whole", strategy)
+    run(config, tmp_path / "whole", devices)
     rows = workdir.read_metrics(tmp_path / "whole")
     assert [(row["step"], row["best_step"]) for row in rows] == [(5, 5), (10, 10), (15, 10), (20, 10)]
     kept = keras.models.load_model(tmp_path / "whole" / workdir.MODEL).get_weights()
@@ -126,8 +126,8 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
 
     monkeypatch.setattr(history.Progress, "show", show_and_die)
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "killed", strategy)
-    run(config, tmp_path / "killed", strategy)
+        run(config, tmp_path / "killed", devices)
+    run(config, tmp_path / "killed", devices)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     resumed = keras.models.load_model(tmp_path / "killed" / workdir.MODEL).get_weights()
     for mine, theirs in zip(resumed, kept, strict=True):
@@ -168,7 +168,7 @@ def test_sigterm_outside_of_the_loop_has_the_same_status(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["data", "index", "cut", "half-written"])
-def test_damaged_checkpoint_is_passed_over(config, strategy, finished_run, damage, caplog):
+def test_damaged_checkpoint_is_passed_over(config, devices, finished_run, damage, caplog):
     folder = finished_run / workdir.CHECKPOINTS
     data, index = folder / "ckpt-10.data-00000-of-00001", folder / "ckpt-10.index"
     if damage == "data":
@@ -183,26 +183,24 @@ def test_damaged_checkpoint_is_passed_over(config, strategy, finished_run, damag
         index.unlink()
     before = without_speed(finished_run)
     model = (finished_run / workdir.MODEL).read_bytes()
-    source = loop.prepare(config, finished_run, strategy)
-    trainer, checkpoints, step = loop.build(config, finished_run, strategy, source)
+    source = loop.prepare(config, finished_run, devices)
+    engine, checkpoints, step = loop.build(config, finished_run, devices, source)
     assert step == 5
     if damage != "half-written":
         assert "ckpt-10 is damaged and is passed over" in caplog.text
-    loop.train(config, finished_run, strategy, source, trainer, checkpoints, step)
+    loop.train(config, finished_run, devices, source, engine, checkpoints, step)
     assert without_speed(finished_run) == before
     assert len(model) == (finished_run / workdir.MODEL).stat().st_size
 
 
-def test_only_damaged_checkpoints_are_refused(run, config, strategy, finished_run):
+def test_only_damaged_checkpoints_are_refused(run, config, devices, finished_run):
     for path in (finished_run / workdir.CHECKPOINTS).glob("*.index"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="None of the 2 checkpoints in .* can be read"):
-        run(config, finished_run, strategy)
+        run(config, finished_run, devices)
 
 
-def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
-    run, config, strategy, whole_run, tmp_path, monkeypatch
-):
+def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, devices, whole_run, tmp_path, monkeypatch):
     save = workdir.Checkpoints.save
 
     def save_on_full_disk(checkpoints, step):
@@ -216,8 +214,8 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(workdir.Checkpoints, "save", save_on_full_disk)
     with pytest.raises(RunStopped, match="checkpoint of step 10 could not be written .* last good one is of step 5"):
-        run(config, tmp_path / "stopped", strategy)
+        run(config, tmp_path / "stopped", devices)
     assert not list((tmp_path / "stopped" / workdir.CHECKPOINTS).glob("ckpt-10*"))
     monkeypatch.setattr(workdir.Checkpoints, "save", save)
-    run(config, tmp_path / "stopped", strategy)
+    run(config, tmp_path / "stopped", devices)
     assert_same_run(tmp_path / "stopped", whole_run)

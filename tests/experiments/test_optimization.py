@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import coatnet_tf
 from experiments import losses, optimization
-from experiments.trainer import make_model_config
+from experiments.model_config import make_model_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

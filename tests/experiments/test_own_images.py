@@ -15,8 +15,8 @@ from experiments import evaluate, loop, workdir
 from experiments.data import folder, image_archives, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import ImageFiles
+from experiments.engine import connect
 from experiments.stops import RunStopped
-from experiments.strategies import make_strategy
 from tests.experiments.samples import add, jpeg, make_folder, make_imagenet
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.usefixtures("no_pictures")
 def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     folder_config.epochs = 4
-    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    run(folder_config, tmp_path / "run", connect("one_device"))
     rows = workdir.read_metrics(tmp_path / "run")
     measured = evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
     assert measured["top1"] == pytest.approx(rows[-1]["eval_accuracy"], abs=1e-6)
@@ -97,7 +97,7 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", split="tset")
     with pytest.raises(ValueError, match="holds out the training images too"):
         folder_config.dataset.eval_split = folder.ALL
-        loop.prepare(folder_config, tmp_path / "all", make_strategy("one_device"))
+        loop.prepare(folder_config, tmp_path / "all", connect("one_device"))
     everything = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", split="all")
     assert everything["images"] == 120 and measured["images"] < 60
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
@@ -113,23 +113,23 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path):
-    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    run(folder_config, tmp_path / "run", connect("one_device"))
     (colors / "red" / "new.jpg").write_bytes(jpeg(7))
     with pytest.raises(ValueError, match="has changed since the run in .* began: then .* images of 3 classes"):
-        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+        run(folder_config, tmp_path / "run", connect("one_device"))
     (colors / "red" / "new.jpg").unlink()
     held_out = folder._is_held_out("", "/red/000.jpg")
     of_its_split = (f"{i}.jpg" for i in range(100) if folder._is_held_out("", f"/red/{i}.jpg") == held_out)
     other = (colors / "red" / "000.jpg").rename(colors / "red" / next(of_its_split))
     with pytest.raises(ValueError, match="has changed since .*, in other files. Put it back"):
-        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+        run(folder_config, tmp_path / "run", connect("one_device"))
     other.rename(colors / "red" / "000.jpg")
-    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    run(folder_config, tmp_path / "run", connect("one_device"))
 
     for path in (tmp_path / "run" / workdir.CHECKPOINTS).glob("ckpt-*"):
         path.unlink()
     with pytest.raises(ValueError, match="holds results of a run but none of its checkpoints"):
-        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+        run(folder_config, tmp_path / "run", connect("one_device"))
 
 
 def damage(colors):
@@ -172,10 +172,10 @@ def test_damaged_images_of_all_processes_count():
 def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_path):
     names = damage(colors)
     with pytest.raises(RunStopped, match=r"of \d+ images cannot be decoded, more than .* 0.001 allows: .*(red|green)"):
-        run(folder_config, tmp_path / "run", make_strategy("one_device"))
+        run(folder_config, tmp_path / "run", connect("one_device"))
     assert any((tmp_path / "run" / name).exists() for name in (workdir.DAMAGED, workdir.DAMAGED_IN_EVALUATION))
     folder_config.dataset.max_damaged_share = 0.1
-    run(folder_config, tmp_path / "again", make_strategy("one_device"))
+    run(folder_config, tmp_path / "again", connect("one_device"))
     files = [tmp_path / "again" / name for name in (workdir.DAMAGED, workdir.DAMAGED_IN_EVALUATION)]
     assert sorted(name for file in files if file.exists() for name in file.read_text().splitlines()) == sorted(names)
     assert "| Images left out, as they cannot be decoded | 2 |" in (tmp_path / "again" / workdir.REPORT).read_text()
@@ -184,7 +184,7 @@ def test_too_many_damaged_images_stop_the_run(run, folder_config, colors, tmp_pa
     found = files[0].read_text().splitlines() if files[0].exists() else []
     files[0].write_text("\n".join([*found, "seen/before.jpg"]) + "\n")
     (tmp_path / "again" / workdir.MODEL).unlink()
-    run(folder_config, tmp_path / "again", make_strategy("one_device"))
+    run(folder_config, tmp_path / "again", connect("one_device"))
     assert files[0].read_text().splitlines() == sorted([*found, "seen/before.jpg"])
     assert "| Images left out, as they cannot be decoded | 3 |" in (tmp_path / "again" / workdir.REPORT).read_text()
 
@@ -198,11 +198,11 @@ def test_damaged_held_out_images_of_the_only_evaluation_stop_the_run(run, folder
         Path(path).write_bytes(b"no image")
     for _ in range(2):
         with pytest.raises(RunStopped, match=f"3 of {held_out.count} images cannot be decoded"):
-            run(folder_config, tmp_path / "run", make_strategy("one_device"))
+            run(folder_config, tmp_path / "run", connect("one_device"))
         assert len((tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).read_text().splitlines()) == 3
     for path in held_out.paths[:3]:
         Path(path).write_bytes(jpeg(1))
-    run(folder_config, tmp_path / "run", make_strategy("one_device"))
+    run(folder_config, tmp_path / "run", connect("one_device"))
     assert "cannot be decoded | 0 |" in (tmp_path / "run" / workdir.REPORT).read_text()
     assert not (tmp_path / "run" / workdir.DAMAGED_IN_EVALUATION).exists()
 
@@ -241,9 +241,9 @@ def test_archives_are_prepared_and_trained_on(run, config, archives, tmp_path, c
     assert (labels.sum(axis=1) == 2).sum() == 1  # the shared one
     with pytest.raises(ValueError, match="several classes, which softmax cannot learn; set --config.loss=sigmoid"):
         config.loss = "softmax"
-        run(config, tmp_path / "softmax", make_strategy("one_device"))
+        run(config, tmp_path / "softmax", connect("one_device"))
     config.loss = "sigmoid"
-    run(config, tmp_path / "run", make_strategy("one_device"))
+    run(config, tmp_path / "run", connect("one_device"))
     assert not (tmp_path / "run" / "confusion.png").exists()
 
 
@@ -267,14 +267,14 @@ def test_imagenet_in_miniature(run, config, tmp_path):
     config.batch_size, config.eval_crop, config.augment.crop = 8, "center", "inception"
     source = sources.prepare(config.dataset)
     assert (source.train.count, source.eval.count, source.num_classes) == (24, 4, 1000)
-    run(config, tmp_path / "run", make_strategy("one_device"))
+    run(config, tmp_path / "run", connect("one_device"))
     measured = evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
     assert measured["images"] == 4
     assert measured["top1"] == pytest.approx(workdir.read_metrics(tmp_path / "run")[-1]["eval_accuracy"], abs=1e-6)
 
 
 def test_order_of_many_files_is_the_same_for_any_number_of_workers(folder_config):
-    """Lanes: each worker reads its own files; the batch of all is the same set."""
+    """Each worker has a part of every batch, and reads its own files if the lanes can be shared."""
     source = sources.prepare(folder_config.dataset)
     folder_config.augment.mixup_alpha = 0.8
     order = pipeline.training_order(source, folder_config)
@@ -282,15 +282,13 @@ def test_order_of_many_files_is_the_same_for_any_number_of_workers(folder_config
     whole = list(order.examples(0).unbatch().take(64).as_numpy_iterator())
     assert len({e["name"] for e in whole}) == 64
     assert [e["position"] for e in whole] == list(range(64))
-    for workers in (2, 3):
+    names = np.array([e["name"] for e in whole]).reshape(-1, order.batch_size)
+    for workers in (2, 8):
         shares = [
-            list(order.examples(0, workers, worker).unbatch().take(64 // workers // 2 * 2).as_numpy_iterator())
+            [e["name"] for e in order.examples(0, workers, worker).unbatch().take(64 // workers).as_numpy_iterator()]
             for worker in range(workers)
         ]
-        for worker, share in enumerate(shares):
-            for example in share:
-                assert example["position"] // 2 % workers == worker
-                assert example["position"] >= 64 or example["name"] == whole[example["position"]]["name"]
+        np.testing.assert_array_equal(np.concatenate(np.reshape(shares, (workers, len(names), -1)), axis=1), names)
 
 
 def test_epochs_differ_and_begin_anywhere(folder_config):

@@ -10,9 +10,9 @@ import tensorflow as tf
 import coatnet_tf
 from experiments import checks, loop
 from experiments.data import sources
+from experiments.engine import connect
+from experiments.model_config import make_model_config
 from experiments.recipes import base, paper
-from experiments.strategies import make_strategy
-from experiments.trainer import Trainer, make_model_config
 
 # Epochs, batch, loss, smoothing, peak, minimum, warm-up steps and epochs, decay, weight decay, Mixup, EMA, crop
 TABLE = {
@@ -183,10 +183,11 @@ def two_batches():
     """The first two batches of a recipe's input, made once for all that have the same augmentation."""
     made = {}
 
-    def batches_of(config, trainer):
+    def batches_of(config, engine):
         key = config.augment.to_json()
         if key not in made:
-            made[key] = list(itertools.islice(trainer.training_iterator(0), 2))
+            engine.begin(0)
+            made[key] = list(itertools.islice(engine.batches, 2))
         return iter(made[key])
 
     return batches_of
@@ -197,18 +198,18 @@ def test_two_real_steps(variant, data_dir, two_batches):
     """Not traced, which other tests do."""
     config = make_small(variant)
     config.dataset.data_dir = data_dir
-    strategy = make_strategy("one_device")
+    devices = connect("one_device")
     checks.check_values(config)
-    checks.check_batch_size(config, strategy)
+    checks.check_batch_size(config, devices)
     source = sources.prepare(config.dataset)
-    trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
-    before = trainer.model.get_weights()
-    batches = two_batches(config, trainer)
+    engine = devices.engine(config, source, loop.make_schedule(config, source))
+    before = engine.model.get_weights()
+    engine.batches = two_batches(config, engine)
     try:
         tf.config.run_functions_eagerly(True)
-        trainer.train_steps(batches, tf.constant(2))
+        engine.train(2)
     finally:
         tf.config.run_functions_eagerly(False)
-    assert trainer.skipped.total == 0
-    assert np.isfinite(float(trainer.loss.result()))
-    assert any((mine != old).any() for mine, old in zip(trainer.model.get_weights(), before, strict=True))
+    assert engine.skipped.total == 0
+    assert np.isfinite(float(engine.loss.result()))
+    assert any((mine != old).any() for mine, old in zip(engine.model.get_weights(), before, strict=True))

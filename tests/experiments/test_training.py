@@ -11,19 +11,19 @@ import tensorflow as tf
 
 from experiments import checks, loop, workdir
 from experiments.data import pipeline, sources
-from experiments.strategies import make_strategy
-from experiments.trainer import Trainer, make_model_config
+from experiments.engine import connect
+from experiments.model_config import make_model_config
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # `whole_run` has some
 
 
 @pytest.fixture
-def strategy():
-    return make_strategy("one_device")
+def devices():
+    return connect("one_device")
 
 
-def new_trainer(config, source, strategy):
-    return Trainer(config, source, strategy, loop.make_schedule(config, source))
+def new_engine(config, source, devices):
+    return devices.engine(config, source, loop.make_schedule(config, source))
 
 
 def final_weights(folder):
@@ -52,12 +52,12 @@ def test_run_leaves_model_metrics_and_report(config, whole_run):
     assert right.sum() / 50 == pytest.approx(rows[-1]["eval_accuracy"])
 
 
-def test_stopped_run_resumes_to_the_same_end(run, config, strategy, whole_run, finished_run):
+def test_stopped_run_resumes_to_the_same_end(run, config, devices, whole_run, finished_run):
     # As if it had been stopped in the second epoch: the first epoch's checkpoint, a row too many, no results.
     for path in (finished_run / workdir.CHECKPOINTS).glob("ckpt-10*"):
         path.unlink()
     (finished_run / workdir.MODEL).unlink()
-    run(config, finished_run, strategy)
+    run(config, finished_run, devices)
     for mine, theirs in zip(final_weights(finished_run), final_weights(whole_run), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     rows = workdir.read_metrics(finished_run)
@@ -68,21 +68,21 @@ def test_stopped_run_resumes_to_the_same_end(run, config, strategy, whole_run, f
     assert len(drawn) == sum(len(row) for row in rows)  # each value once
 
 
-def test_finished_run_writes_its_report_again(run, config, strategy, finished_run):
+def test_finished_run_writes_its_report_again(run, config, devices, finished_run):
     before = workdir.read_metrics(finished_run)
     (finished_run / workdir.REPORT).unlink()
-    run(config, finished_run, strategy)
+    run(config, finished_run, devices)
     assert workdir.read_metrics(finished_run) == before
     assert f"{before[-1]['eval_accuracy']:.2%}" in (finished_run / workdir.REPORT).read_text()
 
 
-def test_two_replicas_train_as_one_device(run, assert_same_models, config, strategy, tmp_path):
+def test_two_replicas_train_as_one_device(run, assert_same_models, config, devices, tmp_path):
     """Global batch statistics, one clipping norm: the weights agree to rounding."""
     config.model.drop_path_rate = 0.0  # branches are dropped by each replica, not by position in the batch
     config.optimizer.clip_norm = 0.1
-    mirrored = make_strategy("mirrored")
-    assert mirrored.num_replicas_in_sync == 2
-    run(config, tmp_path / "one", strategy)
+    mirrored = connect("mirrored")
+    assert mirrored.replicas == 2
+    run(config, tmp_path / "one", devices)
     run(config, tmp_path / "two", mirrored)
     assert_same_models(tmp_path / "two", tmp_path / "one")
     rows = [without_speed(workdir.read_metrics(tmp_path / name)) for name in ("two", "one")]
@@ -91,12 +91,12 @@ def test_two_replicas_train_as_one_device(run, assert_same_models, config, strat
 
 
 def test_replicas_drop_branches_each_on_its_own(config):
-    strategy = make_strategy("mirrored")
-    trainer = new_trainer(config, sources.prepare(config.dataset), strategy)
-    trainer.part_random_streams()
-    block = trainer.model.get_layer("s2_block01")
+    devices = connect("mirrored")
+    engine = new_engine(config, sources.prepare(config.dataset), devices)
+    engine.begin(0)
+    block = engine.model.get_layer("s2_block01")
     draw = tf.function(lambda: block.ffn_drop_path(tf.ones((64, 1)), training=True))
-    kept = [values.numpy() for values in strategy.experimental_local_results(strategy.run(draw))]
+    kept = [values.numpy() for values in devices.strategy.experimental_local_results(devices.strategy.run(draw))]
     assert len(kept) == 2
     assert (kept[0] != kept[1]).any()
 
@@ -104,48 +104,48 @@ def test_replicas_drop_branches_each_on_its_own(config):
 @pytest.mark.parametrize("name", ["one_device", "mirrored"])
 def test_restored_random_streams_go_on(config, tmp_path, name):
     """What is drawn after a restore is what would have been drawn, in each replica."""
-    strategy = make_strategy(name)
+    devices = connect(name)
     source = sources.prepare(config.dataset)
 
-    def draw(trainer):
-        block = trainer.model.get_layer("s2_block01")
+    def draw(engine):
+        block = engine.model.get_layer("s2_block01")
         run = tf.function(lambda: block.ffn_drop_path(tf.ones((64, 1)), training=True))
-        return [values.numpy() for values in strategy.experimental_local_results(strategy.run(run))]
+        return [values.numpy() for values in devices.strategy.experimental_local_results(devices.strategy.run(run))]
 
     def start():
-        trainer = new_trainer(config, source, strategy)
-        return trainer, workdir.Checkpoints(tmp_path, True, 0, trainer.state())
+        engine = new_engine(config, source, devices)
+        return engine, devices.checkpoints(tmp_path, engine.state())
 
-    trainer, checkpoints = start()
-    trainer.part_random_streams()
-    draw(trainer)
+    engine, checkpoints = start()
+    engine.begin(0)
+    draw(engine)
     checkpoints.save(1)
-    expected = draw(trainer)
+    expected = draw(engine)
     resumed, checkpoints = start()
     assert checkpoints.restore_latest() == 1
-    resumed.part_random_streams()
+    resumed.begin(0)
     np.testing.assert_array_equal(draw(resumed), expected)
 
 
-def test_bfloat16_run_ends_in_a_float32_model(run, config, strategy, tmp_path):
+def test_bfloat16_run_ends_in_a_float32_model(run, config, devices, tmp_path):
     config.dtype = "mixed_bfloat16"
-    run(config, tmp_path, strategy)
+    run(config, tmp_path, devices)
     assert keras.config.dtype_policy().name == "float32"  # of what is built after the run
     model = keras.models.load_model(tmp_path / workdir.MODEL)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 
 
-def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
+def test_another_runs_folder_is_refused(run, config, devices, tmp_path):
     workdir.claim(tmp_path, config, sources.prepare(config.dataset))
     (tmp_path / workdir.METRICS).write_text("")
     config.steps_per_call = 7  # changes how often the run looks up, not its result
     workdir.check(tmp_path, config)
     config.optimizer.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"holds another run, whose config differs in config.optimizer.learning_rate"):
-        run(config, tmp_path, strategy)
+        run(config, tmp_path, devices)
     (tmp_path / workdir.CONFIG).unlink()
     with pytest.raises(ValueError, match="holds checkpoints or metrics but no config.json"):
-        run(config, tmp_path, strategy)
+        run(config, tmp_path, devices)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"model.head_size": 24}, "head_size 24 must divide the width of q, k and v in every Transformer stage"),
     ],
 )
-def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, change, message):
+def test_recipes_that_do_not_fit_are_refused(run, config, devices, tmp_path, change, message):
     for field, value in change.items():
         node, _, leaf = field.rpartition(".")
         owner = config[node] if node else config
@@ -197,7 +197,7 @@ def test_recipes_that_do_not_fit_are_refused(run, config, strategy, tmp_path, ch
         else:
             owner[leaf] = value
     with pytest.raises(ValueError, match=message):
-        run(config, tmp_path / "run", strategy)
+        run(config, tmp_path / "run", devices)
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +222,7 @@ def test_row_of_metrics_that_was_cut_off_is_left_out(tmp_path):
 def test_batches_that_replicas_cannot_share_are_refused(config):
     config.batch_size = 33
     with pytest.raises(ValueError, match="positive multiple of their number, 2"):
-        checks.check_batch_size(config, make_strategy("mirrored"))
+        checks.check_batch_size(config, connect("mirrored"))
 
 
 def test_config_is_kept_as_json(config, tmp_path):

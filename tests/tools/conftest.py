@@ -6,7 +6,7 @@ import tensorflow as tf
 from etils import epath
 
 import coatnet_tf
-from experiments import strategies
+from experiments.engine import connect
 from experiments.recipes import digits
 from tests.tools.samples import LABELS, SIZE
 from tools.export_saved_model import ExportOptions, export
@@ -60,5 +60,5 @@ def run_folder(run, tmp_path_factory):
     config.epochs, config.optimizer.warmup_steps = 1, 2
     config.model.update(depths=(1, 1, 1), widths=(8, 16, 32), strides=(1, 2, 2), layout="C-T")
     keras.utils.set_random_seed(0)
-    run(config, epath.Path(folder), strategies.make_strategy("one_device"))
+    run(config, epath.Path(folder), connect("one_device"))
     return folder

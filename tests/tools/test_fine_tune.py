@@ -13,8 +13,8 @@ import pytest
 
 import coatnet_tf
 from experiments import train, workdir
+from experiments.model_config import make_model_config
 from experiments.recipes import base, digits, small_folder
-from experiments.trainer import make_model_config
 from tools import check_saved_model, fine_tune
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from experiments import augment, history, loop, losses, strategies
+from experiments import augment, history, loop, losses
 from experiments.data import pipeline, sources
+from experiments.engine import connect
 from experiments.recipes import digits, fashion_mnist, paper
-from experiments.trainer import Trainer
 from tools.benchmarks.timing import medians
 
 _WARM_UP = 4  # batches
@@ -78,21 +78,22 @@ def measure_loop(steps: int = 20) -> dict[str, float]:
     config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
     config.steps_per_call = steps
     config.optimizer.warmup_steps = 0
-    strategy = strategies.make_strategy("one_device")
-    source = loop.prepare(config, Path(tempfile.gettempdir()) / "no-run", strategy)
-    trainer = Trainer(config, source, strategy, loop.make_schedule(config, source))
-    batches = trainer.training_iterator(0)
+    devices = connect("one_device")
+    source = loop.prepare(config, Path(tempfile.gettempdir()) / "no-run", devices)
+    engine = devices.engine(config, source, loop.make_schedule(config, source))
+    engine.begin(0)
+    batches = engine.batches
     batch = next(batches)
     loss_of = losses.make_loss(config.loss, config.label_smoothing)
     progress = history.Progress(config, 0, 10**6, False)
 
     def step(images: tf.Tensor, targets: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            scores = trainer.model(tf.cast(images, tf.float32), training=True)
+            scores = engine.model(tf.cast(images, tf.float32), training=True)
             loss = tf.reduce_mean(loss_of(tf.cast(targets, tf.float32), scores))
-        gradients = tape.gradient(loss, [v.value for v in trainer.model.trainable_variables])
+        gradients = tape.gradient(loss, [v.value for v in engine.model.trainable_variables])
         gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
-        trainer.optimizer.apply(gradients, trainer.model.trainable_variables)
+        engine.optimizer.apply(gradients, engine.model.trainable_variables)
 
     @tf.function
     def on_one_batch(count: tf.Tensor) -> None:
@@ -113,9 +114,9 @@ def measure_loop(steps: int = 20) -> dict[str, float]:
         return measure
 
     def whole() -> None:
-        trainer.train_steps(batches, tf.constant(steps))
-        progress.show(steps, trainer.loss)
-        loop.find_problem(config, source, trainer)
+        engine.train(steps)
+        progress.show(steps, engine.loss)
+        loop.find_problem(config, source, engine)
 
     return medians(
         {

@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from experiments import checks, loop
 from experiments.data import pipeline, sources
-from experiments.strategies import make_strategy
-from experiments.trainer import Trainer
+from experiments.engine import connect
 
 pytestmark = pytest.mark.slow
 
@@ -15,16 +14,17 @@ pytestmark = pytest.mark.slow
 WITHOUT_EFFECT = ("key/bias", "pre_norm/beta")
 
 
-def make_trainer(config, strategy="one_device"):
+def make_engine(config, strategy="one_device"):
     source = sources.prepare(config.dataset)
-    strategy = make_strategy(strategy)
-    return Trainer(config, source, strategy, loop.make_schedule(config, source))
+    devices = connect(strategy)
+    return devices.engine(config, source, loop.make_schedule(config, source))
 
 
 def train(config, steps, strategy="one_device"):
-    trainer = make_trainer(config, strategy)
-    trainer.train_steps(trainer.training_iterator(0), tf.constant(steps))
-    return trainer
+    engine = make_engine(config, strategy)
+    engine.begin(0)
+    engine.train(steps)
+    return engine
 
 
 def assert_same_states(mine, theirs, atol=1e-5):
@@ -68,13 +68,13 @@ def test_accumulated_parts_are_the_whole_batch(config):
 def test_replicas_save_memory_without_batch_norm(config, field):
     config.model.drop_path_rate = 0.0
     config[field] = 2 if field == "accumulation_steps" else True
-    with pytest.raises(ValueError, match="do not go together with BatchNorm over several replicas, except on TPU"):
-        checks.check_batch_size(config, make_strategy("mirrored"))
+    with pytest.raises(ValueError, match="do not go together with BatchNorm over several replicas of TensorFlow"):
+        checks.check_batch_size(config, connect("mirrored"))
     config.model.conv_norm, config.model.transformer_norm = "layer_norm", "batch_norm"
     with pytest.raises(ValueError, match="do not go together with BatchNorm"):
-        checks.check_batch_size(config, make_strategy("mirrored"))
+        checks.check_batch_size(config, connect("mirrored"))
     config.model.transformer_norm = "layer_norm"
-    checks.check_batch_size(config, make_strategy("mirrored"))
+    checks.check_batch_size(config, connect("mirrored"))
     assert_same_states(train(config, 2, "mirrored"), train(config, 2))
 
 
@@ -89,24 +89,24 @@ def test_rematerialisation_changes_nothing(config):
 def test_evaluation_is_on_averaged_weights(config):
     config.ema_decay = 0.5
     config.model.conv_norm = "layer_norm"
-    trainer = make_trainer(config)
-    batches = trainer.training_iterator(0)
+    engine = make_engine(config)
+    engine.begin(0)
     history = []
     for _ in range(4):
-        trainer.train_steps(batches, tf.constant(1))
-        history.append([v.numpy() for v in trainer.model.trainable_variables])
+        engine.train(1)
+        history.append([v.numpy() for v in engine.model.trainable_variables])
     averages = history[0]
     for weights in history[1:]:
         averages = [0.5 * average + 0.5 * weight for average, weight in zip(averages, weights, strict=True)]
-    with trainer.averaged_weights():
-        for variable, average in zip(trainer.model.trainable_variables, averages, strict=True):
+    with engine.averaged_weights():
+        for variable, average in zip(engine.model.trainable_variables, averages, strict=True):
             np.testing.assert_allclose(variable, average, atol=1e-6)
-        averaged_model = trainer.model.get_weights()
-    for variable, weight in zip(trainer.model.trainable_variables, history[-1], strict=True):
+        averaged_model = engine.model.get_weights()
+    for variable, weight in zip(engine.model.trainable_variables, history[-1], strict=True):
         np.testing.assert_array_equal(variable, weight)
-    row = trainer.evaluate(0)
+    row = engine.evaluate(0)
     config.ema_decay = 0.0
-    plain = make_trainer(config)
+    plain = make_engine(config)
     plain.model.set_weights(averaged_model)
     assert row["eval_loss"] == pytest.approx(plain.evaluate(0)["eval_loss"], rel=1e-5)
 
@@ -126,27 +126,27 @@ class NotFinite:
 
 @pytest.mark.parametrize(("strategy", "place"), [("one_device", "input"), ("one_device", "loss"), ("mirrored", "loss")])
 def test_steps_that_are_not_finite_are_not_applied(config, strategy, place):
-    trainer = make_trainer(config, strategy)
-    batches = trainer.training_iterator(0)
-    trainer.train_steps(batches, tf.constant(2))
-    variables = [*trainer.model.weights, *trainer.optimizer.variables]  # BatchNorm's averages too
+    engine = make_engine(config, strategy)
+    engine.begin(0)
+    engine.train(2)
+    variables = [*engine.model.weights, *engine.optimizer.variables]  # BatchNorm's averages too
     before = [v.numpy() for v in variables]
-    model, loss_of = trainer.model, trainer._loss_of
+    model, loss_of = engine.model, engine._loss_of
     if place == "input":
-        trainer.model = NotFinite(model)
+        engine.model = NotFinite(model)
     else:
-        trainer._loss_of = lambda targets, logits: loss_of(targets, logits) * float("nan")
-    damaged = tf.function(lambda batch: trainer._strategy.run(trainer.train_step, args=batch))
+        engine._loss_of = lambda targets, logits: loss_of(targets, logits) * float("nan")
+    damaged = tf.function(lambda batch: engine._strategy.run(engine.train_step, args=batch))
     for _ in range(3):
-        damaged(next(batches))
+        damaged(next(engine.batches))
     after = [v.numpy() for v in variables]
     for mine, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(mine, expected)
-    assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
-    assert np.isfinite(float(trainer.loss.result()))
-    trainer.model, trainer._loss_of = model, loss_of
-    trainer.train_steps(batches, tf.constant(1))
-    assert (trainer.skipped.total, trainer.skipped.longest, trainer.skipped.last) == (3, 3, 4)
+    assert (engine.skipped.total, engine.skipped.longest, engine.skipped.last) == (3, 3, 4)
+    assert np.isfinite(float(engine.loss.result()))
+    engine.model, engine._loss_of = model, loss_of
+    engine.train(1)
+    assert (engine.skipped.total, engine.skipped.longest, engine.skipped.last) == (3, 3, 4)
     assert any((v.numpy() != b).any() for v, b in zip(variables, before, strict=True))
 
 
@@ -155,7 +155,7 @@ def test_run_without_finite_steps_stops_with_the_batch(run, config, tmp_path):
     config.optimizer.warmup_steps = 0
     config.max_skipped_steps = 3
     with pytest.raises(loop.RunStopped, match=r"steps in a row had a loss .* step \d+, on .*digits.*, record \d+") as e:
-        run(config, tmp_path, make_strategy("one_device"))
+        run(config, tmp_path, connect("one_device"))
     assert "(32 images)" in str(e.value)
     assert not list((tmp_path / "checkpoints").glob("*"))
 
@@ -184,21 +184,22 @@ def test_every_operation_of_the_step_compiles_for_xla(every_part, dtype):
     every_part.optimizer.warmup_steps = 0
     every_part.rematerialise = True
     every_part.model.bias_reindexing = "einsum"
-    trainer = make_trainer(every_part)
-    batch = next(trainer.training_iterator(0))
+    engine = make_engine(every_part)
+    engine.begin(0)
+    batch = next(engine.batches)
     assert all(tensor.shape.is_fully_defined() for tensor in batch)
-    before = trainer.model.trainable_variables[0].numpy()
-    tf.function(trainer.train_step, jit_compile=True)(*batch)
-    assert (trainer.model.trainable_variables[0].numpy() != before).any()
-    assert trainer.skipped.total == 0
-    blocks = [layer for layer in trainer.model.layers if "block" in layer.name]
+    before = engine.model.trainable_variables[0].numpy()
+    tf.function(engine.train_step, jit_compile=True)(*batch)
+    assert (engine.model.trainable_variables[0].numpy() != before).any()
+    assert engine.skipped.total == 0
+    blocks = [layer for layer in engine.model.layers if "block" in layer.name]
     assert {block.compute_dtype for block in blocks} == {dtype.removeprefix("mixed_")}
 
 
 def test_sigmoid_counts_precision_at_one(config):
     config.loss = "sigmoid"
     config.label_smoothing = 0.0001
-    trainer = train(config, 5)
-    row = trainer.evaluate(0)
-    counts = trainer.confusion()
+    engine = train(config, 5)
+    row = engine.evaluate(0)
+    counts = engine.confusion()
     assert row["eval_accuracy"] == pytest.approx(counts.trace() / counts.sum())

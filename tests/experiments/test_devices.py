@@ -1,35 +1,38 @@
-"""Choosing a strategy, and the order in which a TPU is taken into use."""
+"""Choosing a devices, and the order in which a TPU is taken into use."""
+
+import types
 
 import pytest
 import tensorflow as tf
 
-from experiments.strategies import chief_first, is_chief, make_strategy, on_any_process, union_over_processes
+from experiments.engine import connect
 
 
 def test_unknown_or_unusable_strategies_are_refused(monkeypatch):
-    assert is_chief(make_strategy("one_device"))
+    assert connect("one_device").is_chief
     with pytest.raises(ValueError, match="no strategy 'tpus'; the known ones are one_device, mirrored, multi_worker,"):
-        make_strategy("tpus")
+        connect("tpus")
     with pytest.raises(ValueError, match="--strategy=tpu needs --tpu=NAME"):
-        make_strategy("tpu")
+        connect("tpu")
     with pytest.raises(ValueError, match="is only for --strategy=tpu"):
-        make_strategy("mirrored", tpu="mine")
+        connect("mirrored", tpu="mine")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
-        make_strategy("multi_worker")
+        connect("multi_worker")
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}')
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit")
     with pytest.raises(ValueError, match="unset TF_XLA_FLAGS for --strategy=multi_worker"):
-        make_strategy("multi_worker")
+        connect("multi_worker")
 
 
 def test_one_process_waits_for_none():
     done = []
-    chief_first(make_strategy("mirrored"), lambda: done.append(1))
+    devices = connect("mirrored")
+    devices.chief_first(lambda: done.append(1))
     assert done == [1]
-    assert on_any_process(make_strategy("mirrored"), True)
-    assert not on_any_process(make_strategy("mirrored"), False)
-    assert union_over_processes(make_strategy("mirrored"), ["b", "a"]) == {"a", "b"}
+    assert devices.on_any_process(True)
+    assert not devices.on_any_process(False)
+    assert devices.union_over_processes(["b", "a"]) == {"a", "b"}
 
 
 def test_tpu_is_found_connected_initialised_and_then_used(monkeypatch):
@@ -39,17 +42,22 @@ def test_tpu_is_found_connected_initialised_and_then_used(monkeypatch):
         def __init__(self, tpu):
             calls.append(("resolver", tpu))
 
-    def call(name, result=None):
+    class Strategy:
+        extended = types.SimpleNamespace(num_hosts=1)
+
+        def __init__(self, resolver):
+            call("strategy")(resolver)
+
+    def call(name):
         def record(resolver):
             assert isinstance(resolver, Resolver)
             calls.append(name)
-            return result
 
         return record
 
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", Resolver)
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", call("connect"))
     monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", call("initialize"))
-    monkeypatch.setattr(tf.distribute, "TPUStrategy", call("strategy", result="the strategy"))
-    assert make_strategy("tpu", tpu="pod-slice") == "the strategy"
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", Strategy)
+    assert isinstance(connect("tpu", tpu="pod-slice").strategy, Strategy)
     assert calls == [("resolver", "pod-slice"), "connect", "initialize", "strategy"]

@@ -1,0 +1,310 @@
+"""What both engines share: model, optimizer, metrics, and all that happens between the steps."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import ml_collections
+import numpy as np
+from etils import epath
+from keras import ops
+
+import coatnet_tf
+from experiments import augment, losses, optimization
+from experiments.data.damage import DamagedImages
+from experiments.data.sources import Source
+from experiments.engine.devices import Devices
+from experiments.model_config import make_model_config
+
+MAX_CONFUSION_CLASSES = 1000  # more would not be looked at, and take gigabytes
+
+
+class Engine(abc.ABC):
+    """Model, optimizer and metrics of a run on its devices, and the steps that change them.
+
+    Args:
+        config: The recipe.
+        source: The dataset.
+        schedule: Learning rate of the run.
+        devices: Those of the run.
+    """
+
+    batches: Iterator[Any]  # those to come, on the devices; from `begin`
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        source: Source,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        devices: Devices,
+    ) -> None:
+        self.schedule = schedule
+        self._config, self._source, self._devices = config, source, devices
+        self._loss_of = losses.make_loss(config.loss, config.label_smoothing)
+        self._eval_loss_of = losses.make_loss(config.loss, 0.0)
+        self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
+        self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
+        model_config = self._fitting(make_model_config(config.model))
+        keras.utils.set_random_seed(config.seed)  # behind what may draw from it
+        with self._scope():
+            self.model = coatnet_tf.CoAtNet(
+                model_config,
+                input_shape=(config.image_size, config.image_size, source.channels),
+                classes=source.num_classes,
+                classifier_activation=None,
+                dtype=config.dtype,
+            )
+            self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
+            self.loss = keras.metrics.Mean(name="train_loss")
+            self.accuracy = keras.metrics.Mean(name="train_accuracy")
+            self.eval_loss = keras.metrics.Mean(name="eval_loss")
+            self.eval_accuracy = keras.metrics.Mean(name="eval_accuracy")
+            self._confusion = None
+            if not source.multi_label and source.num_classes <= MAX_CONFUSION_CLASSES:
+                self._confusion = losses.ConfusionMatrix(source.num_classes)
+            self.skipped = SkippedSteps()
+            self.best = BestEpoch(self.model.weights) if config.early_stop_patience else None
+
+    @abc.abstractmethod
+    def _scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where variables are made for the devices."""
+
+    def _fitting(self, config: coatnet_tf.CoAtNetConfig) -> coatnet_tf.CoAtNetConfig:
+        """The network as the devices compute it best, with the same weights."""
+        return config
+
+    @abc.abstractmethod
+    def begin(self, step: int) -> None:
+        """Begins the batches of the run at a step; before it nothing can be trained."""
+
+    @abc.abstractmethod
+    def train(self, count: int) -> None:
+        """Takes training steps."""
+
+    @abc.abstractmethod
+    def _evaluate(self, count: int) -> None:
+        """Updates the metrics of evaluation by the next batches of the held-out split."""
+
+    @abc.abstractmethod
+    def result(
+        self, folder: epath.Path, images: np.ndarray
+    ) -> contextlib.AbstractContextManager[tuple[keras.Model, np.ndarray]]:
+        """The model for its users, of the weights that the model has now, and what it says; all processes have to ask.
+
+        Args:
+            folder: Folder of the run, for what is needed meanwhile.
+            images: `[n, height, width, channels]` in [0, 255], the same on all processes.
+
+        Returns:
+            Within the context, on the chief: a model in float32 that gives probabilities, which can be saved, and those
+            of the images, `[n, classes]`.
+        """
+
+    def state(self) -> dict[str, list[keras.Variable]]:
+        """Everything that a resumed run has to find again, in groups of variables in a fixed order."""
+        groups = self._stepped()
+        return groups | ({"best": self.best.variables} if self.best else {})
+
+    def _stepped(self) -> dict[str, list[keras.Variable]]:
+        """The part of the state that a step changes."""
+        return {
+            "model": self.model.variables,
+            "optimizer": self.optimizer.variables,
+            "metrics": [*self.loss.variables, *self.accuracy.variables],
+            "skipped": self.skipped.variables,
+        }
+
+    def share_damaged(self) -> None:
+        """Tells the processes of a cluster what each has found; all have to call it, and wait for one another."""
+        for damaged in (self.damaged, self.damaged_in_evaluation):
+            if self._devices.on_any_process(damaged.has_news):
+                damaged.merge(self._devices.union_over_processes(damaged.names))
+
+    def _counted_here(self, damaged: DamagedImages) -> DamagedImages | None:
+        return damaged if self._devices.counts_damaged else None
+
+    def _mixed(self, images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, Any, Any]:
+        """A batch in floating point, mixed if the recipe says so; see `pipeline.training_batches`."""
+        images, targets = ops.cast(images, "float32"), ops.cast(targets, "float32")
+        if self._config.augment.mixup_alpha:
+            return augment.mixup(images, targets, weights, shares)
+        return images, targets, weights
+
+    def _count(self, finite: Any, loss: Any, hits: Any, weight: Any) -> None:
+        """Updates the metrics of training by a step's sums over its images; one that is not finite has no weight."""
+        counted = ops.where(finite, weight, 0.0)
+        self.loss.update_state(ops.where(finite, ops.divide_no_nan(loss, weight), 0.0), counted)
+        self.accuracy.update_state(ops.divide_no_nan(hits, weight), counted)
+
+    def _evaluate_step(self, images: Any, targets: Any, weights: Any) -> Any:
+        """Updates the metrics of evaluation by a batch, and returns its losses."""
+        targets = ops.cast(targets, "float32")
+        logits = self.model(ops.cast(images, "float32"), training=False)
+        values = self._eval_loss_of(targets, logits)
+        self.eval_loss.update_state(values, weights)
+        self.eval_accuracy.update_state(share_of_top_class(targets, logits), weights)
+        if self._confusion is not None:
+            self._confusion.update_state(ops.argmax(targets, axis=-1), logits, weights)
+        return values
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the moving averages in the place of the model's weights for a while, if the recipe has them."""
+        if not self._config.ema_decay:
+            yield
+            return
+        with _put_back(self.model.trainable_variables):
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
+            yield
+
+    @contextlib.contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """Puts the weights that the run leaves in the place of the model's for a while.
+
+        The best epoch's, if the recipe looks for one, else `averaged_weights`.
+        """
+        if self.best is None:
+            with self.averaged_weights():
+                yield
+            return
+        with _put_back(self.model.weights):
+            self.best.assign_to(self.model.weights)
+            yield
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates after `step` steps, keeps the weights if they are the best, and resets the training metrics.
+
+        Args:
+            step: The step.
+
+        Returns:
+            Metrics of training since the last call and of the held-out split, by name; with early stopping also
+            `best_step`, the step of the best evaluation.
+        """
+        with self.averaged_weights():
+            held_out = self.evaluate_held_out()
+            if self.best is not None:
+                self.best.update(step, held_out["eval_loss"], self.model.weights)
+                held_out["best_step"] = self.best.step
+        row = {metric.name: float(metric.result()) for metric in (self.loss, self.accuracy)}
+        self.loss.reset_state()
+        self.accuracy.reset_state()
+        return row | held_out
+
+    def evaluate_held_out(self) -> dict[str, float]:
+        """Evaluates the weights that the model has on the whole held-out split."""
+        for metric in (self.eval_loss, self.eval_accuracy, self._confusion):
+            if metric is not None:
+                metric.reset_state()
+        self._evaluate(math.ceil(self._source.eval.count / self._config.batch_size))
+        return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_accuracy)}
+
+    def confusion(self) -> np.ndarray | None:
+        """Counts of the last evaluation by true and predicted class; `None` for multi-label or too many classes.
+
+        All processes have to ask for it.
+        """
+        return None if self._confusion is None else ops.convert_to_numpy(self._confusion.result())
+
+    def _result_model(self) -> keras.Model:
+        """The model for its users, in float32 and with probabilities, with new weights."""
+        return coatnet_tf.CoAtNet(
+            coatnet_tf.get_config(make_model_config(self._config.model), drop_path_rate=0.0, dropout=0.0),
+            input_shape=self.model.input_shape[1:],
+            classes=self._source.num_classes,
+            classifier_activation=self._config.loss,
+            dtype="float32",
+        )
+
+
+@contextlib.contextmanager
+def _put_back(variables: list[keras.Variable]) -> Iterator[None]:
+    """Gives variables their values back at the end."""
+    kept = [ops.copy(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
+
+
+def share_of_top_class(targets: Any, logits: Any) -> Any:
+    """The target of the class with the highest logit: 1 if it is right, `[batch]`; precision@1 of several labels."""
+    top = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype=targets.dtype)
+    return ops.sum(targets * top, axis=-1)
+
+
+def _variable(shape: tuple[int, ...], dtype: str) -> keras.Variable:
+    """A variable that all replicas change in the same way."""
+    return keras.Variable("zeros", shape, dtype, trainable=False, aggregation="only_first_replica")
+
+
+class SkippedSteps:
+    """Counts steps whose loss or gradient was not finite; variables, so that it happens on the device."""
+
+    def __init__(self) -> None:
+        self._step, self._total, self._in_a_row, self._longest, self._last = self.variables = [
+            _variable((), "int") for _ in range(5)
+        ]
+
+    def update(self, finite: Any) -> None:
+        """Counts a step."""
+        skipped = ops.cast(ops.logical_not(finite), self._step.dtype)
+        in_a_row = (self._in_a_row + 1) * skipped
+        self._last.assign(ops.where(finite, self._last.value, self._step.value))
+        self._step.assign(self._step + 1)
+        self._total.assign(self._total + skipped)
+        self._in_a_row.assign(in_a_row)
+        self._longest.assign(ops.maximum(self._longest.value, in_a_row))
+
+    @property
+    def total(self) -> int:
+        """Steps skipped in the whole run."""
+        return int(ops.convert_to_numpy(self._total))
+
+    @property
+    def longest(self) -> int:
+        """Most steps skipped in a row."""
+        return int(ops.convert_to_numpy(self._longest))
+
+    @property
+    def last(self) -> int:
+        """The last step skipped, counted from 0."""
+        return int(ops.convert_to_numpy(self._last))
+
+
+class BestEpoch:
+    """The weights with the lowest held-out loss so far; variables, so that they and their step are in the checkpoint.
+
+    Args:
+        weights: The weights of the model, whose values will be kept.
+    """
+
+    def __init__(self, weights: list[keras.Variable]) -> None:
+        self._loss, self._step = _variable((), "float32"), _variable((), "int")
+        self._weights = [_variable(weight.shape, weight.dtype) for weight in weights]
+        self.variables = [self._loss, self._step, *self._weights]
+
+    def update(self, step: int, loss: float, weights: list[keras.Variable]) -> None:
+        """Keeps the weights of an evaluation if its loss is the lowest; a later one of the same loss is not."""
+        loss = loss if math.isfinite(loss) else math.inf
+        if not self.step or loss < float(self._loss):
+            self._loss.assign(loss)
+            self._step.assign(step)
+            for kept, weight in zip(self._weights, weights, strict=True):
+                kept.assign(ops.copy(weight.value))
+
+    def assign_to(self, weights: list[keras.Variable]) -> None:
+        """Gives the model's weights the kept values."""
+        for weight, kept in zip(weights, self._weights, strict=True):
+            weight.assign(ops.copy(kept.value))
+
+    @property
+    def step(self) -> int:
+        """The step of the best evaluation; 0 before the first."""
+        return int(ops.convert_to_numpy(self._step))

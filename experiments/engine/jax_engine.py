@@ -1,0 +1,240 @@
+"""The step on JAX: one program for all devices, among which the batch is shared and the state is cut."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from etils import epath
+from keras import ops
+
+from coatnet_tf.layers import ResidualBlock
+from experiments.data import pipeline
+from experiments.data.sources import Source
+from experiments.engine import orbax_checkpoints
+from experiments.engine.engine import Engine, share_of_top_class
+from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_sharding, variable_sharding, whole
+
+_AHEAD = 2  # steps that wait for the devices, with their batches
+
+State = dict[str, list[jax.Array]]  # values of the variables of `Engine.state`
+
+
+class JaxEngine(Engine):
+    """A run on JAX; see `Engine`."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        source: Source,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        devices: JaxDevices,
+    ) -> None:
+        self._mesh, self._context = devices.mesh, devices.input_context
+        self._evaluation_batches: Iterator[Any] | None = None
+        super().__init__(config, source, schedule, devices)
+        self._train_step = self.compiled(self.train_step, self._stepped())
+        self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated())
+
+    def _scope(self) -> contextlib.AbstractContextManager[Any]:
+        return ShapedLayout(self._mesh).scope()
+
+    def begin(self, step: int) -> None:
+        self.batches = self._iterate(
+            pipeline.training_batches(self._source, self._config, step, self._context, self.damaged)
+        )
+
+    def _iterate(self, batches: tf.data.Dataset) -> Iterator[Any]:
+        """Batches on the devices; each process has read its share."""
+        sharding = batch_sharding(self._mesh)
+        for batch in batches.as_numpy_iterator():
+            yield tuple(jax.make_array_from_process_local_data(sharding, part) for part in batch)
+
+    def compiled(self, step: Any, groups: dict[str, list[keras.Variable]]) -> Any:
+        """A step as a function of the state and a batch.
+
+        Args:
+            step: Takes a batch and assigns to variables.
+            groups: All variables that it reads or assigns to.
+
+        Returns:
+            A compiled function of values of the groups, which it consumes, and a batch, to new values and what the step
+            returns.
+        """
+
+        def call(state: State, batch: tuple[jax.Array, ...]) -> tuple[State, Any]:
+            values = [(v, x) for name, group in groups.items() for v, x in zip(group, state[name], strict=True)]
+            with keras.StatelessScope(values) as scope:
+                returned = step(*batch)
+            return {name: [scope.get_current_value(v) for v in group] for name, group in groups.items()}, returned
+
+        shardings = {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
+        return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
+
+    def train(self, count: int) -> None:
+        self._run(self._train_step, self._stepped(), self.batches, count)
+
+    def _run(self, step: Any, groups: dict[str, list[keras.Variable]], batches: Iterator[Any], count: int) -> None:
+        """Takes `count` steps one after the other, without waiting for the devices."""
+        state = {name: [v.value for v in group] for name, group in groups.items()}
+        waiting: deque[jax.Array] = deque()
+        for _ in range(count):
+            state, done = step(state, next(batches))
+            waiting.append(done)
+            if len(waiting) > _AHEAD:
+                waiting.popleft().block_until_ready()
+        for name, group in groups.items():
+            for variable, value in zip(group, state[name], strict=True):
+                variable.assign(value)
+
+    def train_step(self, images: jax.Array, targets: jax.Array, weights: jax.Array, shares: jax.Array) -> jax.Array:
+        """One step on the batch of all devices; see `pipeline.training_batches`. Returns the loss."""
+        batch = self._mixed(images, targets, weights, shares)
+        variables = [*self.model.trainable_variables, *self.optimizer.variables]
+        statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
+        before = [(v, v.value) for v in (*variables, *statistics)]
+        gradients, loss, hits, weight = self._accumulated(batch)
+        gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        for variable, value in before:
+            variable.assign(jnp.where(finite, variable.value, value))
+        self.skipped.update(finite)
+        self._count(finite, loss, hits, weight)
+        return loss / weight
+
+    def _accumulated(self, batch: tuple[jax.Array, ...]) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array]:
+        """`_gradients` summed over the parts of the batch, one after the other; the state of norms goes on."""
+        others = self.model.non_trainable_variables
+        parts, replicas = self._config.accumulation_steps, self._mesh.size
+
+        def split(x: jax.Array) -> jax.Array:
+            """`[parts, batch / parts, ...]`, of each device's share a part."""
+            x = x.reshape(replicas, parts, -1, *x.shape[1:])
+            return jnp.swapaxes(x, 0, 1).reshape(parts, -1, *x.shape[3:])
+
+        def add(carried: Any, part: Any) -> tuple[Any, None]:
+            total, values = carried
+            found, values = self._gradients(values, *part)
+            return (jax.tree.map(jnp.add, total, found), values), None
+
+        values = [v.value for v in others]
+        if parts == 1:
+            total, values = self._gradients(values, *batch)
+        else:
+            batch = tuple(map(split, batch))
+            first = self._gradients(values, *(x[0] for x in batch))
+            (total, values), _ = jax.lax.scan(add, first, tuple(x[1:] for x in batch))
+        for variable, value in zip(others, values, strict=True):
+            variable.assign(value)
+        return total
+
+    def _gradients(
+        self, others: list[jax.Array], images: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> tuple[tuple[list[jax.Array], jax.Array, jax.Array, jax.Array], list[jax.Array]]:
+        """Gradients of all trainable variables, sums over the images (loss, right ones, weight), the others' values."""
+
+        def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
+            logits, new_others = self._forward(trainable, others, images)
+            values = self._loss_of(targets, logits) * weights
+            hits = share_of_top_class(targets, logits) * weights
+            loss = jnp.sum(values)
+            return loss / self._config.batch_size, ((loss, jnp.sum(hits), jnp.sum(weights)), new_others)
+
+        variables = self.model.trainable_variables
+        gradients, (sums, others) = jax.grad(loss_of, has_aux=True)([v.value for v in variables])
+        gradients = [
+            jax.lax.with_sharding_constraint(gradient, variable_sharding(self._mesh, gradient.shape))
+            for gradient in gradients
+        ]
+        return (gradients, *sums), others
+
+    def _forward(
+        self, trainable: list[jax.Array], others: list[jax.Array], x: jax.Array
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        if not self._config.rematerialise:
+            return self.model.stateless_call(trainable, others, x, training=True)
+        values = [
+            *zip(self.model.trainable_variables, trainable, strict=True),
+            *zip(self.model.non_trainable_variables, others, strict=True),
+        ]
+        with keras.StatelessScope(values) as scope:
+            for layer in self.model.layers[1:]:  # behind the input
+                x = _rematerialised(layer, x) if isinstance(layer, ResidualBlock) else layer(x, training=True)
+        return x, [scope.get_current_value(v) for v in self.model.non_trainable_variables]
+
+    def _evaluate(self, count: int) -> None:
+        if self._evaluation_batches is None:
+            self._evaluation_batches = self._iterate(
+                pipeline.evaluation_batches(
+                    self._source, self._config, self._context, self.damaged_in_evaluation
+                ).repeat()
+            )
+        self._run(self._evaluation_step, self._evaluated(), self._evaluation_batches, count)
+
+    def _evaluated(self) -> dict[str, list[keras.Variable]]:
+        """What a step of evaluation reads and changes."""
+        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
+        return {
+            "model": self.model.variables,
+            "metrics": [variable for metric in metrics if metric is not None for variable in metric.variables],
+        }
+
+    @contextlib.contextmanager
+    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
+        """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
+        place = folder / ".unfinished-result"
+        orbax_checkpoints.write(place, {"model": self.model.weights})
+        read = orbax_checkpoints.read(place)
+        model = without_values(self._result_model)
+        for index, variable in enumerate(model.weights):
+            variable._value = orbax_checkpoints.Stored(read, "model", index)
+        yield model, self._probabilities(images)
+        if self._devices.is_chief:
+            place.rmtree()
+
+    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+        def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
+            with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
+                logits = self.model(images, training=False)
+            return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
+
+        values = [v.value for v in self.model.variables]
+        images = jax.device_put(images.astype(np.float32), whole(self._mesh))
+        return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+
+
+def without_values(build: Callable[[], Any]) -> Any:
+    """What `build` returns, whose variables have shapes but no values, as it only was traced."""
+    built = []
+    jax.eval_shape(lambda: built.append(build()))
+    return built[0]
+
+
+def _clip_by_global_norm(gradients: list[jax.Array], limit: float) -> tuple[list[jax.Array], jax.Array]:
+    """Gradients whose norm, all together, is at most the limit, and what it was."""
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients))
+    scale = limit / jnp.maximum(norm, limit)
+    return [gradient * scale for gradient in gradients], norm
+
+
+def _rematerialised(layer: keras.layers.Layer, inputs: jax.Array) -> jax.Array:
+    """Calls a layer for training without keeping its inner activations, within a scope that holds its state."""
+
+    @jax.checkpoint
+    def call(trainable: list[jax.Array], others: list[jax.Array], x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        return layer.stateless_call(trainable, others, x, training=True)
+
+    others = layer.non_trainable_variables
+    outputs, values = call([v.value for v in layer.trainable_variables], [v.value for v in others], inputs)
+    for variable, value in zip(others, values, strict=True):
+        variable.assign(value)
+    return outputs
