@@ -20,20 +20,21 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=15
 test-tensorflow: $(VENV)/installed
-	$(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15
+	$(PYTEST) -m "not slow"
 
-# The library on Keras' JAX backend: the vectors of other people's code, and the outputs that TensorFlow gives.
-JAX_PYTEST := KERAS_BACKEND=jax $(PY) -m pytest -m "not slow" -n auto --maxprocesses=4 --dist=worksteal --durations=15
+# On Keras' JAX backend: the vectors of other people's code, the outputs that TensorFlow gives, the sharded engine.
 test-jax: $(VENV)/installed
-	$(JAX_PYTEST) tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_model.py tests/coatnet_tf/test_whole_network.py \
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_whole_network.py \
 		tests/jax_backend
 
 # What takes long: whole runs, stopped and resumed; replicas; every runtime and kind of file; the documentation followed
 # in processes; the oldest libraries that are allowed.
 test-slow: $(VENV)/installed test-oldest
-	$(PY) -m pytest -m slow -n auto --maxprocesses=4 --dist=worksteal --durations=15
-	$(JAX_PYTEST) tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
+	$(PYTEST) -m slow
+	KERAS_BACKEND=jax $(PYTEST) -m slow tests/jax_backend tests/experiments/test_nothing_lost.py
+	KERAS_BACKEND=jax $(PYTEST) tests/coatnet_tf/test_model.py tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
 
 # The library on the oldest TensorFlow and Keras that setup.cfg allows, in an environment of its own.

@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if os.environ.get("KERAS_BACKEND") == "jax":  # eight devices of the CPU
+    os.environ.update(XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
 
 import keras
 import numpy as np
@@ -23,9 +25,9 @@ def run():
     """Prepares and trains, as `python -m experiments.train` does."""
     from experiments import loop
 
-    def train(config, folder, strategy):
-        source = loop.prepare(config, folder, strategy)
-        loop.train(config, folder, strategy, source, *loop.build(config, folder, strategy, source))
+    def train(config, folder, devices):
+        source = loop.prepare(config, folder, devices)
+        loop.train(config, folder, devices, source, *loop.build(config, folder, devices, source))
 
     return train
 

@@ -25,7 +25,8 @@ from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_shard
 
 _AHEAD = 2  # steps that wait for the devices, with their batches
 
-State = dict[str, list[jax.Array]]  # values of the variables of `Engine.state`
+Groups = dict[str, list[keras.Variable]]  # such as `Engine.state`
+State = dict[str, list[jax.Array]]  # their values
 
 
 class JaxEngine(Engine):
@@ -42,7 +43,9 @@ class JaxEngine(Engine):
         self._evaluation_batches: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices)
         self._train_step = self.compiled(self.train_step, self._stepped())
-        self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated())
+        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
+        self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
+        self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated, {"model": self.model.variables})
 
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return ShapedLayout(self._mesh).scope()
@@ -58,21 +61,21 @@ class JaxEngine(Engine):
         for batch in batches.as_numpy_iterator():
             yield tuple(jax.make_array_from_process_local_data(sharding, part) for part in batch)
 
-    def compiled(self, step: Any, groups: dict[str, list[keras.Variable]]) -> Any:
+    def compiled(self, step: Any, groups: Groups, read: Groups | None = None) -> Any:
         """A step as a function of the state and a batch.
 
         Args:
             step: Takes a batch and assigns to variables.
-            groups: All variables that it reads or assigns to.
+            groups: The variables that it assigns to.
+            read: Those that it reads beside these.
 
         Returns:
-            A compiled function of values of the groups, which it consumes, and a batch, to new values and what the step
-            returns.
+            A compiled function of values of `groups`, which it consumes, of values of `read`, and of a batch, to new
+            values of `groups` and what the step returns.
         """
 
-        def call(state: State, batch: tuple[jax.Array, ...]) -> tuple[State, Any]:
-            values = [(v, x) for name, group in groups.items() for v, x in zip(group, state[name], strict=True)]
-            with keras.StatelessScope(values) as scope:
+        def call(state: State, kept: State, batch: tuple[jax.Array, ...]) -> tuple[State, Any]:
+            with keras.StatelessScope([*_pairs(groups, state), *_pairs(read or {}, kept)]) as scope:
                 returned = step(*batch)
             return {name: [scope.get_current_value(v) for v in group] for name, group in groups.items()}, returned
 
@@ -80,20 +83,19 @@ class JaxEngine(Engine):
         return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
 
     def train(self, count: int) -> None:
-        self._run(self._train_step, self._stepped(), self.batches, count)
+        self._run(self._train_step, self._stepped(), {}, self.batches, count)
 
-    def _run(self, step: Any, groups: dict[str, list[keras.Variable]], batches: Iterator[Any], count: int) -> None:
+    def _run(self, step: Any, groups: Groups, read: Groups, batches: Iterator[Any], count: int) -> None:
         """Takes `count` steps one after the other, without waiting for the devices."""
-        state = {name: [v.value for v in group] for name, group in groups.items()}
+        state, kept = values_of(groups), values_of(read)
         waiting: deque[jax.Array] = deque()
         for _ in range(count):
-            state, done = step(state, next(batches))
+            state, done = step(state, kept, next(batches))
             waiting.append(done)
             if len(waiting) > _AHEAD:
                 waiting.popleft().block_until_ready()
-        for name, group in groups.items():
-            for variable, value in zip(group, state[name], strict=True):
-                variable.assign(value)
+        for variable, value in _pairs(groups, state):
+            variable.assign(value)
 
     def train_step(self, images: jax.Array, targets: jax.Array, weights: jax.Array, shares: jax.Array) -> jax.Array:
         """One step on the batch of all devices; see `pipeline.training_batches`. Returns the loss."""
@@ -178,15 +180,8 @@ class JaxEngine(Engine):
                     self._source, self._config, self._context, self.damaged_in_evaluation
                 ).repeat()
             )
-        self._run(self._evaluation_step, self._evaluated(), self._evaluation_batches, count)
-
-    def _evaluated(self) -> dict[str, list[keras.Variable]]:
-        """What a step of evaluation reads and changes."""
-        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
-        return {
-            "model": self.model.variables,
-            "metrics": [variable for metric in metrics if metric is not None for variable in metric.variables],
-        }
+        read = {"model": self.model.variables}
+        self._run(self._evaluation_step, self._evaluated, read, self._evaluation_batches, count)
 
     @contextlib.contextmanager
     def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
@@ -199,7 +194,7 @@ class JaxEngine(Engine):
             variable._value = orbax_checkpoints.Stored(read, "model", index)
         yield model, self._probabilities(images)
         if self._devices.is_chief:
-            place.rmtree()
+            tf.io.gfile.rmtree(str(place))
 
     def _probabilities(self, images: np.ndarray) -> np.ndarray:
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
@@ -210,6 +205,15 @@ class JaxEngine(Engine):
         values = [v.value for v in self.model.variables]
         images = jax.device_put(images.astype(np.float32), whole(self._mesh))
         return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+
+
+def values_of(groups: Groups) -> State:
+    """The values that variables have now."""
+    return {name: [variable.value for variable in group] for name, group in groups.items()}
+
+
+def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:
+    return [pair for name, group in groups.items() for pair in zip(group, state[name], strict=True)]
 
 
 def without_values(build: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import orbax.checkpoint as ocp
@@ -13,6 +14,8 @@ from etils import epath
 from experiments.engine.checkpoints import KEPT, Checkpoints, Reader
 from experiments.engine.devices import Devices
 from experiments.stops import RunStopped
+
+_SUMS = "sums"
 
 
 class OrbaxCheckpoints(Checkpoints):
@@ -26,8 +29,11 @@ class OrbaxCheckpoints(Checkpoints):
 
     def save(self, step: int) -> None:
         self.wait()
+        state = _values(self._state)
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(_values(self._state)), force=True)
+            if step in self._manager.all_steps(read=True):
+                self._manager.delete(step)  # one that was passed over
+            self._manager.save(step, args=ocp.args.StandardSave({**state, _SUMS: _sums(state)}), force=True)
         except OSError as error:
             raise RunStopped(self._cannot_save(step, error)) from error
         self._writing = step
@@ -47,8 +53,12 @@ class OrbaxCheckpoints(Checkpoints):
             return jax.ShapeDtypeStruct(variable.shape, variable.value.dtype, sharding=variable.value.sharding)
 
         target = {name: [place(variable) for variable in group] for name, group in self._state.items()}
+        target[_SUMS] = jax.eval_shape(_sums, target)
         step = int(path.name.removeprefix("step_"))
         values = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        sums = values.pop(_SUMS)
+        if jax.tree.map(int, sums) != jax.tree.map(int, _sums(values)):
+            raise ValueError("the sums of its values are not those that were saved")
         for name, group in self._state.items():
             for variable, value in zip(group, values[name], strict=True):
                 variable.assign(value)
@@ -57,6 +67,17 @@ class OrbaxCheckpoints(Checkpoints):
         from experiments.engine import tensorflow_checkpoints
 
         return tensorflow_checkpoints.read(path)
+
+
+def _sums(state: dict[str, list[jax.Array]]) -> list[jax.Array]:
+    """A sum of the bits of each array: tensorstore notices what is missing, but not what has changed."""
+    return [_sum_of_bits(value) for _, group in sorted(state.items()) for value in group]
+
+
+@jax.jit
+def _sum_of_bits(value: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{8 * value.dtype.itemsize}"))
+    return jnp.sum(words, dtype=jnp.uint32)
 
 
 def _values(state: dict[str, list[keras.Variable]]) -> dict[str, list[jax.Array]]:

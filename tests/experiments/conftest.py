@@ -9,13 +9,16 @@ import pytest
 from matplotlib import pyplot
 
 from experiments import report, workdir
-from experiments.engine import connect, tensorflow_devices
+from experiments.engine import connect
 from experiments.engine.engine import Engine
 from experiments.recipes import digits
 
-# One strategy of a kind for all tests of a process: TensorFlow numbers the collective operations of each new
-# MirroredStrategy from the beginning, and mistakes them for those of the one before.
-tensorflow_devices._make_strategy = functools.cache(tensorflow_devices._make_strategy)
+if keras.config.backend() == "tensorflow":
+    from experiments.engine import tensorflow_devices
+
+    # One strategy of a kind for all tests of a process: TensorFlow numbers the collective operations of each new
+    # MirroredStrategy from the beginning, and mistakes them for those of the one before.
+    tensorflow_devices._make_strategy = functools.cache(tensorflow_devices._make_strategy)
 
 # The bias of the keys shifts all logits of a query alike, and a shift before the expansion is taken out by the norm
 # behind it. Their gradients are rounding noise, and AdamW makes steps of any noise.
@@ -26,6 +29,24 @@ WITHOUT_EFFECT = ("key/bias", "pre_norm/beta")
 def data_dir(tmp_path_factory):
     """Where the session's prepared datasets lie."""
     return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def strategy():
+    """That of the command line."""
+    return "one_device" if keras.config.backend() == "tensorflow" else "sharded"
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """One device of TensorFlow, or four of JAX that hold the states together."""
+    if keras.config.backend() == "tensorflow":
+        return connect("one_device")
+    import jax
+
+    from experiments.engine.jax_devices import JaxDevices, make_mesh
+
+    return JaxDevices(make_mesh(jax.devices()[:4]))
 
 
 def make_config(data_dir):
@@ -55,10 +76,10 @@ def config(data_dir):
 
 
 @pytest.fixture(scope="session")
-def whole_run(run, data_dir, tmp_path_factory):
+def whole_run(run, data_dir, devices, tmp_path_factory):
     """What `config` leaves on one device, made once to look at; `finished_run` is a copy to change."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run(make_config(data_dir), folder, connect("one_device"))
+    run(make_config(data_dir), folder, devices)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import ml_collections
 
-from experiments import history, loop
+from experiments import backend, history, loop
 from experiments.engine import connect
 
 SIGN = "training"  # a file that says that steps have been taken
@@ -30,14 +30,15 @@ def train(config: ml_collections.ConfigDict, folder: Path) -> None:
         (folder.parent / SIGN).touch()
 
     history.Progress.show = show_and_sign
-    devices = connect("one_device")
+    devices = connect(backend.SHARDED if os.environ.get("KERAS_BACKEND") == "jax" else "one_device")
     source = loop.prepare(config, folder, devices)
     loop.train(config, folder, devices, source, *loop.build(config, folder, devices, source))
 
 
 def is_saving(folder: Path) -> bool:
     parts = [path.name for path in folder.glob("checkpoints/ckpt-*")]
-    return any(f"{part.partition('.')[0]}.index" not in parts for part in parts)
+    of_jax = any("orbax-checkpoint-tmp" in path.name for path in folder.glob("checkpoints/step_*"))
+    return of_jax or any(f"{part.partition('.')[0]}.index" not in parts for part in parts)
 
 
 def train_and_kill(config: ml_collections.ConfigDict, folder: Path, kills: int, generator: random.Random) -> None:

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.engine import connect
 from experiments.engine.engine import BestEpoch
 
 
@@ -21,7 +20,7 @@ def test_best_epoch_of_a_history():
     assert weight.numpy().tolist() == [5, 5, 5]
 
 
-def test_negative_patience_is_refused(run, config, tmp_path):
+def test_negative_patience_is_refused(run, config, devices, tmp_path):
     config.early_stop_patience = -1
     with pytest.raises(ValueError, match="config.early_stop_patience must be at least 0; got -1"):
-        run(config, tmp_path / "run", connect("one_device"))
+        run(config, tmp_path / "run", devices)

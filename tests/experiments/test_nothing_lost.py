@@ -16,7 +16,6 @@ import pytest
 import tensorflow as tf
 
 from experiments import evaluate, history, loop, train, workdir
-from experiments.engine import connect
 from experiments.stops import PREEMPTED_STATUS, RunStopped
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
@@ -25,20 +24,21 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-@pytest.fixture
-def devices():
-    return connect("one_device")
-
-
 def without_speed(folder):
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in workdir.read_metrics(folder)]
 
 
 def newest_state(folder):
     """Every variable of the newest checkpoint: weights, averages, moments, random numbers, metrics."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder / workdir.CHECKPOINTS)))
-    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECKPOINT")]
-    return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+    path = workdir.find_checkpoints(folder)[0][1]
+    if path.name.startswith("ckpt"):
+        reader = tf.train.load_checkpoint(str(path))
+        names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECKPOINT")]
+        return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+    from orbax.checkpoint import StandardCheckpointer
+
+    groups = StandardCheckpointer().restore(path / "default")
+    return {f"{name} {index}": np.asarray(value) for name, group in groups.items() for index, value in enumerate(group)}
 
 
 def assert_same_run(folder, reference):
@@ -135,10 +135,15 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
 
 
 @pytest.mark.slow
-def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
+def test_sigterm_has_a_status_of_its_own(long_run, strategy, data_dir, tmp_path):
     flags = ["--config.epochs=1000", "--config.steps_per_call=1", f"--config.dataset.data_dir={data_dir}"]
     command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
-    command += [f"--workdir={tmp_path / 'run'}", "--config.model.depths=(1, 1, 1, 1, 1)", *flags]
+    command += [
+        f"--strategy={strategy}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.model.depths=(1, 1, 1, 1, 1)",
+        *flags,
+    ]
     with (tmp_path / "errors").open("w") as errors:
         process = subprocess.Popen(command, env=ENVIRONMENT, stderr=errors)
     while "images/s" not in (text := (tmp_path / "errors").read_text()) or not re.search("loss [0-9]", text):
@@ -147,10 +152,10 @@ def test_sigterm_has_a_status_of_its_own(long_run, data_dir, tmp_path):
     process.terminate()
     assert process.wait(60) == PREEMPTED_STATUS
     assert "Stopped by SIGTERM after step" in (tmp_path / "errors").read_text()
-    assert list((tmp_path / "run" / workdir.CHECKPOINTS).glob("ckpt-*.index"))
+    assert workdir.has_checkpoints(tmp_path / "run")
 
 
-def test_sigterm_outside_of_the_loop_has_the_same_status(monkeypatch):
+def test_sigterm_outside_of_the_loop_has_the_same_status(strategy, monkeypatch):
     """While data is prepared, the model is built, or the report is written."""
 
     def leave(status):
@@ -161,7 +166,7 @@ def test_sigterm_outside_of_the_loop_has_the_same_status(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stopped:
-            train.run(None, None)
+            train.run(None, None, strategy)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert stopped.value.code == PREEMPTED_STATUS
@@ -170,7 +175,11 @@ def test_sigterm_outside_of_the_loop_has_the_same_status(monkeypatch):
 @pytest.mark.parametrize("damage", ["data", "index", "cut", "half-written"])
 def test_damaged_checkpoint_is_passed_over(config, devices, finished_run, damage, caplog):
     folder = finished_run / workdir.CHECKPOINTS
-    data, index = folder / "ckpt-10.data-00000-of-00001", folder / "ckpt-10.index"
+    if keras.config.backend() == "tensorflow":
+        data, index, last = folder / "ckpt-10.data-00000-of-00001", folder / "ckpt-10.index", folder / "ckpt-10.index"
+    else:
+        data = max((folder / "step_10").rglob("d/*"), key=lambda path: path.stat().st_size)
+        index, last = folder / "step_10" / "default" / "manifest.ocdbt", folder / "step_10" / "commit_success.txt"
     if damage == "data":
         content = bytearray(data.read_bytes())
         content[len(content) // 2] ^= 1
@@ -180,28 +189,30 @@ def test_damaged_checkpoint_is_passed_over(config, devices, finished_run, damage
     elif damage == "cut":
         data.write_bytes(data.read_bytes()[:1000])
     else:
-        index.unlink()
+        last.unlink()
     before = without_speed(finished_run)
     model = (finished_run / workdir.MODEL).read_bytes()
     source = loop.prepare(config, finished_run, devices)
     engine, checkpoints, step = loop.build(config, finished_run, devices, source)
     assert step == 5
     if damage != "half-written":
-        assert "ckpt-10 is damaged and is passed over" in caplog.text
+        assert "10 is damaged and is passed over" in caplog.text
     loop.train(config, finished_run, devices, source, engine, checkpoints, step)
     assert without_speed(finished_run) == before
     assert len(model) == (finished_run / workdir.MODEL).stat().st_size
 
 
 def test_only_damaged_checkpoints_are_refused(run, config, devices, finished_run):
-    for path in (finished_run / workdir.CHECKPOINTS).glob("*.index"):
-        path.write_bytes(b"")
+    for pattern in ("*.index", "*/default/manifest.ocdbt"):
+        for path in (finished_run / workdir.CHECKPOINTS).glob(pattern):
+            path.write_bytes(b"")
     with pytest.raises(ValueError, match="None of the 2 checkpoints in .* can be read"):
         run(config, finished_run, devices)
 
 
 def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, devices, whole_run, tmp_path, monkeypatch):
-    save = workdir.Checkpoints.save
+    kind = type(devices.checkpoints(tmp_path / "none", {}))
+    save = kind.save
 
     def save_on_full_disk(checkpoints, step):
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -209,13 +220,14 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, config, dev
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # as a file that cannot grow
         try:
             save(checkpoints, step)
+            checkpoints.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(workdir.Checkpoints, "save", save_on_full_disk)
+    monkeypatch.setattr(kind, "save", save_on_full_disk)
     with pytest.raises(RunStopped, match="checkpoint of step 10 could not be written .* last good one is of step 5"):
         run(config, tmp_path / "stopped", devices)
-    assert not list((tmp_path / "stopped" / workdir.CHECKPOINTS).glob("ckpt-10*"))
-    monkeypatch.setattr(workdir.Checkpoints, "save", save)
+    assert [step for step, _ in workdir.find_checkpoints(tmp_path / "stopped")] == [5]
+    monkeypatch.setattr(kind, "save", save)
     run(config, tmp_path / "stopped", devices)
     assert_same_run(tmp_path / "stopped", whole_run)

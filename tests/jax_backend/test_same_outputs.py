@@ -10,8 +10,6 @@ import pytest
 
 import coatnet_tf
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="compares JAX with TensorFlow")
-
 WRITE_REFERENCE = """
 import sys, keras, numpy as np, coatnet_tf
 assert keras.backend.backend() == "tensorflow"

@@ -52,6 +52,7 @@ def test_operations_have_a_kind():
     assert operations.kind_of("StatefulPartitionedCall") is None
 
 
+@pytest.mark.slow
 def test_contenders_speak_the_protocol(tmp_path):
     command = (sys.executable, "-m", "tools.benchmarks.worker", "ceiling", "")
     process = inference.Process(inference.Contender("product", "float32", command), tmp_path / "log")

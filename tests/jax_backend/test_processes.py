@@ -1,0 +1,122 @@
+"""Two processes of two devices each: the same training as in one, and what happens when one of them goes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import workdir
+from experiments.stops import PREEMPTED_STATUS
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": ".",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+}
+# A network that is compiled in seconds, with what depends on the place of an image in the batch.
+FIELDS = (
+    "batch_size=16",
+    "image_size=8",
+    "ema_decay=0.9",
+    "augment.mixup_alpha=0.2",
+    "optimizer.warmup_steps=2",
+    "dataset.train_split=train[:160]",
+    "dataset.eval_split=test[:50]",
+    "model.depths=(1, 1, 1)",
+    "model.widths=(16, 32, 64)",
+    "model.strides=(1, 2, 2)",
+    "model.layout=C-T",
+    "model.drop_path_rate=0.2",
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+def start(folder, data_dir, processes, *fields):
+    """Starts the processes of a run, whose errors go to `folder`-N."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
+    command += [f"--workdir={folder}", "--strategy=sharded", f"--config.dataset.data_dir={data_dir}"]
+    command += [f"--config.{field}" for field in (*FIELDS, *fields)]
+    started = []
+    for process in range(processes):
+        cluster = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process_id={process}"]
+        with open(f"{folder}-{process}", "w") as errors:
+            flags = cluster if processes > 1 else []
+            started.append(subprocess.Popen([*command, *flags], env=ENVIRONMENT, stdout=errors, stderr=errors))
+    return started
+
+
+def wait(started, folder):
+    statuses = [process.wait(240) for process in started]
+    texts = [Path(f"{folder}-{process}").read_text()[-3000:] for process in range(len(started))]
+    return statuses, "\n".join(texts)
+
+
+def rows_of(folder):
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in workdir.read_metrics(folder)]
+
+
+def test_two_processes_train_as_one_and_one_that_is_killed_loses_nothing(data_dir, tmp_path):
+    """The first 20 losses, then the whole state: with SIGKILL to one, SIGTERM to one, and neither."""
+    fields = ("epochs=4", "steps_per_call=1", "checkpoint_steps=3")
+    alone, whole, hurt = (tmp_path / name for name in ("alone", "whole", "hurt"))
+    statuses, text = wait(start(alone, data_dir, 1, *fields), alone)
+    assert statuses == [0], text
+    statuses, text = wait(start(whole, data_dir, 2, *fields), whole)
+    assert statuses == [0, 0], text
+    for mine, expected in zip(rows_of(whole), rows_of(alone), strict=True):
+        assert mine == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        started = start(hurt, data_dir, 2, *fields)
+        begun = len(workdir.find_checkpoints(hurt))
+        while len(workdir.find_checkpoints(hurt)) < begun + 1:
+            assert all(process.poll() is None for process in started), wait(started, hurt)[1]
+            time.sleep(0.05)
+        started[1].send_signal(number)
+        statuses, text = wait(started, hurt)
+        assert statuses[0] == PREEMPTED_STATUS, text
+        assert ("Another process of the cluster is gone" if number == signal.SIGKILL else "Stopped by SIGTERM") in text
+    statuses, text = wait(start(hurt, data_dir, 2, *fields), hurt)
+    assert statuses == [0, 0], text
+    assert rows_of(hurt) == rows_of(whole)
+    from orbax.checkpoint import StandardCheckpointer
+
+    mine, theirs = (
+        StandardCheckpointer().restore(workdir.find_checkpoints(folder)[0][1] / "default") for folder in (hurt, whole)
+    )
+    for name, values in theirs.items():
+        for index, value in enumerate(values):
+            np.testing.assert_array_equal(mine[name][index], value, err_msg=f"{name} {index}")
+
+
+def test_flags_of_a_cluster_are_checked(data_dir, tmp_path):
+    """Before anything is waited for."""
+
+    def refused(*flags):
+        command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
+        done = subprocess.run(
+            [*command, f"--workdir={tmp_path}", *flags], env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "--process_id is missing" in refused("--strategy=sharded", "--coordinator=localhost:1", "--processes=2")
+    assert "--shards must divide the number of devices, 2; got 3." in refused("--strategy=sharded", "--shards=3")
