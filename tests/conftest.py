@@ -1,10 +1,13 @@
 """Fixtures that all tests share."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if os.environ.get("KERAS_BACKEND") == "jax":  # eight devices of the CPU
+if os.environ.get("KERAS_BACKEND") == "jax":  # eight devices of the CPU; what one test has compiled, others use again
     os.environ.update(XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"coatnet_tf_compiled_{os.getuid()}")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import keras
 import numpy as np

@@ -76,7 +76,10 @@ def losses_of_one_device():
     return get
 
 
-@pytest.mark.parametrize(("devices", "shards"), [(2, None), (4, 2), (8, None)])
+@pytest.mark.parametrize(
+    ("devices", "shards"),
+    [pytest.param(2, None, marks=pytest.mark.slow), (4, 2), pytest.param(8, None, marks=pytest.mark.slow)],
+)
 def test_losses_are_those_of_one_device(config, losses_of_one_device, devices, shards):
     """Stochastic depth included: which branches are dropped depends on the image's place in the batch alone."""
     engine = make_engine(config, devices, shards)
@@ -107,6 +110,7 @@ def test_layout_is_from_shapes():
         make_mesh(jax.devices()[:4], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["accumulation_steps", "rematerialise"])
 def test_saving_memory_changes_no_loss(config, losses_of_one_device, field):
     config.model.conv_norm = "layer_norm"  # BatchNorm sees the parts
@@ -137,6 +141,7 @@ def test_steps_that_are_not_finite_are_not_applied(config):
     assert engine.skipped.total == 1 and np.isfinite(float(engine.loss.result()))
 
 
+@pytest.mark.slow
 def test_one_program_for_all_steps(config):
     engine = make_engine(config, 4)
     engine.begin(0)
@@ -153,6 +158,7 @@ def resumed(config, engine, folder, steps):
     return losses_of(engine, steps)
 
 
+@pytest.mark.slow
 def test_resumed_on_other_devices_the_run_goes_on(config, losses_of_one_device, tmp_path):
     """4 devices, then 2, then 4 again; on the same number bit for bit."""
     first = make_engine(config, 4)
