@@ -5,7 +5,8 @@ import sys
 import pytest
 from PIL import Image
 
-from tools.benchmarks import inference, operations, timing, training
+from tools.benchmarks import inference, operations, pipeline, timing, training
+from tools.benchmarks.process import Process
 from tools.paper import draw_randaugment
 
 
@@ -19,7 +20,7 @@ def test_medians_leave_the_first_round_out():
 
 
 def test_synthetic_jpegs_have_the_usual_size(tmp_path):
-    training.synthetic_jpegs(tmp_path, 4)
+    pipeline.synthetic_jpegs(tmp_path, 4)
     files = sorted(tmp_path.glob("*/*.jpg"))
     assert len(files) == 4 and len({path.read_bytes() for path in files}) == 4
     assert Image.open(files[0]).size == (500, 375)
@@ -55,14 +56,28 @@ def test_operations_have_a_kind():
 @pytest.mark.slow
 def test_contenders_speak_the_protocol(tmp_path):
     command = (sys.executable, "-m", "tools.benchmarks.worker", "ceiling", "")
-    process = inference.Process(inference.Contender("product", "float32", command), tmp_path / "log")
+    process = Process("product", command, tmp_path / "log")
     try:
-        assert process.load_seconds > 0
-        assert 0 < process.seconds(3) < 60
+        assert process.first["seconds"] > 0
+        assert 0 < process.ask(3) < 60
     finally:
         process.stop()
-    broken = inference.Contender("broken", "float32", (sys.executable, "-c", "raise SystemExit('no')"))
-    with pytest.raises(RuntimeError, match=r"broken \(float32\) has stopped; .*log says why"):
-        inference.Process(broken, tmp_path / "log")
+    with pytest.raises(RuntimeError, match=r"broken has stopped; .*log says why"):
+        Process("broken", (sys.executable, "-c", "raise SystemExit('no')"), tmp_path / "log")
     with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm, kecam"):
         inference.contenders(tmp_path, ["other=python"])
+
+
+@pytest.mark.slow
+def test_training_is_measured_and_told(tmp_path, capsys, monkeypatch):
+    """Both engines, one step each after the first, on what this machine has."""
+    monkeypatch.setattr(timing, "ROUNDS", 1)
+    training.measure_training(tmp_path, ["coatnet-0"], 2, ["float32"], [], rounds=1)
+    table = (tmp_path / training.TABLE_FILE).read_text()
+    assert capsys.readouterr().out.strip() == table.strip()
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| coatnet-0")]
+    assert [row[1] for row in rows] == ["tensorflow engine", "jax engine"]
+    for row in rows:
+        assert float(row[4]) == pytest.approx(1e3 / float(row[3]), rel=0.6, abs=1)
+    with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm, kecam"):
+        training.contenders("coatnet-0", 2, ["float32"], ["other=python"])

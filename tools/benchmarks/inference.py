@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ import tqdm
 
 import coatnet_tf
 from tools.benchmarks import timing, worker
+from tools.benchmarks.process import Process
 from tools.export_saved_model import ExportOptions, export
 
 matplotlib.use("Agg")
@@ -133,52 +132,6 @@ def as_trained(model: keras.Model) -> keras.Model:
     return model
 
 
-class Process:
-    """A contender's process.
-
-    Args:
-        contender: What to run.
-        log: File for what it says beside its answers.
-
-    Raises:
-        RuntimeError: If it does not answer.
-    """
-
-    def __init__(self, contender: Contender, log: Path) -> None:
-        self._contender, self._log = contender, log
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                contender.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-            )
-        assert self._process.stdin and self._process.stdout  # as they are pipes
-        self._questions, self._answers = self._process.stdin, self._process.stdout
-        first = json.loads(self._read())
-        self.load_seconds: float = first["seconds"]
-        self.answer = np.array(first["answer"])  # to one image, the same for all
-
-    def _read(self) -> str:
-        line = self._answers.readline()
-        if not line:
-            raise RuntimeError(f"{self._contender.name} ({self._contender.dtype}) has stopped; {self._log} says why.")
-        return line
-
-    def seconds(self, batch_size: int) -> float:
-        """Time of one batch."""
-        self._questions.write(f"{batch_size}\n")
-        self._questions.flush()
-        return float(self._read())
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What was measured of a contender.
@@ -216,9 +169,10 @@ def measure_inference(exports: Path, output: Path, peers: Sequence[str], rounds:
     processes: list[Process] = []
     try:
         for index, contender in enumerate(tqdm.tqdm(found, desc="load")):
-            processes.append(Process(contender, exports / f"contender{index:02d}.log"))
+            name = f"{contender.name} ({contender.dtype})"
+            processes.append(Process(name, contender.command, exports / f"contender{index:02d}.log"))
         measures: dict[tuple[int, int], Callable[[], float]] = {
-            (size, i): functools.partial(process.seconds, size)
+            (size, i): functools.partial(process.ask, size)
             for size in BATCH_SIZES
             for i, process in enumerate(processes)
         }
@@ -226,14 +180,14 @@ def measure_inference(exports: Path, output: Path, peers: Sequence[str], rounds:
     finally:
         for process in processes:
             process.stop()
-    expected = next(p.answer for p, c in zip(processes, found, strict=True) if (c.name, c.dtype) == (BASE, "float32"))
+    expected = next(_answer(p) for p, c in zip(processes, found, strict=True) if (c.name, c.dtype) == (BASE, "float32"))
     rows = [
         Row(
             contender.name,
             contender.dtype,
             {size: 1e3 * seconds[size, i] / size for size in BATCH_SIZES},
-            processes[i].load_seconds,
-            _difference(processes[i].answer, expected) if contender.own else None,
+            processes[i].first["seconds"],
+            _difference(_answer(processes[i]), expected) if contender.own else None,
         )
         for i, contender in enumerate(found)
     ]
@@ -247,6 +201,11 @@ def measure_inference(exports: Path, output: Path, peers: Sequence[str], rounds:
     (output / TABLE_FILE).write_text(table + "\n")
     draw_times(rows, output / PICTURE_FILE)
     print(table)
+
+
+def _answer(process: Process) -> np.ndarray:
+    """To one image, the same for all."""
+    return np.array(process.first["answer"])
 
 
 def _difference(answer: np.ndarray, expected: np.ndarray) -> float:

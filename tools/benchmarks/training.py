@@ -1,127 +1,173 @@
-"""Speed of training's parts: the input pipeline and the loop."""
+"""A training step of each engine, and of peers: each in a process of its own, measured in turn."""
 
 from __future__ import annotations
 
-import io
-import tempfile
-import time
-from collections.abc import Callable
+import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ml_collections
-import numpy as np
-import tensorflow as tf
+import coatnet_tf
+from tools.benchmarks import timing
+from tools.benchmarks.process import Process
 
-from experiments import augment, history, loop, losses
-from experiments.data import pipeline, sources
-from experiments.engine import connect
-from experiments.recipes import digits, fashion_mnist, paper
-from tools.benchmarks.timing import medians
+SIZE = 224
+WARM_UP_ROUNDS = 2
+ENGINES = ("tensorflow", "jax")
+# Of each peer: its program, and what it is asked for, by the dtype of the arithmetic.
+PEERS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "timm": ("timm_training_worker.py", {"float32": ("eager", "compiled"), "bfloat16": ("compiled", "channels_last")}),
+    "kecam": ("kecam_training_worker.py", {"float32": ("function",), "bfloat16": ("function",)}),
+}
+TABLE_FILE = "training_benchmark.md"
+# Of bfloat16 products without sparsity, in TFLOP/s, from NVIDIA's data sheets.
+PEAKS = {"A100": 312, "H100": 989, "H200": 989, "L4": 121, "A10G": 70, "T4": 65, "V100": 125}
 
-_WARM_UP = 4  # batches
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that takes training steps.
+
+    Args:
+        name: What the table calls it.
+        dtype: Of its arithmetic, `"float32"` or `"bfloat16"`.
+        command: Program and arguments of its process.
+    """
+
+    name: str
+    dtype: str
+    command: tuple[str, ...]
 
 
-def synthetic_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> None:
-    """Writes photograph-like JPEGs of ImageNet's usual size in two class folders."""
-    from PIL import Image
+def contenders(model: str, batch_size: int, dtypes: Sequence[str], peers: Sequence[str]) -> list[Contender]:
+    """Both engines and all peers.
 
-    generator = np.random.default_rng(0)
-    for index in range(count):
-        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3)).astype("uint8")).resize(
-            size, Image.Resampling.BICUBIC
+    Args:
+        model: `coatnet-0` to `coatnet-3`.
+        batch_size: Images per step.
+        dtypes: `"float32"`, `"bfloat16"`.
+        peers: `NAME=PYTHON` for each peer.
+
+    Returns:
+        The contenders.
+
+    Raises:
+        ValueError: If a peer is unknown or its Python is missing.
+    """
+    arguments = (model, str(batch_size))
+    found = [
+        Contender(
+            f"{engine} engine",
+            dtype,
+            (sys.executable, "-m", "tools.benchmarks.training_worker", engine, dtype, *arguments),
         )
-        noisy = np.asarray(coarse) + generator.normal(0, 6, (size[1], size[0], 3))
-        buffer = io.BytesIO()
-        Image.fromarray(np.clip(noisy, 0, 255).astype("uint8")).save(buffer, "JPEG", quality=90)
-        path = folder / ("even", "odd")[index % 2]
-        path.mkdir(parents=True, exist_ok=True)
-        (path / f"{index:04d}.jpg").write_bytes(buffer.getvalue())
+        for dtype in dtypes
+        for engine in ENGINES
+    ]
+    for peer in peers:
+        name, _, python = peer.partition("=")
+        if name not in PEERS or not Path(python).is_file():
+            raise ValueError(f"--peer must be NAME=PYTHON, with a name of {', '.join(PEERS)} and a file; got {peer!r}.")
+        script, modes = PEERS[name]
+        path = str(Path(__file__).parent / "peers" / script)
+        found += [
+            Contender(f"{name}, {mode.replace('_', ' ')}", dtype, (python, path, mode, dtype, *arguments))
+            for dtype in dtypes
+            for mode in modes[dtype]
+        ]
+    return found
 
 
-def measure_input(images: int = 640) -> dict[str, float]:
-    """Images/s of decode + inception crop at 224 alone, and of the whole pipeline, Mixup included."""
-    full = paper.get_config("imagenet1k_pretrain,coatnet0")
-    full.batch_size = 32
-    with tempfile.TemporaryDirectory() as folder:
-        synthetic_jpegs(Path(folder), 512)
-        full.dataset.name = f"folder:{folder}"
-        source = sources.prepare(full.dataset)
-        plain = ml_collections.ConfigDict(full.to_dict())
-        plain.augment.update(flip=False, randaugment_layers=0, mixup_alpha=0.0)
+def start(contender: Contender, log: Path) -> Process:
+    """Starts a contender.
 
-        def rate(config: ml_collections.ConfigDict) -> Callable[[], float]:
-            def measure() -> float:
-                batches = iter(pipeline.training_batches(source, config))  # its threads end with it
-                for _ in range(_WARM_UP):
-                    next(batches)
-                started = time.perf_counter()
-                for _ in range(images // config.batch_size):
-                    batch = next(batches)
-                    if config.augment.mixup_alpha:
-                        _mix(*batch)
-                return images / (time.perf_counter() - started)
+    Args:
+        contender: What to run.
+        log: File for what it says beside its answers.
 
-            return measure
-
-        return medians({"decode + crop alone, images/s": rate(plain), "full pipeline, images/s": rate(full)})
+    Raises:
+        RuntimeError: If it does not answer.
+    """
+    environment = {
+        "KERAS_BACKEND": "jax" if "jax" in contender.command else "tensorflow",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # others are on the same GPU
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+    return Process(f"{contender.name} ({contender.dtype})", contender.command, log, environment)
 
 
-@tf.function
-def _mix(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
-    return augment.mixup(tf.cast(images, tf.float32), tf.cast(targets, tf.float32), weights, shares)
+def measure_training(
+    output: Path, models: Sequence[str], batch_size: int, dtypes: Sequence[str], peers: Sequence[str], rounds: int
+) -> None:
+    """Measures all contenders in turn, one network after the other, and writes the table.
+
+    Args:
+        output: Folder for the table, and the logs of the processes.
+        models: `coatnet-0` to `coatnet-3`.
+        batch_size: Images per step.
+        dtypes: `"float32"`, `"bfloat16"`.
+        peers: `NAME=PYTHON` for each peer.
+        rounds: How often each is measured.
+
+    Raises:
+        ValueError: If a model or a peer is unknown.
+        RuntimeError: If a contender stops.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for model in models:
+        macs = coatnet_tf.profile(model, (SIZE, SIZE, 3)).macs
+        found = contenders(model, batch_size, dtypes, peers)
+        processes: list[Process] = []
+        try:
+            for index, contender in enumerate(found):
+                processes.append(start(contender, output / f"training{index:02d}.log"))
+            seconds = timing.medians(
+                {i: lambda p=process: p.ask()["seconds"] for i, process in enumerate(processes)},  # type: ignore[misc]
+                rounds,
+                WARM_UP_ROUNDS,
+            )
+            gib = [process.ask()["gib"] for process in processes]
+        finally:
+            for process in processes:
+                process.stop()
+        for i, contender in enumerate(found):
+            base = next(j for j, other in enumerate(found) if other.dtype == contender.dtype)
+            lines.append(_row(model, contender, processes[i], gib[i], seconds[i], seconds[base], batch_size, macs))
+    devices = sorted({process.first["device"] for process in processes})
+    header = [
+        f"One training step at {SIZE}, batches of {batch_size}, AdamW, on {', '.join(devices)}:",
+        "",
+        "| model | | dtype | ms per image | images/s | speed | GiB | of the peak | to the end of the first step, s |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    table = "\n".join([*header, *lines])
+    (output / TABLE_FILE).write_text(table + "\n")
+    print(table)
 
 
-def measure_loop(steps: int = 20) -> dict[str, float]:
-    """Steps/s of the loop, metrics and checks included, and of the bare step on its input and on one batch."""
-    config = fashion_mnist.get_config()
-    config.dataset = digits.get_config().dataset  # no download; the images are resized to the recipe's size
-    config.steps_per_call = steps
-    config.optimizer.warmup_steps = 0
-    devices = connect("one_device")
-    source = loop.prepare(config, Path(tempfile.gettempdir()) / "no-run", devices)
-    engine = devices.engine(config, source, loop.make_schedule(config, source))
-    engine.begin(0)
-    batches = engine.batches
-    batch = next(batches)
-    loss_of = losses.make_loss(config.loss, config.label_smoothing)
-    progress = history.Progress(config, 0, 10**6, False)
-
-    def step(images: tf.Tensor, targets: tf.Tensor) -> None:
-        with tf.GradientTape() as tape:
-            scores = engine.model(tf.cast(images, tf.float32), training=True)
-            loss = tf.reduce_mean(loss_of(tf.cast(targets, tf.float32), scores))
-        gradients = tape.gradient(loss, [v.value for v in engine.model.trainable_variables])
-        gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
-        engine.optimizer.apply(gradients, engine.model.trainable_variables)
-
-    @tf.function
-    def on_one_batch(count: tf.Tensor) -> None:
-        for _ in tf.range(count):
-            step(*batch[:2])
-
-    @tf.function
-    def fed(count: tf.Tensor) -> None:
-        for _ in tf.range(count):
-            step(*next(batches)[:2])
-
-    def rate(take: Callable[[], None]) -> Callable[[], float]:
-        def measure() -> float:
-            started = time.perf_counter()
-            take()
-            return steps / (time.perf_counter() - started)
-
-        return measure
-
-    def whole() -> None:
-        engine.train(steps)
-        progress.show(steps, engine.loss)
-        loop.find_problem(config, source, engine)
-
-    return medians(
-        {
-            "bare step on input, steps/s": rate(lambda: fed(tf.constant(steps))),
-            "loop, steps/s": rate(whole),
-            "bare step on one batch, steps/s": rate(lambda: on_one_batch(tf.constant(steps))),
-        }
-    )
+def _row(
+    model: str,
+    contender: Contender,
+    process: Process,
+    gib: float | None,
+    seconds: float,
+    base: float,
+    batch_size: int,
+    macs: int,
+) -> str:
+    device = process.first["device"]
+    peak = next((tflops for name, tflops in PEAKS.items() if name in device), None)
+    share = f"{6e-12 * macs * batch_size / seconds / peak:.0%}" if peak and contender.dtype == "bfloat16" else ""
+    cells = [
+        model,
+        contender.name,
+        contender.dtype,
+        f"{1e3 * seconds / batch_size:.1f}",
+        f"{batch_size / seconds:.0f}",
+        f"{base / seconds:.2f}x",
+        "" if gib is None else f"{gib:.1f}",
+        share,
+        f"{process.first['seconds']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"

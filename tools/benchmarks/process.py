@@ -1,0 +1,55 @@
+"""A contender in a process of its own, which answers a line of JSON to each line it is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Process:
+    """A running contender.
+
+    Args:
+        name: Of the contender, for messages.
+        command: Program and arguments.
+        log: File for what it says beside its answers.
+        environment: Variables beside those of this process.
+
+    Raises:
+        RuntimeError: If it does not answer.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> None:
+        self._name, self._log = name, log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+            )
+        assert self._process.stdin and self._process.stdout  # as they are pipes
+        self._questions, self._answers = self._process.stdin, self._process.stdout
+        self.first = self._read()  # what it says when it is ready
+
+    def _read(self) -> Any:
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError(f"{self._name} has stopped; {self._log} says why.")
+        return json.loads(line)
+
+    def ask(self, question: Any = "") -> Any:
+        """Its answer to a line."""
+        self._questions.write(f"{question}\n")
+        self._questions.flush()
+        return self._read()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
