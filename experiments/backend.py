@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ def choose(arguments: Sequence[str]) -> None:
         arguments: The command line without the program's name.
 
     Raises:
-        SystemExit: If `KERAS_BACKEND` says another.
+        SystemExit: If `KERAS_BACKEND` says another, or JAX or Orbax is not installed.
     """
     if not re.search(rf"(^|\n)--?strategy[=\n]{SHARDED}(\n|$)", "\n".join(arguments)):
         return
@@ -27,6 +28,11 @@ def choose(arguments: Sequence[str]) -> None:
         raise SystemExit(
             f"--strategy={SHARDED} trains on Keras' JAX backend, and the environment variable KERAS_BACKEND is "
             f"{chosen!r}: unset it."
+        )
+    missing = [name for name in ("jax", "orbax") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(
+            f"--strategy={SHARDED} needs {' and '.join(missing)}, not installed: pip install 'coatnet_tf[sharded]'."
         )
 
 

@@ -23,7 +23,7 @@ from experiments.engine import orbax_checkpoints
 from experiments.engine.engine import Engine, share_of_top_class
 from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_sharding, variable_sharding, whole
 
-_AHEAD = 2  # steps that wait for the devices, with their batches
+_AHEAD = 2  # steps that wait for the devices, with their batches; none on CPUs, whose collectives then could block
 
 Groups = dict[str, list[keras.Variable]]  # such as `Engine.state`
 State = dict[str, list[jax.Array]]  # their values
@@ -40,6 +40,7 @@ class JaxEngine(Engine):
         devices: JaxDevices,
     ) -> None:
         self._mesh, self._context = devices.mesh, devices.input_context
+        self._ahead = 0 if devices.mesh.devices.flat[0].platform == "cpu" else _AHEAD
         self._evaluation_batches: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices)
         self._train_step = self.compiled(self.train_step, self._stepped())
@@ -92,7 +93,7 @@ class JaxEngine(Engine):
         for _ in range(count):
             state, done = step(state, kept, next(batches))
             waiting.append(done)
-            if len(waiting) > _AHEAD:
+            if len(waiting) > self._ahead:
                 waiting.popleft().block_until_ready()
         for variable, value in _pairs(groups, state):
             variable.assign(value)

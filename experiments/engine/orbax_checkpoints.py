@@ -69,12 +69,12 @@ class OrbaxCheckpoints(Checkpoints):
         return tensorflow_checkpoints.read(path)
 
 
+@jax.jit
 def _sums(state: dict[str, list[jax.Array]]) -> list[jax.Array]:
     """A sum of the bits of each array: tensorstore notices what is missing, but not what has changed."""
     return [_sum_of_bits(value) for _, group in sorted(state.items()) for value in group]
 
 
-@jax.jit
 def _sum_of_bits(value: jax.Array) -> jax.Array:
     words = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{8 * value.dtype.itemsize}"))
     return jnp.sum(words, dtype=jnp.uint32)
