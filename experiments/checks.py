@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 import tensorflow as tf
 
-from experiments import losses
+from experiments import losses, sizes
 from experiments.trainer import make_model_config, model_norms
 
 CHOICES = {
@@ -13,10 +13,10 @@ CHOICES = {
     "eval_crop": ("none", "center"),
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
-    "dataset.channels": (0, 1, 3),
 }
-AT_LEAST_ONE = ("epochs", "batch_size", "image_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
+AT_LEAST_ONE = ("epochs", "batch_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
 AT_LEAST_ZERO = (
+    "dataset.channels",
     "checkpoint_steps",
     "early_stop_patience",
     "augment.randaugment_layers",
@@ -54,7 +54,12 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         for field in fields:
             if not fits(value_of(field)):
                 raise ValueError(f"config.{field} must be {words}; got {value_of(field)}.")
-    if not 0 <= config.augment.translate < config.image_size:
+    size = value_of("image_size")
+    try:
+        shorter = min(sizes.parse(size))
+    except ValueError as error:
+        raise ValueError(f"config.image_size: {error}") from error
+    if not 0 <= config.augment.translate < shorter:
         raise ValueError(
             f"config.augment.translate must be at least 0 and below the image size; got {config.augment.translate}."
         )

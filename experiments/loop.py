@@ -14,7 +14,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, optimization, report, workdir
+from experiments import checks, optimization, report, sizes, workdir
 from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
@@ -40,7 +40,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     """
     checks.check_values(config)
     checks.check_batch_size(config, strategy)
-    make_model_config(config.model).check_input_shape((config.image_size, config.image_size, 1))
+    make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)

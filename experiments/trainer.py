@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments import augment, losses, optimization
+from experiments import augment, losses, optimization, sizes
 from experiments.data import pipeline
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
@@ -88,7 +88,7 @@ class Trainer:
         with strategy.scope():
             self.model = coatnet_tf.CoAtNet(
                 model_config,
-                input_shape=(config.image_size, config.image_size, source.channels),
+                input_shape=(*sizes.of(config), source.channels),
                 classes=source.num_classes,
                 classifier_activation=None,
                 dtype=config.dtype,

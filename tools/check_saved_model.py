@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import logs, path_flags, report, workdir
+from experiments import logs, path_flags, report, sizes, workdir
 from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
@@ -110,9 +110,9 @@ def check(folder: Path, saved_model: Path) -> str:
 
     accuracy = right_count / count
     result = f"{right_count} of {count} held-out images right, {accuracy:.2%}"
-    size = model.image_shape[0]
-    if size != config.image_size:
-        result += f", at {size} x {size} where training had {config.image_size} x {config.image_size}"
+    size, trained_at = model.image_shape[:2], sizes.of(config)
+    if size != trained_at:
+        result += f", at {sizes.describe(size)} where training had {sizes.describe(trained_at)}"
     else:
         trained = workdir.result_of(workdir.read_metrics(folder))["eval_accuracy"]
         if abs(accuracy - trained) > 1.5 / count:  # one image may sit on the fence between two classes

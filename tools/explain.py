@@ -3,8 +3,8 @@
     python -m tools.explain --workdir=runs/digits --output=runs/digits/explained.png
     python -m tools.explain --weights=model.keras --labels=classes.txt --output=explained.png IMAGE.png ...
 
-Without an IMAGE, held-out images of the run are taken. Images come to the model's size as in evaluation; for a model
-whose images are not square, the whole image is stretched to them. `tools/explanations/` computes and draws.
+Without an IMAGE, held-out images of the run are taken. Images come to the model's size as in evaluation.
+`tools/explanations/` computes and draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from coatnet_tf.graph import inlined
 from experiments import logs, path_flags, workdir
-from experiments.data import images, sources
+from experiments.data import images, other_formats, sources
 from tools import model_files
 from tools.explanations import maps
 from tools.explanations.picture import DPI, Explained, draw_explanations, short_name
@@ -185,24 +185,22 @@ def decode(encoded: bytes, name: str, shape: tuple[int, int, int], crop: str) ->
         encoded: The file's bytes.
         name: What to call it if it cannot be read.
         shape: `(height, width, channels)` of the model.
-        crop: A recipe's `eval_crop`; only square models can have `"center"`, others take the whole image.
+        crop: A recipe's `eval_crop`.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        ValueError: If it is no image, or a damaged one.
+        ValueError: If it is no image, a damaged one, or one of other channels.
     """
     height, width, channels = shape
-    size = max(height, width)
-    window = images.center(size) if crop == "center" and height == width else images.whole
+    window = images.center((height, width)) if crop == "center" else images.whole
     try:
-        image = images.load(tf.constant(encoded), channels, size, window)
+        return images.load(tf.constant(encoded), channels, (height, width), window).numpy()
     except (tf.errors.OpError, ValueError) as error:  # as TensorFlow's kernels raise it, and Pillow
-        raise ValueError(f"{name} cannot be read; an undamaged {images.READ} is expected.") from error
-    if height != width:
-        image = images.to_uint8(tf.image.resize(image, (height, width), antialias=True))
-    return image.numpy()
+        why = other_formats.problem(encoded, channels)
+        why = f": {why}" if why else f"; an undamaged {images.READ} is expected"
+        raise ValueError(f"{name} cannot be read{why}.") from error
 
 
 def whole_numbers(flag: str, values: Sequence[str]) -> tuple[int, ...]:

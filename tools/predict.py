@@ -37,7 +37,7 @@ from tools.serving import exported, model_card, served_model, signatures
 
 DEFAULT_TOP_K = 5
 # What is left out of a folder without a row of its own.
-_NO_IMAGES = (folder_files.NO_IMAGE, folder_files.HIDDEN)
+_NO_IMAGES = (folder_files.NO_IMAGE, folder_files.HIDDEN, folder_files.BESIDE_PICTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +179,15 @@ def _files_of(path: str) -> list[Prediction]:
         missing = f"left out: {folder_files.NOWHERE}" if Path(path).is_symlink() else "there is no such file"
         return [Prediction(path, error="" if Path(path).is_file() else missing)]
     inside = folder_files.find_images(path)
+    found, arrays = (
+        [image for image in inside.images if folder_files.is_array(image) == of_arrays] for of_arrays in (False, True)
+    )
     left_out = [entry for entry in inside.left_out if entry.reason in _NO_IMAGES]
+    if found:  # of which the arrays may be masks or features, as in training
+        left_out += [folder_files.LeftOut(f"{path}/{image}", folder_files.BESIDE_PICTURES) for image in arrays]
     if left_out:
         logging.info("%s: left out without a row: %s.", path, folder_files.count_by_reason(left_out))
-    rows = [Prediction(f"{path}/{image}") for image in inside.images]
+    rows = [Prediction(f"{path}/{image}") for image in found or arrays]
     rows += [Prediction(e.path, error=f"left out: {e.reason}") for e in inside.left_out if e.reason not in _NO_IMAGES]
     return sorted(rows, key=lambda row: row.file)
 

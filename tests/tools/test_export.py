@@ -175,7 +175,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     refused(ValueError, "not one score per class; export a model with its classifier", weights=foreign)
     flat = keras.Input((8,))
     keras.Model(flat, keras.layers.Dense(2)(flat)).save(foreign)
-    refused(ValueError, "does not take square images", weights=foreign)
+    refused(ValueError, "does not take images of one size", weights=foreign)
     damaged = tmp_path / "damaged.keras"
     damaged.write_bytes(model_file.read_bytes()[:-3000])
     refused(ValueError, "is no .keras file|no model that Keras can load", weights=damaged)

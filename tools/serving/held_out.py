@@ -25,17 +25,17 @@ def classify_held_out(
         class of the image, and probabilities `[n, classes]`.
 
     Raises:
-        ValueError: If the export takes images of other channels, or that are not square.
+        ValueError: If the export takes images of other channels.
     """
-    height, width, channels = model.image_shape
+    *size, channels = model.image_shape
     source = sources.prepare(config.dataset)
-    if height != width or channels != source.channels:
+    if channels != source.channels:
         raise ValueError(
-            f"The export takes images of {height} x {width} pixels and {channels} channels; square ones of "
-            f"{source.channels} channels, as {source.name} has them, are expected."
+            f"The export takes images of {channels} channels, and those of {source.name} have {source.channels}."
         )
     config = config.copy_and_resolve_references()
-    config.image_size = height
+    with config.ignore_type():  # a number, or two
+        config.image_size = tuple(size)
     for images, targets, weights in pipeline.evaluation_batches(source, config):
         kept = weights.numpy() > 0  # neither filling nor damaged
         if kept.any():

@@ -10,7 +10,7 @@ from typing import Any
 
 FILE = "model_card.md"
 ENCODED = "Of an encoded image"  # the row that says which part of it the model sees
-CROPS = {"center": "the central square", "none": "the whole image"}  # by a recipe's `eval_crop`
+CROPS = {"center": "the middle, of the model's aspect ratio", "none": "the whole image"}  # by a recipe's `eval_crop`
 
 
 def sha256(path: Path) -> str:

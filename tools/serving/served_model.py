@@ -10,10 +10,11 @@ from absl import logging
 from keras import ops
 
 import coatnet_tf
+from experiments import sizes
 from tools import model_files
 
 
-def at_size(model: keras.Model, path: Path, size: int) -> keras.Model:
+def at_size(model: keras.Model, path: Path, size: sizes.Size) -> keras.Model:
     """The model for images of another height and width; what was resized is reported.
 
     Args:
@@ -24,10 +25,10 @@ def at_size(model: keras.Model, path: Path, size: int) -> keras.Model:
     Raises:
         ValueError: If the model cannot have that size.
     """
-    image = keras.Input((size, size, model.input_shape[3]), name=model.input.name)
+    image = keras.Input((*size, model.input_shape[3]), name=model.input.name)
     resized = keras.models.clone_model(model, input_tensors=image)
     loaded = coatnet_tf.load_weights(resized, path, resize=True)
-    logging.warning("%s at %d x %d: %s", path, size, size, loaded)
+    logging.warning("%s at %s: %s", path, sizes.describe(size), loaded)
     return resized
 
 
