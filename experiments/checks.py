@@ -6,11 +6,12 @@ import ml_collections
 import tensorflow as tf
 
 from experiments import losses, sizes
+from experiments.data import images, views
 from experiments.trainer import make_model_config, model_norms
 
 CHOICES = {
     "dtype": ("float32", "mixed_bfloat16"),
-    "eval_crop": ("none", "center"),
+    "interpolation": ("", *images.INTERPOLATIONS),
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
 }
@@ -42,7 +43,9 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
     for field, known in CHOICES.items():
         if value_of(field) not in known:
-            raise ValueError(f"config.{field} must be one of {', '.join(map(str, known))}; got {value_of(field)!r}.")
+            raise ValueError(
+                f"config.{field} must be one of {', '.join(filter(None, known))}; got {value_of(field)!r}."
+            )
     ranges = (
         (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
         (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
@@ -54,6 +57,10 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         for field in fields:
             if not fits(value_of(field)):
                 raise ValueError(f"config.{field} must be {words}; got {value_of(field)}.")
+    try:
+        views.check_crop(config.eval_crop or views.WHOLE)
+    except ValueError as error:
+        raise ValueError(f"config.eval_crop {error}") from error
     size = value_of("image_size")
     try:
         shorter = min(sizes.parse(size))

@@ -15,7 +15,7 @@ from etils import epath
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
 from experiments import checks, optimization, report, sizes, workdir
-from experiments.data import folder_files, pipeline, sources
+from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.history import History, Progress
 from experiments.stops import Preempted, Preemption, RunStopped
@@ -41,6 +41,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, strategy: tf.
     checks.check_values(config)
     checks.check_batch_size(config, strategy)
     make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
+    views.settle(config, folder)
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)
@@ -343,6 +344,7 @@ def _write_results(
             **chosen,
             "Parameters": f"{cost.params:,}",
             "Multiply-accumulates an image": f"{cost.macs:,}",
+            "How images come to the model": pipeline.describe(source, config),
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
             **({"Files that are not read": f"{left_out}; see {workdir.LEFT_OUT}"} if left_out else {}),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ml_collections
 from absl import flags
+
+if TYPE_CHECKING:  # export and serving do without
+    import ml_collections
 
 Size = tuple[int, int]  # height, width
 WAYS = "a whole number, such as 288, or a height and a width, such as 288x512"

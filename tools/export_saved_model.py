@@ -26,7 +26,7 @@ from absl import app, flags
 
 import coatnet_tf
 from experiments import logs, path_flags, sizes, workdir
-from experiments.data import images
+from experiments.data import images, views
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
@@ -53,6 +53,9 @@ class ExportOptions:
         dtype: Of the arithmetic, one of `DTYPES`; the classifier's stays float32.
         quantize: `"int8"` to round the weights of the dense layers to 8 bits.
         input_dtype: Of the images of `serving_default`, one of `signatures.INPUT_DTYPES`.
+        crop: What the model sees of an encoded image, as `View.crop` has it; empty for what its run's recipe or the
+            published weights of its network say.
+        interpolation: How that is resized; likewise.
         preprocessing: How a model built with `include_preprocessing=False` has its images, one of
             `model_files.PREPROCESSING`.
         top_k: Number of classes of the signature `classify`; 0 is five, or all if there are fewer.
@@ -71,6 +74,8 @@ class ExportOptions:
     dtype: str = "float32"
     quantize: str = ""
     input_dtype: str = "float32"
+    crop: str = ""
+    interpolation: str = ""
     preprocessing: str = ""
     top_k: int = 0
     version: int = 0
@@ -102,10 +107,11 @@ def export(options: ExportOptions) -> Path:
         class_names = model_files.name_classes(model, path, labels)
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
+        view = model_files.view_of(model, path, options.crop, options.interpolation)
         model, added = _prepare(model, path, options)
-        crop = recipe["eval_crop"] if recipe else "center"
-        _write(model, unfinished, class_names, crop, options)
-        facts = _facts(model, options, crop, version.name, added)
+        view = dataclasses.replace(view, size=model.input_shape[1:3])
+        _write(model, unfinished, class_names, view, options)
+        facts = _facts(model, options, view, version.name, added)
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
     return version
 
@@ -117,6 +123,7 @@ def _check(options: ExportOptions) -> None:
         ("dtype", DTYPES),
         ("quantize", QUANTIZE),
         ("input_dtype", signatures.INPUT_DTYPES),
+        ("interpolation", ("", *images.INTERPOLATIONS)),
     ):
         if getattr(options, flag) not in known:
             raise ValueError(
@@ -208,12 +215,13 @@ def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[ke
     return served_model.with_probabilities(model, path)
 
 
-def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: str, options: ExportOptions) -> None:
+def _write(
+    model: keras.Model, folder: Path, class_names: Sequence[str], view: views.View, options: ExportOptions
+) -> None:
     if options.format == "tf_saved_model":
-        window = images.center(model.input_shape[1:3]) if crop == "center" else images.whole
         top_k = options.top_k or min(5, len(class_names))
         with quiet_exporters():
-            signatures.write(model, folder, class_names, window, options.input_dtype, top_k)
+            signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
@@ -225,9 +233,8 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 
 
-def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, added: str) -> dict[str, Any]:
-    *size, channels = model.input_shape[1:]
-    part = model_card.CROPS[crop]
+def _facts(model: keras.Model, options: ExportOptions, view: views.View, version: str, added: str) -> dict[str, Any]:
+    channels = model.input_shape[-1]
     served = {}
     if options.format == "tf_saved_model":
         alone = f"serving_default alone, which takes arrays: no JPEG or PNG file has {channels} channels"
@@ -236,9 +243,9 @@ def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, 
     return {
         "Version": version,
         "Format": options.format,
-        "Images": f"{sizes.describe(tuple(size))}, {channels} channels, in [0, 255]",
+        "Images": f"{sizes.describe(view.size)}, {channels} channels, in [0, 255]",
         **served,
-        model_card.ENCODED: f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
+        **model_card.facts_of_view(view),
         "Classes": model.output_shape[-1],
         "Probabilities": added or "as the model gives them",
         "Weights, numbers": f"{model.count_params():,}",
@@ -273,6 +280,8 @@ if __name__ == "__main__":
     flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")
     flags.DEFINE_enum("quantize", "", QUANTIZE, "int8 rounds the weights of the dense layers to 8 bits.")
     flags.DEFINE_enum("input_dtype", "float32", signatures.INPUT_DTYPES, "Of the images of serving_default.")
+    flags.DEFINE_string("crop", "", f"{views.ABOUT_CROP} {model_files.ABOUT_VIEW}")
+    flags.DEFINE_enum("interpolation", "", ("", *images.INTERPOLATIONS), model_files.ABOUT_VIEW)
     flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
     flags.DEFINE_integer("top_k", 0, "Number of classes of the signature classify; 0 is five, or all.")
     flags.DEFINE_integer("version", 0, "Number of the version; 0 is the next.")

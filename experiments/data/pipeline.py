@@ -15,7 +15,7 @@ import ml_collections
 import tensorflow as tf
 
 from experiments import augment, randaugment, sizes
-from experiments.data import headers, images, other_formats
+from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
@@ -42,7 +42,7 @@ def training_batches(
 
     Args:
         source: The dataset.
-        config: `seed`, `batch_size` (all replicas together), `image_size` and `augment`.
+        config: `seed`, `batch_size` (all replicas together), `augment` and what `views.of_recipe` reads.
         first_step: Step of the run to begin at.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
@@ -55,16 +55,20 @@ def training_batches(
         the image's share in its mixture with its neighbour (see `augment.mixup`).
     """
     context = context or tf.distribute.InputContext()
-    settings, size = config.augment, sizes.of(config)
+    settings, view = config.augment, views.of_recipe(config)
     order = training_order(source, config)
     dark = DarkImages() if python else None
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(config.seed, tf.int64), position])
         crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        window = images.inception(crop_seed, size) if settings.crop == "inception" else images.whole
-        on_16_bits = _tells(dark, name) if dark else None
-        image = images.load(encoded, source.channels, size, window, python=python, on_16_bits=on_16_bits)
+        options: dict[str, Any] = {"python": python, "on_16_bits": _tells(dark, name) if dark else None}
+        if settings.crop == "inception":
+            window = images.inception(crop_seed, view.size)
+            options["interpolation"] = view.interpolation
+            image = images.load(encoded, source.channels, view.size, window, **options)
+        else:
+            image = view.load(encoded, source.channels, **options)
         if settings.flip:
             image = augment.random_flip(image, flip_seed)
         if settings.translate:
@@ -85,7 +89,7 @@ def training_batches(
         return augment.mixup_share(seed, settings.mixup_alpha)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
         shares = (
             tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
             if settings.mixup_alpha
@@ -109,7 +113,7 @@ def evaluation_batches(
 
     Args:
         source: The dataset.
-        config: `batch_size` (all replicas together), `image_size` and `eval_crop`.
+        config: `batch_size` (all replicas together) and what `views.of_recipe` reads.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0; without it
             their names are printed.
@@ -120,14 +124,13 @@ def evaluation_batches(
         `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
     """
     context = context or tf.distribute.InputContext()
-    size = sizes.of(config)
-    window = images.center(size) if config.eval_crop == "center" else images.whole
+    view = views.of_recipe(config)
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return images.load(encoded, source.channels, size, window, python=python)
+        return view.load(encoded, source.channels, python=python)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
         return image, _targets(chunk["label"], source), weight
 
     examples = source.eval.read(0, source.eval.count)
@@ -150,14 +153,12 @@ def example_names(source: Source, config: ml_collections.ConfigDict, step: int) 
 
 def describe(source: Source, config: ml_collections.ConfigDict) -> str:
     """How images come to the model's size and channels."""
-    size = sizes.describe(sizes.of(config))
-    train = "a random part (inception crop)" if config.augment.crop == "inception" else "the whole"
-    held_out = f"the middle of the aspect ratio {size}" if config.eval_crop == "center" else "the whole"
-    text = (
-        f"Of each training image {train} and of each evaluation image {held_out} is resized to {size} "
-        f"(bilinear, antialiased) unless it has that size; {source.channels} "
-        f"channel{'s' if source.channels > 1 else ''}."
-    )
+    view = views.of_recipe(config)
+    text = f"Training and evaluation see {view.describe()}"
+    if config.augment.crop == "inception":
+        size = f"{sizes.describe(view.size)} ({view.interpolation}, antialiased)"
+        text = f"Training sees a random part (inception crop), resized to {size}, and evaluation {view.describe()}"
+    text += f"; {source.channels} channel{'s' if source.channels > 1 else ''}."
     operations = randaugment.operations_for(source.channels)
     if config.augment.randaugment_layers and len(operations) < len(randaugment.OPERATIONS):
         text += f" RandAugment has {', '.join(operations)} alone: its other operations are of grey and RGB images."

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageOps
 
 from experiments.data import images
+from experiments.data.views import View
 from tests.experiments import files
 from tests.experiments.files import encode, exif, png, segment, with_segments, without_segment, xmp
 from tools.serving import signatures
@@ -28,7 +29,7 @@ TRAINED = {
 }
 SERVED = {
     channels: tf.function(
-        lambda file, c=channels: signatures.decode(file[None], c, SQUARE, images.whole), input_signature=[_STRING]
+        lambda file, c=channels: signatures.decode(file[None], c, View(SQUARE)), input_signature=[_STRING]
     )
     for channels in (1, 3)
 }

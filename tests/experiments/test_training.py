@@ -172,7 +172,10 @@ def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
         ({"dataset.name": ""}, "config.dataset.name is empty; name a dataset with --data=tfds:NAME"),
         ({"loss": "hinge"}, "config.loss must be one of softmax, sigmoid; got 'hinge'"),
         ({"augment.crop": "random"}, "config.augment.crop must be one of none, inception; got 'random'"),
-        ({"eval_crop": "all"}, "config.eval_crop must be one of none, center; got 'all'"),
+        (
+            {"eval_crop": "all"},
+            "config.eval_crop must be none, center, or a share above 0 and up to 1, such as 0.95; got 'all'",
+        ),
         ({"ema_decay": 1.0}, "config.ema_decay must be at least 0 and below 1; got 1.0"),
         (
             {"augment.randaugment_probability": 0.0},

@@ -14,6 +14,7 @@ from PIL import Image
 import coatnet_tf
 from coatnet_tf import layers
 from coatnet_tf.config import CoAtNetConfig, StageConfig
+from experiments.data import views
 from tools import explain, model_files
 from tools.explain import ExplainOptions
 from tools.explanations import maps, picture
@@ -393,13 +394,17 @@ def test_models_without_tables_say_so(layout, relative, words, photo_file, tmp_p
 
 def test_models_take_the_middle_as_serving_does(photo_file):
     whole, center = (
-        explain.decode(photo_file.read_bytes(), "photo", (32, 32, 3), crop).astype(int) for crop in ("none", "center")
+        explain.decode(photo_file.read_bytes(), "photo", 3, views.View((32, 32), crop)).astype(int)
+        for crop in ("none", "center")
     )
     assert whole.shape == center.shape == (32, 32, 3)
     assert np.abs(whole - center).max() > 20
     pixels = np.asarray(Image.open(photo_file)).astype(int)
-    assert np.abs(explain.decode(photo_file.read_bytes(), "photo", (60, 80, 3), "none") - pixels).mean() < 3
-    middle = explain.decode(photo_file.read_bytes(), "photo", (60, 80, 3), "center").astype(int)
+    whole, middle = (
+        explain.decode(photo_file.read_bytes(), "photo", 3, views.View((60, 80), crop)).astype(int)
+        for crop in ("none", "center")
+    )
+    assert np.abs(whole - pixels).mean() < 3
     height, width = (round(side * 60 / 92) for side in (60, 80))
     expected = pixels[(60 - height) // 2 :, (80 - width) // 2 :][:height, :width]
     expected = np.asarray(Image.fromarray(expected.astype("uint8")).resize((80, 60), Image.BILINEAR))

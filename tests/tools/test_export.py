@@ -115,7 +115,7 @@ def test_the_readmes_commands(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
-    assert "is resized to 16 x 16" in result.stderr
+    assert "see the whole image, resized to 16 x 16 (bilinear, antialiased); 1 channel." in result.stderr
 
     result = call("experiments.train", *flags, "--config.seed=1")
     assert result.returncode == 1

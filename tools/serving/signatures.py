@@ -24,8 +24,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from experiments.data import headers, images, other_formats
-from experiments.sizes import Size
+from experiments.data import headers, other_formats, views
 
 # A file that declares more is not decoded: 50 megapixels take 200 MB in RGBA.
 MAX_PIXELS = 50_000_000
@@ -53,7 +52,7 @@ def write(
     model: keras.Model,
     folder: Path,
     class_names: Sequence[str],
-    window: images.Window,
+    view: views.View,
     input_dtype: str = "float32",
     top_k: int = 5,
 ) -> None:
@@ -63,11 +62,11 @@ def write(
         model: Takes images in [0, 255], gives probabilities `[n, classes]`.
         folder: Where to; it must not exist.
         class_names: One for each class.
-        window: The part of an encoded image that the model sees, as in evaluation.
+        view: What the model sees of an encoded image, as in evaluation; of its size.
         input_dtype: Of `serving_default`, one of `INPUT_DTYPES`; uint8 is a quarter of the bytes to send.
         top_k: Number of classes of `classify`.
     """
-    *size, channels = model.input_shape[1:]
+    channels = model.input_shape[-1]
     names_file = folder.parent / CLASSES_FILE  # copied into the SavedModel's assets
     names_file.write_text("".join(f"{name}\n" for name in class_names))
     lines = tf.lookup.TextFileInitializer(
@@ -99,7 +98,7 @@ def write(
     archive.track(names)
     archive.add_endpoint("serving_default", serving_default, [images_spec])
     if takes_files(channels):
-        of_files = _signatures_of_files(traced_probabilities, names, channels, tuple(size), window, top_k)
+        of_files = _signatures_of_files(traced_probabilities, names, channels, view, top_k)
         for name, function in of_files.items():
             archive.add_endpoint(name, function, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     archive.write_out(str(folder), verbose=False)
@@ -110,14 +109,13 @@ def _signatures_of_files(
     probabilities: Callable[[tf.Tensor], tf.Tensor],
     names: tf.lookup.StaticHashTable,
     channels: int,
-    size: Size,
-    window: images.Window,
+    view: views.View,
     top_k: int,
 ) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
     """The functions of `OF_FILES` by their names."""
 
     def decode_files(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode(encoded, channels, size, window)
+        return decode(encoded, channels, view)
 
     # Traced once for both.
     files_spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
@@ -139,19 +137,18 @@ def _signatures_of_files(
     return {"serving_bytes": serving_bytes, "classify": classify}
 
 
-def decode(encoded: tf.Tensor, channels: int, size: Size, window: images.Window) -> tuple[tf.Tensor, tf.Tensor]:
+def decode(encoded: tf.Tensor, channels: int, view: views.View) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes files side by side; one that cannot be read becomes a black image.
 
     Args:
         encoded: string `[n]`.
         channels: Of the result, at most 4.
-        size: Height and width of the result.
-        window: The part of each image to take.
+        view: What to take of each image, and its size.
 
     Returns:
         uint8 `[n, height, width, channels]`, and string `[n]`: empty, or what is wrong.
     """
-    shape = (*size, channels)
+    shape = (*view.size, channels)
     errors = (*_ERRORS, *(other_formats.wrong_channels(count, channels) for count in (1, 2, 3, 4)))
     count = tf.shape(encoded)[0]
 
@@ -160,7 +157,7 @@ def decode(encoded: tf.Tensor, channels: int, size: Size, window: images.Window)
         problem = _problem(data, header, channels)
         image = tf.cond(
             tf.equal(tf.gather(errors, problem), ""),
-            lambda: images.load(data, channels, size, window, python=False, header=header),
+            lambda: view.load(data, channels, python=False, header=header),
             lambda: tf.zeros(shape, tf.uint8),
         )
         return index, image, problem
