@@ -23,7 +23,6 @@ ABOUT_PREPROCESSING = (
     "For a model built with include_preprocessing=False: tf ([-1, 1]), torch (ImageNet's mean and deviation), or none, "
     "if layers of its own do it; its network's by default."
 )
-ABOUT_VIEW = "By default as the run, or the published weights of the network, were evaluated."
 _OF_COATNET = (MBConv, TransformerBlock, FoldedSelfAttention, PointwiseDense)
 _RESCALES = (keras.layers.Rescaling, keras.layers.Normalization, ConstantPadding2D)  # the last is folded
 

@@ -174,7 +174,8 @@ def _decode_other(encoded: tf.Tensor, channels: int) -> tuple[tf.Tensor, tf.Tens
     """What `other_formats.read` returns."""
 
     def from_file(file: Any) -> tuple[np.ndarray, np.int32]:
-        return other_formats.read(np.asarray(file).item(), channels)  # in a graph bytes, else an array of them
+        # In a graph it comes as bytes, else as an array of them.
+        return other_formats.read(file if isinstance(file, bytes) else file.item(), channels)
 
     image, peak = tf.numpy_function(from_file, [encoded], (tf.uint8, tf.int32))
     read = 3 if channels in other_formats.OF_PICTURES else channels

@@ -28,6 +28,7 @@ ABOUT_CROP = (
     "Part of an image: none, the whole; center, the middle as the paper's code base has it; or the share of the middle "
     "as timm has it, such as 0.95."
 )
+BY_DEFAULT = "By default as the run, or the published weights of the network, were evaluated."
 
 
 @dataclasses.dataclass(frozen=True)
