@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from experiments import checks, loop, workdir
-from experiments.data import pipeline, sources
+from experiments.data import pipeline, sources, views
 from experiments.strategies import make_strategy
 from experiments.trainer import Trainer, make_model_config
 
@@ -136,6 +136,7 @@ def test_bfloat16_run_ends_in_a_float32_model(run, config, strategy, tmp_path):
 
 
 def test_another_runs_folder_is_refused(run, config, strategy, tmp_path):
+    views.settle(config, tmp_path)
     workdir.claim(tmp_path, config, sources.prepare(config.dataset))
     (tmp_path / workdir.METRICS).write_text("")
     config.steps_per_call = 7  # changes how often the run looks up, not its result
