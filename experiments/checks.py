@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import losses
+from experiments import losses, sizes
+from experiments.data import images, views
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config, model_norms
 
 CHOICES = {
     "dtype": ("float32", "mixed_bfloat16"),
-    "eval_crop": ("none", "center"),
+    "interpolation": ("", *images.INTERPOLATIONS),
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
-    "dataset.channels": (0, 1, 3),
 }
-AT_LEAST_ONE = ("epochs", "batch_size", "image_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
+AT_LEAST_ONE = ("epochs", "batch_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
 AT_LEAST_ZERO = (
+    "dataset.channels",
     "checkpoint_steps",
     "early_stop_patience",
     "augment.randaugment_layers",
@@ -42,7 +43,9 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
     for field, known in CHOICES.items():
         if value_of(field) not in known:
-            raise ValueError(f"config.{field} must be one of {', '.join(map(str, known))}; got {value_of(field)!r}.")
+            raise ValueError(
+                f"config.{field} must be one of {', '.join(filter(None, known))}; got {value_of(field)!r}."
+            )
     ranges = (
         (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
         (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
@@ -54,7 +57,16 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         for field in fields:
             if not fits(value_of(field)):
                 raise ValueError(f"config.{field} must be {words}; got {value_of(field)}.")
-    if not 0 <= config.augment.translate < config.image_size:
+    try:
+        views.check_crop(config.eval_crop or views.WHOLE)
+    except ValueError as error:
+        raise ValueError(f"config.eval_crop {error}") from error
+    size = value_of("image_size")
+    try:
+        shorter = min(sizes.parse(size))
+    except ValueError as error:
+        raise ValueError(f"config.image_size: {error}") from error
+    if not 0 <= config.augment.translate < shorter:
         raise ValueError(
             f"config.augment.translate must be at least 0 and below the image size; got {config.augment.translate}."
         )

@@ -13,8 +13,8 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, optimization, report, workdir
-from experiments.data import folder_files, pipeline, sources
+from experiments import checks, optimization, report, sizes, workdir
+from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
 from experiments.engine.devices import Devices
@@ -41,7 +41,8 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
     """
     checks.check_values(config)
     checks.check_batch_size(config, devices)
-    make_model_config(config.model).check_input_shape((config.image_size, config.image_size, 1))
+    make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
+    views.settle(config, folder)
     workdir.check(folder, config)
     if config.init_from and not workdir.has_checkpoints(folder):
         _check_initial_weights(config.init_from)
@@ -351,6 +352,7 @@ def _write_report(
             **chosen,
             "Parameters": f"{cost.params:,}",
             "Multiply-accumulates an image": f"{cost.macs:,}",
+            "How images come to the model": pipeline.describe(source, config),
             "Training images": f"{source.train.count:,}",
             "Held-out images": f"{source.eval.count:,}",
             **({"Files that are not read": f"{left_out}; see {workdir.LEFT_OUT}"} if left_out else {}),

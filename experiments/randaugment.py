@@ -33,10 +33,10 @@ def randaugment(
     pixel_scale: float = 1.0,
     probability: float = 1.0,
 ) -> tf.Tensor:
-    """Applies `layers` operations, each picked uniformly from `OPERATIONS`.
+    """Applies `layers` operations, each picked uniformly from those for the image's channels.
 
     Args:
-        image: uint8 `[height, width, channels]`, 1 or 3 channels.
+        image: uint8 `[height, width, channels]`.
         seed: int32 or int64 `[2]`; the same seed gives the same result.
         layers: Number of operations (N of the paper).
         magnitude: Their magnitude (M of the paper); 10 is the usual full range.
@@ -55,10 +55,10 @@ def randaugment(
     >>> tuple(randaugment(image, seed=(0, 1), layers=2, magnitude=15).shape)
     (32, 32, 3)
     """
-    shape = image.shape
+    shape, count = image.shape, len(operations_for(image.shape[-1]))
     for layer_seed in tf.unstack(tf.random.experimental.stateless_split(seed, layers)):
         pick_seed, seed_of_operation = tf.unstack(tf.random.experimental.stateless_split(layer_seed, 2))
-        picked = tf.random.stateless_uniform((), pick_seed, 0, len(OPERATIONS), dtype=tf.int32)
+        picked = tf.random.stateless_uniform((), pick_seed, 0, count, dtype=tf.int32)
         share = tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(layer_seed, 2))
         image = tf.cond(
             share < probability,
@@ -73,7 +73,7 @@ def apply(image: tf.Tensor, index: tf.Tensor, magnitude: float, seed: tf.Tensor,
 
     Args:
         image: uint8 `[height, width, channels]`.
-        index: int32 scalar, the operation's place in `OPERATIONS`.
+        index: int32 scalar, the operation's place in `operations_for` the image's channels.
         magnitude: Its magnitude.
         seed: int32 or int64 `[2]`, for signs and places.
         pixel_scale: Factor of the ranges that are in pixels.
@@ -81,7 +81,8 @@ def apply(image: tf.Tensor, index: tf.Tensor, magnitude: float, seed: tf.Tensor,
     Returns:
         uint8 image of the same shape.
     """
-    branches = [lambda f=operation: f(image, magnitude, seed, pixel_scale) for operation in OPERATIONS.values()]
+    operations = operations_for(image.shape[-1]).values()
+    branches = [lambda f=operation: f(image, magnitude, seed, pixel_scale) for operation in operations]
     return tf.switch_case(index, branches)
 
 
@@ -242,3 +243,9 @@ OPERATIONS: dict[str, Operation] = {
     "Cutout": lambda image, m, seed, scale: cutout(image, int(m / 10 * MAX_CUTOUT * scale), seed),
     "SolarizeAdd": lambda image, m, seed, scale: solarize_add(image, int(m / 10 * MAX_SOLARIZE_ADD)),
 }
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout")
+
+
+def operations_for(channels: int) -> dict[str, Operation]:
+    """All operations for grey and RGB images; for others, whose values are no colours, the geometric ones."""
+    return OPERATIONS if channels in (1, 3) else {name: OPERATIONS[name] for name in GEOMETRIC}

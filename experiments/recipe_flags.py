@@ -17,12 +17,13 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import path_flags
+from experiments import path_flags, sizes
 from experiments.recipes.base import RecipeError
 
 _RECIPES = Path(__file__).parent / "recipes"
 # Fields that are paths, or can be.
 _PATHS = ("init_from", "dataset.name", "dataset.data_dir", "dataset.manual_dir")
+_SIZE = "image_size"
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _TRUTHS = ("true", "t", "1", "false", "f", "0")  # as absl has them
 
@@ -49,9 +50,9 @@ def define_fields(config: ml_collections.ConfigDict) -> None:
 
 
 def overrides() -> dict[str, Any]:
-    """The fields that the command line overrides, by name, with paths as `path_flags.expand` has them."""
+    """The fields that the command line overrides, by name, as recipes have them: paths are expanded, sizes numbers."""
     values = config_flags.get_override_values(flags.FLAGS["config"])
-    return {name: _expanded(name, value) for name, value in values.items()}
+    return {name: _as_in_recipes(name, value) for name, value in values.items()}
 
 
 def recipe() -> ml_collections.ConfigDict:
@@ -80,6 +81,8 @@ def check_overrides(config: ml_collections.ConfigDict, arguments: Sequence[str])
             _check_is_no_field(argument, fields)
             continue
         name, value = found.groups()
+        if value is None and name == _SIZE:  # to `ml_collections` the value could be a truth, which needs none
+            raise RecipeError(f"--config.{_SIZE} takes its value behind a =, as --config.{_SIZE}=288x512.")
         if value is None and fields.get(name) is not bool:  # which is true without a value
             value = arguments[index + 1] if index + 1 < len(arguments) else None
         _check_field(fields, name, value)
@@ -119,6 +122,11 @@ def _check_field(fields: Mapping[str, Any], name: str, value: str | None) -> Non
         raise RecipeError(f"config.{name} is a group of fields: give them one by one, as --config.{inside[0]}=VALUE.")
     if name not in fields:
         raise RecipeError(f"The recipe has no field {name!r}{_advice(name, fields)}.")
+    if name == _SIZE and value is not None:
+        try:
+            sizes.parse(value)
+        except ValueError as error:
+            raise RecipeError(f"--config.{name}={value}: {error}") from error
     kind = fields[name]
     if kind in _KINDS and value is not None and not _is_a(kind, value):
         raise RecipeError(f"--config.{name}={value}: the field takes {_KINDS[kind]}.")
@@ -158,5 +166,8 @@ def _advice(name: str, fields: Mapping[str, Any]) -> str:
     return f"; near it {'are' if len(near) > 1 else 'is'} {', '.join(near)}"
 
 
-def _expanded(name: str, value: Any) -> Any:
+def _as_in_recipes(name: str, value: Any) -> Any:
+    if name == _SIZE:
+        height, width = sizes.parse(value)
+        return height if height == width else (height, width)
     return path_flags.expand(value) if name in _PATHS and value else value

@@ -79,6 +79,16 @@ def cell(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """What is drawn of an image: `[height, width, 3]` of its first three channels, or `[height, width]` of the first.
+
+    Args:
+        image: `[height, width, channels]` in [0, 255].
+    """
+    shown = np.clip(image, 0, 255).astype(np.uint8)
+    return shown[..., :3] if image.shape[-1] >= 3 else shown[..., 0]
+
+
 def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
     """Draws loss, accuracy and learning rate by epoch."""
     epochs = [row["epoch"] for row in rows]
@@ -135,7 +145,7 @@ def plot_predictions(
         axes.axis("off")
     for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
         predicted = int(scores.argmax())
-        axes.imshow(np.clip(image, 0, 255).astype(np.uint8).squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
+        axes.imshow(picture_of(image), cmap="gray")
         text = f"{class_names[predicted]} {scores[predicted]:.0%}"
         right = targets is None or targets[index][predicted]
         if targets is not None and not right:

@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import logs, path_flags, report, workdir
+from experiments.data import views
 from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
@@ -86,7 +87,7 @@ def add_to_report(folder: Path, version: Path, result: str) -> None:
 def check(folder: Path, saved_model: Path) -> str:
     """Serves the held-out images, compares the accuracy with training's and adds to the report.
 
-    An export for images of another size has an accuracy of its own, which is not compared.
+    An export that sees images otherwise, such as at another size, has an accuracy of its own, which is not compared.
 
     Args:
         folder: Folder of the finished run.
@@ -103,16 +104,16 @@ def check(folder: Path, saved_model: Path) -> str:
     version = newest_version(saved_model)
     model = exported.load_saved_model(version)
     sheet, right_count, count = ContactSheet(report.CONTACT_SHEET), 0, 0
-    for images, targets, probabilities in held_out.classify_held_out(model, config):
+    view, trained_on = held_out.view_of_export(version, model.image_shape[:2], config), views.of_recipe(config)
+    for images, targets, probabilities in held_out.classify_held_out(model, config, view):
         right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
         sheet.add(images, targets, probabilities, right)
         right_count, count = right_count + int(right.sum()), count + len(right)
 
     accuracy = right_count / count
     result = f"{right_count} of {count} held-out images right, {accuracy:.2%}"
-    size = model.image_shape[0]
-    if size != config.image_size:
-        result += f", at {size} x {size} where training had {config.image_size} x {config.image_size}"
+    if view != trained_on:
+        result += f"; it sees {view.describe()}, and training evaluated {trained_on.describe()}"
     else:
         trained = workdir.result_of(workdir.read_metrics(folder))["eval_accuracy"]
         if abs(accuracy - trained) > 1.5 / count:  # one image may sit on the fence between two classes

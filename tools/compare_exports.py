@@ -40,7 +40,9 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
     lines = ["| export | weights, MB | held-out accuracy | same class as the first |", "| --- | ---: | ---: | ---: |"]
     first = None
     for version in versions:
-        batches = held_out.classify_held_out(exported.load_export(version), config)
+        model = exported.load_export(version)
+        view = held_out.view_of_export(version, model.image_shape[:2], config)
+        batches = held_out.classify_held_out(model, config, view)
         found = [(targets.argmax(axis=-1), probabilities.argmax(axis=-1)) for _, targets, probabilities in batches]
         labels, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
         first = predicted if first is None else first

@@ -22,21 +22,22 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import coatnet_tf
-from experiments import logs, path_flags
+from experiments import logs, path_flags, sizes
 from tools import model_files
 
 _KERAS = (".keras", ".weights.h5")
 _TIMM = (".safetensors",)
 
 
-def convert(weights: str, path: Path | None, output: Path, image_size: int | None = None) -> None:
+def convert(weights: str, path: Path | None, output: Path, image_size: int | sizes.Size | None = None) -> None:
     """Writes the Keras file.
 
     Args:
         weights: Name that `coatnet_tf.from_pretrained` takes.
         path: File to use in place of the download.
         output: `.keras` or `.weights.h5` file to write.
-        image_size: Height and width; those of the weights by default. Bias tables are resized for another.
+        image_size: Height and width, as one number if they are equal; those of the weights by default. Bias tables are
+            resized for another.
 
     Raises:
         ValueError: If `output` has another suffix, or as `from_pretrained` raises it.
@@ -45,7 +46,7 @@ def convert(weights: str, path: Path | None, output: Path, image_size: int | Non
         OSError: As `from_pretrained` raises it.
     """
     _check_output(output, _KERAS)
-    shape = None if image_size is None else (image_size, image_size, 3)
+    shape = None if image_size is None else (*sizes.parse(image_size), 3)
     with warnings.catch_warnings(record=True) as caught:
         model = coatnet_tf.from_pretrained(weights, path=path, input_shape=shape)
     for warning in caught:
@@ -117,5 +118,5 @@ if __name__ == "__main__":
     path_flags.define("path", None, "File to convert in place of the download.")
     flags.DEFINE_string("network", None, "With --to=timm, the network that the model is, as timm/coatnet_0_rw_224.")
     path_flags.define("output", None, ".keras or .weights.h5 file to write; with --to=timm, .safetensors.")
-    flags.DEFINE_integer("image_size", None, "Height and width of the model's images.", lower_bound=1)
+    sizes.define("image_size", "Size of the model's images")
     app.run(main)

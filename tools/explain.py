@@ -3,8 +3,8 @@
     python -m tools.explain --workdir=runs/digits --output=runs/digits/explained.png
     python -m tools.explain --weights=model.keras --labels=classes.txt --output=explained.png IMAGE.png ...
 
-Without an IMAGE, held-out images of the run are taken. Images come to the model's size as in evaluation; for a model
-whose images are not square, the whole image is stretched to them. `tools/explanations/` computes and draws.
+Without an IMAGE, held-out images of the run are taken. Images come to the model's size as in evaluation.
+`tools/explanations/` computes and draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from coatnet_tf.graph import inlined
 from experiments import logs, path_flags, workdir
-from experiments.data import images, sources
+from experiments.data import images, other_formats, sources, views
 from tools import model_files
 from tools.explanations import maps
 from tools.explanations.picture import DPI, Explained, draw_explanations, short_name
@@ -88,12 +88,10 @@ def explain(options: ExplainOptions) -> Figure:
     _check_model_has(model, names, options)
 
     recipe = workdir.read_recipe(options.workdir) if options.workdir else None
-    crop = "center"  # as export has it for a model without a recipe
-    if recipe is not None:
-        crop = recipe.eval_crop
+    view = model_files.view_of(model, path)
     # All are decoded before the first is explained, so that one which cannot be read costs no time.
     shown = [
-        (title, decode(encoded, name, model.input_shape[1:], crop)) for title, name, encoded in _read(options, recipe)
+        (title, decode(encoded, name, model.input_shape[-1], view)) for title, name, encoded in _read(options, recipe)
     ]
     target = names.index(options.class_name) if options.class_name else None
     explained = []
@@ -178,31 +176,27 @@ def _read(options: ExplainOptions, recipe: Any) -> list[tuple[str, str, bytes]]:
     return found
 
 
-def decode(encoded: bytes, name: str, shape: tuple[int, int, int], crop: str) -> np.ndarray:
+def decode(encoded: bytes, name: str, channels: int, view: views.View) -> np.ndarray:
     """Decodes an image and brings it to a model's size.
 
     Args:
         encoded: The file's bytes.
         name: What to call it if it cannot be read.
-        shape: `(height, width, channels)` of the model.
-        crop: A recipe's `eval_crop`; only square models can have `"center"`, others take the whole image.
+        channels: Of the model's images.
+        view: What the model sees of an image.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        ValueError: If it is no image, or a damaged one.
+        ValueError: If it is no image, a damaged one, or one of other channels.
     """
-    height, width, channels = shape
-    size = max(height, width)
-    window = images.center(size) if crop == "center" and height == width else images.whole
     try:
-        image = images.load(tf.constant(encoded), channels, size, window)
+        return view.load(tf.constant(encoded), channels).numpy()
     except (tf.errors.OpError, ValueError) as error:  # as TensorFlow's kernels raise it, and Pillow
-        raise ValueError(f"{name} cannot be read; an undamaged {images.READ} is expected.") from error
-    if height != width:
-        image = images.to_uint8(tf.image.resize(image, (height, width), antialias=True))
-    return image.numpy()
+        why = other_formats.problem(encoded, channels)
+        why = f": {why}" if why else f"; an undamaged {images.READ} is expected"
+        raise ValueError(f"{name} cannot be read{why}.") from error
 
 
 def whole_numbers(flag: str, values: Sequence[str]) -> tuple[int, ...]:

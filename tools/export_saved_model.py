@@ -3,7 +3,7 @@
     python -m tools.export_saved_model --workdir=runs/digits --output=runs/digits/serving --fold
     python -m tools.export_saved_model --weights=model.keras --labels=classes.txt --output=serving --format=onnx
 
-A SavedModel has the three signatures of `tools/serving/signatures.py`, its class names as an asset, warm-up requests
+A SavedModel has the signatures of `tools/serving/signatures.py`, its class names as an asset, warm-up requests
 for the server and a `model_card.md`. A version appears whole or not at all: it is written beside and renamed.
 """
 
@@ -25,8 +25,8 @@ import keras
 from absl import app, flags
 
 import coatnet_tf
-from experiments import logs, path_flags, workdir
-from experiments.data import images
+from experiments import logs, path_flags, sizes, workdir
+from experiments.data import images, views
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
@@ -48,10 +48,14 @@ class ExportOptions:
         labels: File with one class name per line; a run brings its own.
         format: One of `FORMATS`.
         fold: Whether to export what `coatnet_tf.fold_for_inference` makes of the model.
-        image_size: Height and width of the images, or 0 for the model's; bias tables are resized.
+        image_size: Height and width of the images, as one number if they are equal; `None` for the model's. Bias tables
+            are resized.
         dtype: Of the arithmetic, one of `DTYPES`; the classifier's stays float32.
         quantize: `"int8"` to round the weights of the dense layers to 8 bits.
         input_dtype: Of the images of `serving_default`, one of `signatures.INPUT_DTYPES`.
+        crop: What the model sees of an encoded image, as `View.crop` has it; empty for what its run's recipe or the
+            published weights of its network say.
+        interpolation: How that is resized; likewise.
         preprocessing: How a model built with `include_preprocessing=False` has its images, one of
             `model_files.PREPROCESSING`.
         top_k: Number of classes of the signature `classify`; 0 is five, or all if there are fewer.
@@ -66,10 +70,12 @@ class ExportOptions:
     labels: Path | None = None
     format: str = "tf_saved_model"
     fold: bool = False
-    image_size: int = 0
+    image_size: int | sizes.Size | None = None
     dtype: str = "float32"
     quantize: str = ""
     input_dtype: str = "float32"
+    crop: str = ""
+    interpolation: str = ""
     preprocessing: str = ""
     top_k: int = 0
     version: int = 0
@@ -101,10 +107,11 @@ def export(options: ExportOptions) -> Path:
         class_names = model_files.name_classes(model, path, labels)
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
+        view = model_files.view_of(model, path, options.crop, options.interpolation)
         model, added = _prepare(model, path, options)
-        crop = recipe["eval_crop"] if recipe else "center"
-        _write(model, unfinished, class_names, crop, options)
-        facts = _facts(model, options, crop, version.name, added)
+        view = dataclasses.replace(view, size=model.input_shape[1:3])
+        _write(model, unfinished, class_names, view, options)
+        facts = _facts(model, options, view, version.name, added)
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
     return version
 
@@ -116,6 +123,7 @@ def _check(options: ExportOptions) -> None:
         ("dtype", DTYPES),
         ("quantize", QUANTIZE),
         ("input_dtype", signatures.INPUT_DTYPES),
+        ("interpolation", ("", *images.INTERPOLATIONS)),
     ):
         if getattr(options, flag) not in known:
             raise ValueError(
@@ -139,7 +147,12 @@ def _check(options: ExportOptions) -> None:
                     f"--{flag}={getattr(options, flag)} is of the signatures of a SavedModel, and {options.format} has "
                     "none. Leave it out."
                 )
-    for flag in ("image_size", "version", "top_k"):
+    if options.image_size is not None:
+        try:
+            sizes.parse(options.image_size)
+        except ValueError as error:
+            raise ValueError(f"--image_size: {error}") from error
+    for flag in ("version", "top_k"):
         if getattr(options, flag) < 0:
             raise ValueError(f"--{flag} must be at least 0; got {getattr(options, flag)}.")
 
@@ -177,8 +190,8 @@ def _new_version(options: ExportOptions) -> Iterator[tuple[Path, Path]]:
 def _load(path: Path) -> keras.Model:
     model = model_files.load(path)
     shape, output_shape = model.input_shape, model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
-        raise ValueError(f"{path} does not take square images of 1 or 3 channels, but {shape}; such are served here.")
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(f"{path} does not take images of one size, but {shape}; such are served here.")
     if not isinstance(output_shape, tuple) or len(output_shape) != 2:
         raise ValueError(f"{path} gives {output_shape}, not one score per class; export a model with its classifier.")
     return model
@@ -186,8 +199,9 @@ def _load(path: Path) -> keras.Model:
 
 def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[keras.Model, str]:
     """The model as the options say, and what was added to make its scores probabilities."""
-    if options.image_size and options.image_size != model.input_shape[1]:
-        model = served_model.at_size(model, path, options.image_size)
+    size = sizes.parse(options.image_size or model.input_shape[1:3])
+    if size != model.input_shape[1:3]:
+        model = served_model.at_size(model, path, size)
     model = model_files.with_preprocessing(model, path, options.preprocessing)
     if options.fold:
         model = coatnet_tf.fold_for_inference(model)
@@ -201,12 +215,13 @@ def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[ke
     return served_model.with_probabilities(model, path)
 
 
-def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: str, options: ExportOptions) -> None:
+def _write(
+    model: keras.Model, folder: Path, class_names: Sequence[str], view: views.View, options: ExportOptions
+) -> None:
     if options.format == "tf_saved_model":
-        window = images.center(model.input_shape[1]) if crop == "center" else images.whole
         top_k = options.top_k or min(5, len(class_names))
         with quiet_exporters():
-            signatures.write(model, folder, class_names, window, options.input_dtype, top_k)
+            signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
@@ -218,14 +233,19 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str], crop: s
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 
 
-def _facts(model: keras.Model, options: ExportOptions, crop: str, version: str, added: str) -> dict[str, Any]:
-    _, size, _, channels = model.input_shape
-    part = model_card.CROPS[crop]
+def _facts(model: keras.Model, options: ExportOptions, view: views.View, version: str, added: str) -> dict[str, Any]:
+    channels = model.input_shape[-1]
+    served = {}
+    if options.format == "tf_saved_model":
+        alone = f"serving_default alone, which takes arrays: no JPEG or PNG file has {channels} channels"
+        names = ("serving_default", *signatures.OF_FILES)
+        served["Signatures"] = ", ".join(names) if signatures.takes_files(channels) else alone
     return {
         "Version": version,
         "Format": options.format,
-        "Images": f"{size} x {size}, {channels} channels, in [0, 255]",
-        model_card.ENCODED: f"{part}, resized bilinearly with antialiasing, turned as its Exif header says",
+        "Images": f"{sizes.describe(view.size)}, {channels} channels, in [0, 255]",
+        **served,
+        **model_card.facts_of_view(view),
         "Classes": model.output_shape[-1],
         "Probabilities": added or "as the model gives them",
         "Weights, numbers": f"{model.count_params():,}",
@@ -256,10 +276,12 @@ if __name__ == "__main__":
     path_flags.define("labels", None, "File with one class name per line; a run brings its own.")
     flags.DEFINE_enum("format", "tf_saved_model", list(FORMATS), "For which runtime.")
     flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
-    flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 is the model's.")
+    sizes.define("image_size", "Size of the images, in place of the model's")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")
     flags.DEFINE_enum("quantize", "", QUANTIZE, "int8 rounds the weights of the dense layers to 8 bits.")
     flags.DEFINE_enum("input_dtype", "float32", signatures.INPUT_DTYPES, "Of the images of serving_default.")
+    flags.DEFINE_string("crop", "", f"{views.ABOUT_CROP} {views.BY_DEFAULT}")
+    flags.DEFINE_enum("interpolation", "", ("", *images.INTERPOLATIONS), views.BY_DEFAULT)
     flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
     flags.DEFINE_integer("top_k", 0, "Number of classes of the signature classify; 0 is five, or all.")
     flags.DEFINE_integer("version", 0, "Number of the version; 0 is the next.")

@@ -20,6 +20,7 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from etils import epath
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
-from experiments import evaluate, logs, path_flags, recipe_flags, train, workdir
+from experiments import evaluate, logs, path_flags, recipe_flags, sizes, train, workdir
 from experiments.data import folder, folder_splits
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -49,14 +50,14 @@ class Start:
     Args:
         init_from: Folder of a finished run, or a file of weights.
         model: The recipe's fields of the network.
-        image_size: Height and width of the images it was trained on.
-        channels: Of these images, 1 or 3.
+        image_size: Of the images it was trained on, as recipes have it.
+        channels: Of these images.
         learning_rate: Peak of the learning rate that suits the network.
     """
 
     init_from: str
     model: ml_collections.ConfigDict
-    image_size: int
+    image_size: int | Sequence[int]
     channels: int
     learning_rate: float
 
@@ -126,18 +127,21 @@ class Images:
         data: The dataset to train and choose on, `folder:PATH`.
         train_count: Number of its training images.
         test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
+        channels: Of the images if they are arrays; 0 for pictures, which can be read as grey or RGB.
     """
 
     data: str
     train_count: int
     test: str = ""
+    channels: int = 0
 
 
-def find_images(path: str) -> Images:
+def find_images(path: str, channels: int = 0) -> Images:
     """Looks at a folder of images and refuses what cannot be fine-tuned on.
 
     Args:
         path: The folder.
+        channels: `dataset.channels` of the recipe.
 
     Returns:
         An `Images`.
@@ -152,13 +156,13 @@ def find_images(path: str) -> Images:
         usable = {purpose: name for purpose, name in layout.splits.items() if layout.classes_in(name)}
         if "test" in usable:
             test = f"folder:{root}"
-            folder.read(root, "train", "test")  # refuses other classes than those of train
+            folder.read(root, "train", "test", channels)  # refuses other classes than those of train
         if "validation" not in usable:
             folder.say(f"{root}/{layout.splits['train']} is divided, as there are no validation images beside it.")
             root += f"/{layout.splits['train']}"
-    found = folder.read(root, "train", "validation")
+    found = folder.read(root, "train", "validation", channels)
     folder.check_classes(root, found.class_names, {"to train on": found.train, "held out": found.held_out})
-    return Images(f"folder:{root}", found.train.count, test)
+    return Images(f"folder:{root}", found.train.count, test, found.channels)
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -175,8 +179,8 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config = small_folder.get_config(str(images.train_count))
     config.init_from, config.reset_head = start.init_from, True
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
-    config.augment.randaugment_pixel_scale = config.image_size / PIXELS_ARE_OF
-    config.dataset.name, config.dataset.channels = images.data, start.channels
+    config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
+    config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
     config.optimizer.learning_rate = start.learning_rate
     config.update_from_flattened_dict(overrides)
     return config
@@ -215,7 +219,7 @@ def main(argv: list[str]) -> None:
             path = getattr(flags.FLAGS, flag)
             if "://" in path:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
-        images = find_images(flags.FLAGS.images)
+        images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0))
         config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+from absl import logging
+from etils import epath
 
 import coatnet_tf
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import ConstantPadding2D, FoldedSelfAttention, MBConv, PointwiseDense, TransformerBlock
-from experiments import workdir
+from experiments import sizes, workdir
+from experiments.data import views
 
 PREPROCESSING = ("", "tf", "torch", "none")  # values of --preprocessing
 ABOUT_PREPROCESSING = (
@@ -71,6 +75,51 @@ def load(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
+
+
+def view_of(model: keras.Model, path: Path, crop: str = "", interpolation: str = "") -> views.View:
+    """What a model sees of an image, and says in the log how that is known.
+
+    By the recipe of its run, if the file lies in the run's folder; or as the published weights of its network were
+    evaluated, which its name tells; else the middle, as `views.CENTER` has it, bilinear.
+
+    Args:
+        model: Takes images of one size.
+        path: Its file.
+        crop: A `View.crop` that counts instead.
+        interpolation: One that counts instead.
+
+    Raises:
+        ValueError: If `crop` or `interpolation` is none.
+    """
+    size = model.input_shape[1:3]
+    if of_run := views.of_run(epath.Path(path).parent):
+        view = dataclasses.replace(of_run, size=size)
+    elif found := views.of_network(model.name, size):
+        view, name = found
+        if not (crop and interpolation):
+            logging.info("%s has the name of a network of %s, and sees images as those weights do.", path, name)
+    else:
+        view = usual_view(path, size, crop)
+    return changed_view(view, crop, interpolation)
+
+
+def usual_view(path: Path, size: sizes.Size, crop: str) -> views.View:
+    """The view of a model that does not say what it wants, as a warning says unless a crop was given."""
+    view = views.View(size, views.CENTER)
+    if not crop:
+        logging.warning("%s does not say what it sees of an image: %s, unless you give --crop.", path, view.describe())
+    return view
+
+
+def changed_view(view: views.View, crop: str, interpolation: str) -> views.View:
+    """A view with what flags say, if they do; a ValueError if they say what there is not."""
+    if crop:
+        try:
+            views.check_crop(crop)
+        except ValueError as error:
+            raise ValueError(f"--crop {error}") from error
+    return dataclasses.replace(view, crop=crop or view.crop, interpolation=interpolation or view.interpolation)
 
 
 def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") -> keras.Model:

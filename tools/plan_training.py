@@ -20,7 +20,7 @@ import ml_collections
 from absl import app, flags
 
 import coatnet_tf
-from experiments import logs, recipe_flags
+from experiments import logs, recipe_flags, sizes
 from experiments.model_config import make_model_config
 from tools.paper.published import CORE_DAYS
 from tools.paper.training_cost import (
@@ -79,10 +79,11 @@ def plan(
     images = images or _guess_images(config)
     share = config.batch_size // devices
     half = config.dtype != "float32"
-    memory = count_memory(model, config.image_size, half, bool(config.ema_decay))
+    size = sizes.of(config)
+    memory = count_memory(model, size, half, bool(config.ema_decay))
     largest = memory.largest_batch(chip.gib * GIB, config.rematerialise)
     utilisation = utilisation or utilisation_of(model)
-    flops = training_flops(model, config.image_size, config.rematerialise)
+    flops = training_flops(model, size, config.rematerialise)
     step_seconds = flops * share / (utilisation * chip.tflops * 1e12)
     steps = config.epochs * (images // config.batch_size)
     days = steps * step_seconds / SECONDS_PER_DAY
@@ -92,7 +93,7 @@ def plan(
     advice = _advice(memory, chip, largest, share, config.accumulation_steps)
     rate = config.batch_size / step_seconds
     rows = [
-        ("parameters", f"{coatnet_tf.profile(model, (config.image_size,) * 2 + (3,)).params / 1e6:,.1f} M"),
+        ("parameters", f"{coatnet_tf.profile(model, (*size, 3)).params / 1e6:,.1f} M"),
         ("weights, gradients, moments, averages, cast weights", " + ".join(map(_gib, _states(memory))) + " GiB"),
         ("activations for one image, as the recipe has it", f"{activations / 2**20:,.0f} MiB"),
         ("the same without / with rematerialisation", f"{without} / {recomputed} MiB"),
@@ -108,7 +109,7 @@ def plan(
         rows.append(("the paper's (Table 5)", _of_the_paper(model.name)))
     if price is not None:
         rows.append(("price", f"{price * chips * days * 24:,.0f} at {price:g} per chip and hour"))
-    return [f"{model.name} at {config.image_size} on {chips} x {accelerator}", "", "| | |", "| --- | --- |"] + [
+    return [f"{model.name} at {sizes.describe(size)} on {chips} x {accelerator}", "", "| | |", "| --- | --- |"] + [
         f"| {name} | {value} |" for name, value in rows
     ]
 

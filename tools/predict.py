@@ -18,7 +18,6 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 import csv
 import dataclasses
 import glob
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from experiments import logs, path_flags, report, workdir
-from experiments.data import folder_files
+from experiments.data import folder_files, images, views
 from tools import model_files
 from tools.check_saved_model import newest_version
 from tools.explain import decode
@@ -37,7 +36,12 @@ from tools.serving import exported, model_card, served_model, signatures
 
 DEFAULT_TOP_K = 5
 # What is left out of a folder without a row of its own.
-_NO_IMAGES = (folder_files.NO_IMAGE, folder_files.HIDDEN)
+_NO_IMAGES = (
+    folder_files.NO_IMAGE,
+    folder_files.HIDDEN,
+    folder_files.OTHER_ARRAY,
+    folder_files.BESIDE_PICTURES,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +49,14 @@ class Classifier:
     """A model that is ready to classify.
 
     Args:
-        image_shape: `(height, width, channels)` of its images.
-        crop: A recipe's `eval_crop`, which part of an image it sees.
+        channels: Of its images.
+        view: What it sees of an image.
         class_names: Names of the classes.
         classify: uint8 images `[n, height, width, channels]` to probabilities `[n, classes]`.
     """
 
-    image_shape: tuple[int, int, int]
-    crop: str
+    channels: int
+    view: views.View
     class_names: tuple[str, ...]
     classify: Callable[[np.ndarray], np.ndarray]
 
@@ -74,7 +78,9 @@ class Prediction:
     error: str = ""
 
 
-def load_classifier(path: Path, labels: Path | None = None, preprocessing: str = "", crop: str = "") -> Classifier:
+def load_classifier(
+    path: Path, labels: Path | None = None, preprocessing: str = "", crop: str = "", interpolation: str = ""
+) -> Classifier:
     """Loads a model of any kind.
 
     Args:
@@ -84,7 +90,9 @@ def load_classifier(path: Path, labels: Path | None = None, preprocessing: str =
             export.
         preprocessing: How a `.keras` model that was built with `include_preprocessing=False` has its images, one of
             `model_files.PREPROCESSING`.
-        crop: `"center"` or `"none"`; by default that of the run or the export, and `"center"` for other models.
+        crop: What it sees of an image, as `View.crop` has it; by default as the run, the export or the published
+            weights of its network have it.
+        interpolation: How that is resized; likewise.
 
     Returns:
         The classifier.
@@ -95,7 +103,7 @@ def load_classifier(path: Path, labels: Path | None = None, preprocessing: str =
     """
     version = _version_of_export(path)
     if version is not None:
-        return _load_export(version, labels, crop)
+        return _load_export(version, labels, crop, interpolation)
     folder, file = (path, None) if path.is_dir() else (None, path)
     if folder is not None and not (folder / workdir.MODEL).exists():
         raise FileNotFoundError(
@@ -112,12 +120,11 @@ def load_classifier(path: Path, labels: Path | None = None, preprocessing: str =
     if not isinstance(model.output_shape, tuple) or len(model.output_shape) != 2:
         raise ValueError(f"{file} gives {model.output_shape}, not one score per class.")
     class_names = model_files.name_classes(model, file, names)
+    view = model_files.view_of(model, file, crop, interpolation)
     model, _ = served_model.with_probabilities(model_files.with_preprocessing(model, file, preprocessing), file)
-    if not crop and (beside / workdir.CONFIG).is_file():
-        crop = json.loads((beside / workdir.CONFIG).read_text())["eval_crop"]
     return Classifier(
-        model.input_shape[1:],
-        crop or _usual_crop(file),
+        model.input_shape[-1],
+        view,
         tuple(class_names),
         lambda images: model.predict_on_batch(images.astype("float32")),
     )
@@ -132,7 +139,7 @@ def _version_of_export(path: Path) -> Path | None:
     return path if any((path / file).is_file() for file in exported.FORMATS.values()) else None
 
 
-def _load_export(version: Path, labels: Path | None, crop: str) -> Classifier:
+def _load_export(version: Path, labels: Path | None, crop: str, interpolation: str) -> Classifier:
     model = exported.load_export(version)
     classes = model.classify(np.zeros((1, *model.image_shape), model.dtype)).shape[-1]
     if labels is None:
@@ -143,15 +150,12 @@ def _load_export(version: Path, labels: Path | None, crop: str) -> Classifier:
     names = [str(index) for index in range(classes)] if labels is None else labels.read_text().splitlines()
     if len(names) != classes:
         raise ValueError(f"{version} has {classes} classes and there are {len(names)} labels; give one for each.")
-    crop = crop or model_card.crop_of(version) or _usual_crop(version)
-    return Classifier(model.image_shape, crop, tuple(names), lambda images: model.classify(images.astype(model.dtype)))
-
-
-def _usual_crop(path: Path) -> str:
-    logging.warning(
-        "%s does not say which part of an image it wants: the central square, unless you give --crop.", path
+    size = model.image_shape[:2]
+    view = model_card.view_of(version, size) or model_files.usual_view(version, size, crop)
+    view = model_files.changed_view(view, crop, interpolation)
+    return Classifier(
+        model.image_shape[-1], view, tuple(names), lambda images: model.classify(images.astype(model.dtype))
     )
-    return "center"
 
 
 def find_files(images: Sequence[str]) -> list[Prediction]:
@@ -179,10 +183,15 @@ def _files_of(path: str) -> list[Prediction]:
         missing = f"left out: {folder_files.NOWHERE}" if Path(path).is_symlink() else "there is no such file"
         return [Prediction(path, error="" if Path(path).is_file() else missing)]
     inside = folder_files.find_images(path)
+    found, arrays = (
+        [image for image in inside.images if folder_files.is_array(image) == of_arrays] for of_arrays in (False, True)
+    )
     left_out = [entry for entry in inside.left_out if entry.reason in _NO_IMAGES]
+    if found:  # of which the arrays may be masks or features, as in training
+        left_out += [folder_files.LeftOut(f"{path}/{image}", folder_files.BESIDE_PICTURES) for image in arrays]
     if left_out:
         logging.info("%s: left out without a row: %s.", path, folder_files.count_by_reason(left_out))
-    rows = [Prediction(f"{path}/{image}") for image in inside.images]
+    rows = [Prediction(f"{path}/{image}") for image in found or arrays]
     rows += [Prediction(e.path, error=f"left out: {e.reason}") for e in inside.left_out if e.reason not in _NO_IMAGES]
     return sorted(rows, key=lambda row: row.file)
 
@@ -211,7 +220,7 @@ def _read(file: Prediction, classifier: Classifier) -> Prediction:
         return file
     try:
         encoded = Path(file.file).read_bytes()
-        return dataclasses.replace(file, image=decode(encoded, "it", classifier.image_shape, classifier.crop))
+        return dataclasses.replace(file, image=decode(encoded, "it", classifier.channels, classifier.view))
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return dataclasses.replace(file, error=reason.splitlines()[0])
@@ -268,15 +277,17 @@ def main(argv: list[str]) -> None:
     output, sheet, labels = (Path(p) if p else None for p in (values.output, values.contact_sheet, values.labels))
     try:
         # Behind a pattern without quotes the shell puts further files there.
-        images = [*values.images, *map(path_flags.expand, argv[1:])]
+        names = [*values.images, *map(path_flags.expand, argv[1:])]
         for path in filter(None, (output, sheet)):
             if path.is_dir():
                 raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
-        files = find_files(images)
+        files = find_files(names)
         if not any(not file.error for file in files):
             reasons = {file.error for file in files} or {"no image in it"}
-            raise FileNotFoundError(f"No image to read in {', '.join(images[:5])}: {', '.join(sorted(reasons)[:5])}.")
-        classifier = load_classifier(Path(values.model), labels, values.preprocessing, values.crop or "")
+            raise FileNotFoundError(f"No image to read in {', '.join(names[:5])}: {', '.join(sorted(reasons)[:5])}.")
+        classifier = load_classifier(
+            Path(values.model), labels, values.preprocessing, values.crop, values.interpolation
+        )
         top_k = values.top_k or min(DEFAULT_TOP_K, len(classifier.class_names))
         if top_k > len(classifier.class_names):
             raise ValueError(f"--top_k={top_k} is more than the {len(classifier.class_names)} classes of the model.")
@@ -298,7 +309,8 @@ if __name__ == "__main__":
     path_flags.define("contact_sheet", None, "PNG file to write, with the first images and their classes.")
     flags.DEFINE_integer("top_k", None, f"Number of classes; {DEFAULT_TOP_K} by default, or all.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Images at once.", lower_bound=1)
-    flags.DEFINE_enum("crop", None, list(model_card.CROPS), "Part of an image, for a model that does not say it.")
+    flags.DEFINE_string("crop", "", f"{views.ABOUT_CROP} {views.BY_DEFAULT}")
+    flags.DEFINE_enum("interpolation", "", ("", *images.INTERPOLATIONS), views.BY_DEFAULT)
     flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
     flags.mark_flags_as_required(["model", "images", "output"])
     app.run(main)

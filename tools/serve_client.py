@@ -79,7 +79,7 @@ class GrpcClient:
         try:
             outputs = self._service.Predict(request, timeout=self._timeout).outputs
         except grpc.RpcError as error:
-            raise ServerError(f"{self._address}: {error.code().name}: {error.details()}") from error
+            raise ServerError(f"{self._address}: {error.code().name}: {_explained(error.details())}") from error
         classes, scores, problem = (tf.make_ndarray(outputs[name])[0] for name in ("classes", "scores", "error"))
         return Answer(tuple(name.decode() for name in classes), tuple(map(float, scores)), problem.decode())
 
@@ -107,10 +107,21 @@ class RestClient:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 (prediction,) = json.load(response)["predictions"]
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{self._url}: HTTP {error.code}: {error.read().decode(errors='replace')}") from error
+            details = _explained(error.read().decode(errors="replace"))
+            raise ServerError(f"{self._url}: HTTP {error.code}: {details}") from error
         except OSError as error:
             raise ServerError(f"{self._url}: {error}") from error
         return Answer(tuple(prediction["classes"]), tuple(prediction["scores"]), prediction["error"])
+
+
+def _explained(details: str) -> str:
+    """What a server says, and what it means if the signature is not there."""
+    if "classify" in details and "not found" in details:
+        details += (
+            " (a model of more than four channels has the signature serving_default alone: send it arrays, as no JPEG "
+            "or PNG file has so many)"
+        )
+    return details
 
 
 def ask(client: Client, files: Sequence[bytes], concurrency: int) -> tuple[list[Answer], list[float], float]:

@@ -28,7 +28,8 @@ class PretrainedWeights:
         top1: Accuracy on ImageNet-1K's validation images that its author reports, in percent; `None` if there is none.
         params: Trainable parameters, in millions.
         classes: Number of classes.
-        crop_share: Share of the image's side that evaluation crops; 1 squashes the whole image.
+        crop_share: Share of the image's shorter side that evaluation sees, in the middle; 1 squashes the whole image.
+        interpolation: How evaluation resizes, `"bicubic"` or `"bilinear"`.
         licence: Of the weights.
         author: Who trained it.
         md5: Of the file, where its author published one.
@@ -42,6 +43,7 @@ class PretrainedWeights:
     params: float
     classes: int = 1000
     crop_share: float = 0.95
+    interpolation: str = "bicubic"
     licence: str = "Apache-2.0"
     author: str = "Ross Wightman (timm)"
     md5: str | None = None

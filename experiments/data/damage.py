@@ -21,15 +21,17 @@ class DamagedImages:
         self._max_share = max_share
         self._limit = max(1, max_share * num_images)
         self._names: set[str] = set()
+        self._why: dict[str, str] = {}  # where it is known
         self._shared = 0  # of them are known to all processes of a cluster
         self._lock = threading.Lock()
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, why: str = "") -> None:
         """Counts and reports an image, unless it has been before; called by the pipeline's threads."""
         with self._lock:
             if name not in self._names:
                 self._names.add(name)
-                logging.warning("%s cannot be decoded and is left out.", name)
+                self._why[name] = why
+                logging.warning("%s cannot be decoded and is left out%s.", name, f": {why}" if why else "")
 
     def restore(self, names: Iterable[str]) -> None:
         """Takes over what was counted before a run was stopped, unless it was stopped for that: they may be mended."""
@@ -60,7 +62,8 @@ class DamagedImages:
         names = self.names
         if len(names) <= self._limit:
             return ""
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        named = [f"{name} ({self._why[name]})" if self._why.get(name) else name for name in names[:5]]
+        shown = ", ".join(named) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return (
             f"{len(names)} of {self._num_images} images cannot be decoded, more than "
             f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend them or raise "

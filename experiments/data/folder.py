@@ -19,7 +19,17 @@ from collections.abc import Iterable, Mapping
 
 from absl import logging
 
-from experiments.data.folder_files import EXTENSIONS, NOT_READ, LeftOut, count_by_reason, find_images, folders_in
+from experiments.data.folder_files import (
+    BESIDE_PICTURES,
+    EXTENSIONS,
+    NOT_READ,
+    LeftOut,
+    channels_of_array,
+    count_by_reason,
+    find_images,
+    folders_in,
+    is_array,
+)
 from experiments.data.folder_splits import Layout, find_layout, purpose_of
 from experiments.data.readers import ImageFiles
 
@@ -38,6 +48,7 @@ class Folder:
         held_out: The images held out.
         left_out: Files and folders that are not read.
         notes: Sentences for the user: which folder was taken for what, and what became of all files.
+        channels: Of the images if they are arrays, as the first one has them; 0 if they are pictures.
     """
 
     class_names: tuple[str, ...]
@@ -45,9 +56,10 @@ class Folder:
     held_out: ImageFiles
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    channels: int = 0
 
 
-def read(path: str, train_split: str, eval_split: str) -> Folder:
+def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Folder:
     """Lists the images of both splits.
 
     With only class folders in `path`, an image is held out if the SHA-256 of its path from there on, `class/file`, is
@@ -58,6 +70,8 @@ def read(path: str, train_split: str, eval_split: str) -> Folder:
         train_split: Name of the folder to train on; `train` where a recipe for another dataset says otherwise.
         eval_split: Name of the folder to hold out; otherwise that of a validation split, or else of a test split.
             `"all"` holds out every image of the class folders, to evaluate on them.
+        channels: `dataset.channels` of the recipe. With 0, arrays beside pictures are left out: those may be masks or
+            features of the pictures.
 
     Returns:
         A `Folder`.
@@ -99,6 +113,16 @@ def read(path: str, train_split: str, eval_split: str) -> Folder:
         held_out = {
             name: [file for file in files[name] if eval_split == ALL or _is_held_out(path, file)] for name in files
         }
+    files_of_all = {file for of_class in (train, held_out) for files in of_class.values() for file in files}
+    arrays = {file for file in files_of_all if is_array(file)}
+    if arrays and not channels and len(arrays) < len(files_of_all):
+        train, held_out = (
+            {name: [file for file in files if file not in arrays] for name, files in of_class.items()}
+            for of_class in (train, held_out)
+        )
+        left_out += [LeftOut(file, BESIDE_PICTURES) for file in sorted(arrays)]
+        notes.append(f"{path}: NumPy arrays beside pictures are read if config.dataset.channels is set.")
+        arrays = set()
     for split, of_class in (("training", train), ("held-out", held_out)):
         if not any(of_class.values()):
             raise FileNotFoundError(
@@ -107,7 +131,8 @@ def read(path: str, train_split: str, eval_split: str) -> Folder:
             )
     train_files, held_out_files = _join(class_names, train), _join(class_names, held_out)
     notes += _summary(path, train_files, held_out_files, left_out)
-    return Folder(tuple(class_names), train_files, held_out_files, tuple(left_out), tuple(notes))
+    own_channels = channels_of_array(min(arrays)) if arrays else 0
+    return Folder(tuple(class_names), train_files, held_out_files, tuple(left_out), tuple(notes), own_channels)
 
 
 def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, ImageFiles]) -> None:

@@ -9,15 +9,20 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
+from experiments.data import other_formats
+
 # Names that are believed, so that a million files need not be opened; what other files are, their first bytes tell.
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")
-READ = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")  # what `images.load` reads, of what `format_of` knows
+READ = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF", "NumPy")  # what `images.load` reads, of what `format_of` knows
+ARRAY_EXTENSION = ".npy"  # not believed, as arrays can hold anything
 _SIGNATURE_BYTES = 16
+_ARRAY_HEADER_BYTES = 4096
 _BEGIN = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "GIF": (b"GIF8",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "NumPy": (other_formats.ARRAY,),
     "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
     "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
 }
@@ -33,6 +38,8 @@ FORBIDDEN = "not allowed to be read"
 SPECIAL = "neither files nor folders"
 ODD_NAME = "names that are not UTF-8"
 NO_IMAGE = "no images, by name and content"
+OTHER_ARRAY = "NumPy arrays that are no images, which are uint8 or uint16, [height, width] or [height, width, channels]"
+BESIDE_PICTURES = "NumPy arrays beside pictures"
 NOT_READ = " images, which are not read"  # behind the name of a format
 BESIDE = "beside the folders of the classes"
 
@@ -183,6 +190,23 @@ def _reason_by_content(path: str) -> str:
     except tf.errors.OpError:
         return FORBIDDEN
     name = format_of(first_bytes)
+    if name == "NumPy":
+        return "" if channels_of_array(path) else OTHER_ARRAY
     if name in READ:
         return ""
     return f"{name}{NOT_READ}" if name else NO_IMAGE
+
+
+def is_array(path: str) -> bool:
+    """Whether a file is an array, by its name."""
+    return path.lower().endswith(ARRAY_EXTENSION)
+
+
+def channels_of_array(path: str) -> int:
+    """Number of channels of a `.npy` file; 0 if it is no image."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        try:
+            shape = other_formats.check_array(file.read(_ARRAY_HEADER_BYTES))
+        except ValueError:  # damaged ones too
+            return 0
+    return shape[2] if len(shape) == 3 else 1

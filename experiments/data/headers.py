@@ -21,9 +21,16 @@ KINDS = (
     "a BMP",
     "a WebP",
     "a TIFF",
+    "a NumPy array",
     "no image",
 )
-_BEGINNINGS = (rb"GIF8\C*", rb"BM\C*", rb"RIFF\C{4}WEBP\C*", rb"(?:II\*\x00|MM\x00\*|II\+\x00|MM\x00\+)\C*")
+_BEGINNINGS = (
+    rb"GIF8\C*",
+    rb"BM\C*",
+    rb"RIFF\C{4}WEBP\C*",
+    rb"(?:II\*\x00|MM\x00\*|II\+\x00|MM\x00\+)\C*",
+    rb"\CNUMPY\C*",
+)
 
 _SEGMENTS = 10_000  # more than any file has; what follows is not looked at
 _EXIF_ENTRIES = 512  # more than any directory has
@@ -76,9 +83,21 @@ def _other_kind(encoded: tf.Tensor) -> tf.Tensor:
     return HIDDEN + 1 + tf.argmax(tf.cast(known, tf.int32), output_type=tf.int32)
 
 
+def channels_of_png(encoded: tf.Tensor, header: Header) -> tf.Tensor:
+    """Number of channels of a PNG's pixels, with that of transparency if it has any; int32 scalar."""
+    color_type = tf.minimum(_numbers(encoded, 25, 1)[0], 6)
+    with_key = header.has_key & is_one_of(color_type, (0, 2, 3))
+    return tf.gather([1, 0, 3, 3, 2, 0, 4], color_type) + tf.cast(with_key, tf.int32)
+
+
 def has_adobe_segment(encoded: tf.Tensor) -> tf.Tensor:
     """Whether a JPEG has Adobe's segment, by which the kernel knows that CMYK is inverted; bool scalar."""
     return _walk_jpeg(encoded)[2]
+
+
+def is_one_of(value: tf.Tensor, values: tuple[int, ...]) -> tf.Tensor:
+    """Whether a scalar is one of some numbers."""
+    return tf.reduce_any(tf.equal(value, values))
 
 
 def _jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -14,8 +14,8 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from experiments import augment, randaugment
-from experiments.data import headers, images
+from experiments import augment, randaugment, sizes
+from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
@@ -42,7 +42,7 @@ def training_batches(
 
     Args:
         source: The dataset.
-        config: `seed`, `batch_size` (all replicas together), `image_size` and `augment`.
+        config: `seed`, `batch_size` (all replicas together), `augment` and what `views.of_recipe` reads.
         first_step: Step of the run to begin at.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
@@ -50,21 +50,25 @@ def training_batches(
         python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
 
     Returns:
-        Dataset of `(image, target, weight, share)`: uint8 `[batch, size, size, channels]`, uint8
+        Dataset of `(image, target, weight, share)`: uint8 `[batch, height, width, channels]`, uint8
         `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch]`,
         the image's share in its mixture with its neighbour (see `augment.mixup`).
     """
     context = context or tf.distribute.InputContext()
-    settings = config.augment
+    settings, view = config.augment, views.of_recipe(config)
     order = training_order(source, config)
     dark = DarkImages() if python else None
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(config.seed, tf.int64), position])
         crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        window = images.inception(crop_seed) if settings.crop == "inception" else images.whole
-        on_16_bits = _tells(dark, name) if dark else None
-        image = images.load(encoded, source.channels, config.image_size, window, python=python, on_16_bits=on_16_bits)
+        options: dict[str, Any] = {"python": python, "on_16_bits": _tells(dark, name) if dark else None}
+        if settings.crop == "inception":
+            window = images.inception(crop_seed, view.size)
+            options["interpolation"] = view.interpolation
+            image = images.load(encoded, source.channels, view.size, window, **options)
+        else:
+            image = view.load(encoded, source.channels, **options)
         if settings.flip:
             image = augment.random_flip(image, flip_seed)
         if settings.translate:
@@ -85,7 +89,7 @@ def training_batches(
         return augment.mixup_share(seed, settings.mixup_alpha)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
         shares = (
             tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
             if settings.mixup_alpha
@@ -109,24 +113,24 @@ def evaluation_batches(
 
     Args:
         source: The dataset.
-        config: `batch_size` (all replicas together), `image_size` and `eval_crop`.
+        config: `batch_size` (all replicas together) and what `views.of_recipe` reads.
         context: Share of this worker, from `strategy.distribute_datasets_from_function`.
         damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0; without it
             their names are printed.
         python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
 
     Returns:
-        Dataset of `(image, target, weight)`: uint8 `[batch, size, size, channels]`, uint8
+        Dataset of `(image, target, weight)`: uint8 `[batch, height, width, channels]`, uint8
         `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
     """
     context = context or tf.distribute.InputContext()
-    window = images.center(config.image_size) if config.eval_crop == "center" else images.whole
+    view = views.of_recipe(config)
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return images.load(encoded, source.channels, config.image_size, window, python=python)
+        return view.load(encoded, source.channels, python=python)
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, config.image_size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
         return image, _targets(chunk["label"], source), weight
 
     examples = source.eval.read(0, source.eval.count)
@@ -148,14 +152,17 @@ def example_names(source: Source, config: ml_collections.ConfigDict, step: int) 
 
 
 def describe(source: Source, config: ml_collections.ConfigDict) -> str:
-    """One sentence on how images come to the model's size."""
-    size = config.image_size
-    train = "a random part (inception crop)" if config.augment.crop == "inception" else "the whole"
-    held_out = "the central square" if config.eval_crop == "center" else "the whole"
-    return (
-        f"Of each training image {train} and of each evaluation image {held_out} is resized to {size} x {size} "
-        "(bilinear, antialiased) unless it has that size."
-    )
+    """How images come to the model's size and channels."""
+    view = views.of_recipe(config)
+    text = f"Training and evaluation see {view.describe()}"
+    if config.augment.crop == "inception":
+        size = f"{sizes.describe(view.size)} ({view.interpolation}, antialiased)"
+        text = f"Training sees a random part (inception crop), resized to {size}, and evaluation {view.describe()}"
+    text += f"; {source.channels} channel{'s' if source.channels > 1 else ''}."
+    operations = randaugment.operations_for(source.channels)
+    if config.augment.randaugment_layers and len(operations) < len(randaugment.OPERATIONS):
+        text += f" RandAugment has {', '.join(operations)} alone: its other operations are of grey and RGB images."
+    return text
 
 
 def _batches(
@@ -176,7 +183,7 @@ def _load_chunk(
     chunk: dict[str, tf.Tensor],
     load: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
     source: Source,
-    size: int,
+    size: sizes.Size,
     damaged: DamagedImages | None,
     python: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -185,7 +192,7 @@ def _load_chunk(
     The images pass through a dataset of their own, because only a dataset can go on after an error.
     """
     count = chunk["image"].shape[0]
-    shape = (size, size, source.channels)
+    shape = (*size, source.channels)
     loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), chunk["position"], chunk["name"], chunk["image"]))
     loaded = loaded.map(lambda index, *example: (index, load(*example))).ignore_errors()
     # One more, so that there is a batch even if none can be decoded.
@@ -196,7 +203,7 @@ def _load_chunk(
         weight = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.float32), (count + 1,))[:count]
         is_lost = (weight == 0) & (chunk["name"] != "")  # filling has no name
         names, files = (tf.boolean_mask(chunk[field], is_lost) for field in ("name", "image"))
-        report = tf.cond(tf.size(names) > 0, lambda: _report(names, files, damaged, python), lambda: False)
+        report = tf.cond(tf.size(names) > 0, lambda: _report(names, files, source, damaged, python), lambda: False)
         with tf.control_dependencies([report]):
             return tf.scatter_nd(index[:, None], image, (count + 1, *shape))[:count], weight
 
@@ -204,7 +211,9 @@ def _load_chunk(
     return tf.ensure_shape(image, (count, *shape)), tf.ensure_shape(weight, (count,))
 
 
-def _report(names: tf.Tensor, files: tf.Tensor, damaged: DamagedImages | None, python: bool) -> tf.Tensor:
+def _report(
+    names: tf.Tensor, files: tf.Tensor, source: Source, damaged: DamagedImages | None, python: bool
+) -> tf.Tensor:
     if damaged is None:  # perhaps on another machine, where no Python of this one runs
         kinds = tf.map_fn(lambda file: headers.read(file).kind, files, fn_output_signature=tf.int32)
         needs_python = (kinds >= headers.HIDDEN) & (kinds < len(headers.KINDS) - 1) & (not python)
@@ -216,12 +225,12 @@ def _report(names: tf.Tensor, files: tf.Tensor, damaged: DamagedImages | None, p
         with tf.control_dependencies([tf.print(said, output_stream=sys.stderr)]):
             return tf.constant(True)
 
-    def add(names: Any) -> bool:
-        for name in names:
-            damaged.add(name.decode())
+    def add(names: Any, files: Any) -> bool:
+        for name, file in zip(names, files, strict=True):
+            damaged.add(name.decode(), other_formats.problem(file, source.channels))
         return True
 
-    return tf.numpy_function(add, [names], tf.bool)
+    return tf.numpy_function(add, [names, files], tf.bool)
 
 
 def _tells(dark: DarkImages, name: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:

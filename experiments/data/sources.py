@@ -35,7 +35,7 @@ class Source:
         train: The training split.
         eval: The held-out split.
         class_names: Names of the classes, in the order of the labels.
-        channels: Channels that images are decoded to, 1 or 3.
+        channels: Channels that images are decoded to.
         multi_label: Whether an image can have several classes.
         left_out: Files of a folder that are not read.
     """
@@ -59,7 +59,8 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     Args:
         dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, or `folder:PATH`), `train_split`,
             `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty),
-            `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own).
+            `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own: of a
+            folder 3 for pictures, and for arrays those of the first).
         in_turn: Calls the function it is given when this process may prepare; see
             `Devices.chief_first`. At once by default.
 
@@ -78,10 +79,10 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
         )
     if name.startswith("folder:"):
         path = name.removeprefix("folder:")
-        found = folder.read(path, dataset.train_split, dataset.eval_split)
+        found = folder.read(path, dataset.train_split, dataset.eval_split, dataset.channels)
         for note in found.notes:
             folder.say(note)
-        channels = dataset.channels or 3
+        channels = dataset.channels or found.channels or 3
         return Source(name, found.train, found.held_out, found.class_names, channels, left_out=found.left_out)
     _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
@@ -91,7 +92,7 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             f"Dataset {name!r} is prepared as {builder.info.file_format.value}; this program reads tfrecord. Prepare "
             "it again in another config.dataset.data_dir."
         )
-    class_names, channels, multi_label = _check_features(name, builder)
+    class_names, channels, multi_label = _check_features(name, builder, dataset.channels)
     for split in (dataset.train_split, dataset.eval_split):
         _check_split(name, builder, split)
     train, held_out = (RecordFiles(builder, split) for split in (dataset.train_split, dataset.eval_split))
@@ -146,7 +147,7 @@ def _prepare(name: str, dataset: ml_collections.ConfigDict) -> None:
         ) from error
 
 
-def _check_features(name: str, builder: tfds.core.DatasetBuilder) -> tuple[tuple[str, ...], int, bool]:
+def _check_features(name: str, builder: tfds.core.DatasetBuilder, wanted: int) -> tuple[tuple[str, ...], int, bool]:
     """Names of the classes, channels, and whether an image can have several classes."""
     features: Any = builder.info.features
     fields = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -163,6 +164,11 @@ def _check_features(name: str, builder: tfds.core.DatasetBuilder) -> tuple[tuple
         raise ValueError(
             f"Images of dataset {name!r} have {channels} channels of {np.dtype(image.np_dtype)}; grey, RGB or RGBA "
             "images of uint8 are expected."
+        )
+    if wanted not in (0, 1, 3) and image.shape[-1] not in (None, wanted):
+        raise ValueError(
+            f"Images of dataset {name!r} have {channels} channels, not the {wanted} of config.dataset.channels; leave "
+            "it out, or give 1 or 3."
         )
     return tuple(of_class.names), min(channels, 3), multi_label
 

@@ -15,7 +15,7 @@ from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization
+from experiments import augment, losses, optimization, sizes
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
@@ -54,7 +54,7 @@ class Engine(abc.ABC):
         with self._scope():
             self.model = coatnet_tf.CoAtNet(
                 model_config,
-                input_shape=(config.image_size, config.image_size, source.channels),
+                input_shape=(*sizes.of(config), source.channels),
                 classes=source.num_classes,
                 classifier_activation=None,
                 dtype=config.dtype,

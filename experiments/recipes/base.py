@@ -40,8 +40,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.epochs = ml_collections.config_dict.placeholder(int)
     config.batch_size = ml_collections.config_dict.placeholder(int)  # of all replicas together
-    config.image_size = ml_collections.config_dict.placeholder(int)
-    config.eval_crop = "none"  # "center": the central square; "none": the whole image
+    config.image_size = ml_collections.config_dict.placeholder(object)  # 288, or height and width: (288, 512)
+    # What evaluation sees of an image, and training too without a crop of its own: see experiments/data/views.py.
+    # Empty: as the weights of init_from were evaluated, or else the whole image, bilinear.
+    config.eval_crop = ""  # "none": the whole image; "center" or a share such as "0.95": the middle
+    config.interpolation = ""  # "bilinear" or "bicubic", of training too
     config.dtype = "float32"  # or "mixed_bfloat16"
     config.loss = "softmax"  # or "sigmoid"
     config.label_smoothing = 0.0
@@ -61,11 +64,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.eval_split = "validation"
     config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty
     config.dataset.manual_dir = ""  # files that TFDS does not download
-    config.dataset.channels = 0  # that images are decoded to: 1, 3, or 0 for the dataset's own (a folder's: 3)
+    config.dataset.channels = 0  # that images have: 1, 3, more, or 0 for the dataset's own (a folder of pictures: 3)
     config.dataset.max_damaged_share = 0.001  # of the images
 
     config.augment = ml_collections.ConfigDict()
-    config.augment.crop = "none"  # "inception": a random part; "none": the whole image
+    config.augment.crop = "none"  # "inception": a random part; "none": what evaluation sees
     config.augment.flip = False
     config.augment.translate = 0  # pixels
     config.augment.randaugment_layers = 0

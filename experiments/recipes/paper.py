@@ -73,6 +73,7 @@ SETTINGS: dict[str, Changes] = {
     "imagenet1k_finetune": {
         "epochs": 30,
         "batch_size": 512,
+        "eval_crop": "none",
         "label_smoothing": 0.1,
         "ema_decay": 0.9999,
         "dataset": _IMAGENET,
@@ -91,6 +92,7 @@ SETTINGS: dict[str, Changes] = {
     "imagenet21k_finetune": {
         "epochs": 30,
         "batch_size": 1024,
+        "eval_crop": "none",
         "label_smoothing": 0.1,
         "ema_decay": 0.9999,
         "dataset": _IMAGENET,
@@ -108,6 +110,7 @@ SETTINGS: dict[str, Changes] = {
     "jft_finetune": {
         "epochs": 30,
         "batch_size": 512,
+        "eval_crop": "none",
         "label_smoothing": 0.1,
         "ema_decay": 0.9999,
         "dataset": _IMAGENET,

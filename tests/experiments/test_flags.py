@@ -78,6 +78,9 @@ WRONG = {
     "epochs=": "takes a whole number",
     "optimizer.learning_rate=fast": "takes a number",
     "augment.flip=maybe": "takes true or false",
+    "image_size=wide": "--config.image_size=wide: the size of images is a whole number, such as 288, or a height and a",
+    "image_size=0": "got '0'",
+    "image_size=(1, 2, 3)": "or a height and a width, such as 288x512; got '(1, 2, 3)'",
     "optimizer=adam": "config.optimizer is a group of fields: give them one by one, as --config.optimizer.",
 }
 
@@ -130,6 +133,17 @@ def test_recipes_and_their_paths(with_recipe, monkeypatch, tmp_path):
     )
     assert isinstance(config, ml_collections.ConfigDict)
     assert (config.epochs, config.dataset.name, config.init_from) == (3, f"folder:{tmp_path}/x", f"{tmp_path}/w")
+    for given, expected in {
+        "24": 24,
+        "24x24": 24,
+        "24x48": (24, 48),
+        "24,48": (24, 48),
+        "(24, 48)": (24, 48),
+    }.items():
+        config = with_recipe("--config=experiments/recipes/digits.py", f"--config.image_size={given}")
+        assert config.image_size == expected
+    with pytest.raises(base.RecipeError, match="takes its value behind a =, as --config.image_size=288x512"):
+        with_recipe("--config=experiments/recipes/digits.py", "--config.image_size", "24")
     with pytest.raises(base.RecipeError, match=r"there is no file nowhere/digit.py; experiments/recipes has digits.py"):
         with_recipe("--config=nowhere/digit.py")
 

@@ -25,7 +25,7 @@ def encode(image, kind, **options):
     return tf.constant(buffer.getvalue())
 
 
-def load(encoded, channels=3, window=images.whole, size=SIZE):
+def load(encoded, channels=3, window=images.whole, size=(SIZE, SIZE)):
     return tf.function(lambda: images.load(encoded, channels, size, window))().numpy()
 
 
@@ -95,8 +95,8 @@ def test_exif_orientation_is_applied(picture, orientation, jfif, size):
         length = int.from_bytes(content[4:6], "big")
         content = content[:2] + content[4 + length :]
     upright = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    expected = images.resize(tf.constant(upright), size).numpy()
-    assert np.abs(load(tf.constant(content), size=size).astype(int) - expected).max() <= 8
+    expected = images.resize(tf.constant(upright), (size, size)).numpy()
+    assert np.abs(load(tf.constant(content), size=(size, size)).astype(int) - expected).max() <= 8
 
 
 def test_big_endian_exif_is_read(picture):
@@ -141,15 +141,15 @@ def test_cut_off_files_are_an_error(picture, kind):
 def test_center_crop_takes_the_middle():
     image = np.zeros((64, 96, 3), "uint8")
     image[4:60, 20:76] = 200  # 56 = 64 * 224 / 256
-    assert images.center(224)(tf.constant([64, 96])).numpy().tolist() == [4, 20, 56, 56]
-    decoded = load(encode(Image.fromarray(image), "PNG"), window=images.center(224), size=224)
+    assert images.center((224, 224))(tf.constant([64, 96])).numpy().tolist() == [4, 20, 56, 56]
+    decoded = load(encode(Image.fromarray(image), "PNG"), window=images.center((224, 224)), size=(224, 224))
     assert (decoded == 200).all()
 
 
 def test_inception_crops_are_functions_of_their_seed():
     shape = tf.constant([300, 400])
-    windows = np.array([images.inception(tf.constant([3, seed]))(shape) for seed in range(200)])
-    again = np.array([images.inception(tf.constant([3, seed]))(shape) for seed in range(10)])
+    windows = np.array([images.inception(tf.constant([3, seed]), (224, 224))(shape) for seed in range(200)])
+    again = np.array([images.inception(tf.constant([3, seed]), (224, 224))(shape) for seed in range(10)])
     np.testing.assert_array_equal(windows[:10], again)
     y, x, height, width = windows.T
     assert (y >= 0).all() and (x >= 0).all() and (y + height <= 300).all() and (x + width <= 400).all()

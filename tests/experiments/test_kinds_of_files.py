@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageOps
 
 from experiments.data import images
+from experiments.data.views import View
 from tests.experiments import files
 from tests.experiments.files import encode, exif, png, segment, with_segments, without_segment, xmp
 from tools.serving import signatures
@@ -18,14 +19,17 @@ from tools.serving import signatures
 pytestmark = pytest.mark.slow
 
 SIZE = 24
+SQUARE = (SIZE, SIZE)
 _STRING = tf.TensorSpec((), tf.string)
 TRAINED = {
-    channels: tf.function(lambda file, c=channels: images.load(file, c, SIZE, images.whole), input_signature=[_STRING])
+    channels: tf.function(
+        lambda file, c=channels: images.load(file, c, SQUARE, images.whole), input_signature=[_STRING]
+    )
     for channels in (1, 3)
 }
 SERVED = {
     channels: tf.function(
-        lambda file, c=channels: signatures.decode(file[None], c, SIZE, images.whole), input_signature=[_STRING]
+        lambda file, c=channels: signatures.decode(file[None], c, View(SQUARE)), input_signature=[_STRING]
     )
     for channels in (1, 3)
 }
@@ -323,7 +327,8 @@ def test_12_bits_in_16_are_read_as_declared():
 def test_parts_are_of_the_upright_image(kind):
     """The part that a window names is found in the image that lies on its side, too."""
     load = tf.function(
-        lambda file: images.load(file, 3, SIZE, lambda shape: tf.constant([5, 7, 30, 40])), input_signature=[_STRING]
+        lambda file: images.load(file, 3, SQUARE, lambda shape: tf.constant([5, 7, 30, 40])),
+        input_signature=[_STRING],
     )
     rows, columns = np.mgrid[0:60, 0:90]
     lying = Image.fromarray(np.stack([rows * 4, columns * 2, 200 - rows * 2], axis=-1).astype("uint8"))
@@ -332,5 +337,5 @@ def test_parts_are_of_the_upright_image(kind):
         options = {"exif": b"Exif\0\0" + data, "quality": 95} if kind == "JPEG" else {"exif": data}
         file = encode(lying, kind, **options)
         upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
-        expected = images.resize(tf.constant(upright[5:35, 7:47]), SIZE).numpy().astype(int)
+        expected = images.resize(tf.constant(upright[5:35, 7:47]), (SIZE, SIZE)).numpy().astype(int)
         assert np.abs(load(file).numpy() - expected).max() <= (8 if kind == "JPEG" else 0), orientation

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from experiments import checks, loop, workdir
-from experiments.data import pipeline, sources
+from experiments.data import pipeline, sources, views
 from experiments.engine import connect
 from experiments.model_config import make_model_config
 
@@ -136,6 +136,7 @@ def test_bfloat16_run_ends_in_a_float32_model(run, config, devices, tmp_path):
 
 
 def test_another_runs_folder_is_refused(run, config, devices, tmp_path):
+    views.settle(config, tmp_path)
     workdir.claim(tmp_path, config, sources.prepare(config.dataset))
     (tmp_path / workdir.METRICS).write_text("")
     config.steps_per_call = 7  # changes how often the run looks up, not its result
@@ -172,7 +173,10 @@ def test_another_runs_folder_is_refused(run, config, devices, tmp_path):
         ({"dataset.name": ""}, "config.dataset.name is empty; name a dataset with --data=tfds:NAME"),
         ({"loss": "hinge"}, "config.loss must be one of softmax, sigmoid; got 'hinge'"),
         ({"augment.crop": "random"}, "config.augment.crop must be one of none, inception; got 'random'"),
-        ({"eval_crop": "all"}, "config.eval_crop must be one of none, center; got 'all'"),
+        (
+            {"eval_crop": "all"},
+            "config.eval_crop must be none, center, or a share above 0 and up to 1, such as 0.95; got 'all'",
+        ),
         ({"ema_decay": 1.0}, "config.ema_decay must be at least 0 and below 1; got 1.0"),
         (
             {"augment.randaugment_probability": 0.0},

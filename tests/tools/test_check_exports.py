@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import report, workdir
+from experiments.data import views
 from tools import check_saved_model, compare_exports
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import exported, held_out
@@ -51,9 +52,12 @@ def test_an_export_of_another_size_is_checked_at_it(own_run, versions):
     (own_run / "serving").mkdir()
     shutil.copytree(versions[1], own_run / "serving" / "2")
     result = check_saved_model.check(own_run, own_run / "serving")
-    assert result.endswith("%, at 24 x 24 where training had 16 x 16")
+    whole = "the whole image, resized to {0} x {0} (bilinear, antialiased)"
+    assert result.endswith(f"%; it sees {whole.format(24)}, and training evaluated {whole.format(16)}")
     config = workdir.read_recipe(own_run)
-    batches = list(held_out.classify_held_out(exported.load_export(versions[1]), config))
+    view = held_out.view_of_export(versions[1], (24, 24), config)
+    assert view == views.View((24, 24))
+    batches = list(held_out.classify_held_out(exported.load_export(versions[1]), config, view))
     assert sum(len(images) for images, _, _ in batches) == HELD_OUT
     assert batches[0][0].shape[1:] == (24, 24, 1) and batches[0][0].dtype == np.uint8
     right = sum(int((p.argmax(-1) == t.argmax(-1)).sum()) for _, t, p in batches)
@@ -85,7 +89,7 @@ def test_exports_are_compared(run_folder, versions, tmp_path):
 
 
 def test_exports_of_other_images_are_refused(run_folder, version):
-    with pytest.raises(ValueError, match="takes images of 32 x 32 pixels and 3 channels; square ones of 1 channels"):
+    with pytest.raises(ValueError, match="takes images of 3 channels, and those of digits have 1"):
         compare_exports.compare_exports(run_folder, [version])
 
 

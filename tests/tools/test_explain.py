@@ -14,6 +14,7 @@ from PIL import Image
 import coatnet_tf
 from coatnet_tf import layers
 from coatnet_tf.config import CoAtNetConfig, StageConfig
+from experiments.data import views
 from tools import explain, model_files
 from tools.explain import ExplainOptions
 from tools.explanations import maps, picture
@@ -391,15 +392,23 @@ def test_models_without_tables_say_so(layout, relative, words, photo_file, tmp_p
             explain.explain(ExplainOptions(**{**vars(options), "heads": (0,)}))
 
 
-def test_square_models_take_the_central_square_as_serving_does(photo_file):
+def test_models_take_the_middle_as_serving_does(photo_file):
     whole, center = (
-        explain.decode(photo_file.read_bytes(), "photo", (32, 32, 3), crop).astype(int) for crop in ("none", "center")
+        explain.decode(photo_file.read_bytes(), "photo", 3, views.View((32, 32), crop)).astype(int)
+        for crop in ("none", "center")
     )
     assert whole.shape == center.shape == (32, 32, 3)
     assert np.abs(whole - center).max() > 20
-    stretched = explain.decode(photo_file.read_bytes(), "photo", (60, 80, 3), "center").astype(int)
     pixels = np.asarray(Image.open(photo_file)).astype(int)
-    assert np.abs(stretched - pixels).mean() < 3
+    whole, middle = (
+        explain.decode(photo_file.read_bytes(), "photo", 3, views.View((60, 80), crop)).astype(int)
+        for crop in ("none", "center")
+    )
+    assert np.abs(whole - pixels).mean() < 3
+    height, width = (round(side * 60 / 92) for side in (60, 80))
+    expected = pixels[(60 - height) // 2 :, (80 - width) // 2 :][:height, :width]
+    expected = np.asarray(Image.fromarray(expected.astype("uint8")).resize((80, 60), Image.BILINEAR))
+    assert np.abs(middle - expected).mean() < 3
 
 
 def test_held_out_images_of_a_run(run_folder, tmp_path):
@@ -468,7 +477,12 @@ def test_what_explain_refuses(cttt, cttt_file, photo_file, run_folder, tmp_path,
     refused_model("calls blocks of CoAtNet several times", keras.Model(pair, keras.layers.Add()([*map(cttt, pair)])))
     config = coatnet_tf.make_config("small", (1, 1), (8, 16), "C")
     refused_model("not one score per class", coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3)))
-    refused_model("1 or 3 channels is expected", coatnet_tf.CoAtNet(config, input_shape=(16, 16, 2), classes=2))
+    base, other = (
+        coatnet_tf.CoAtNet(config, include_top=False, input_shape=(16, 16, 3), pooling="avg"),
+        keras.Input((4,)),
+    )
+    head = keras.layers.Dense(2)(keras.layers.Concatenate()([base.output, other]))
+    refused_model("one batch of images of one size is expected", keras.Model([base.input, other], head))
 
 
 def one_line(folder):

@@ -115,7 +115,7 @@ def test_the_readmes_commands(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
-    assert "is resized to 16 x 16" in result.stderr
+    assert "see the whole image, resized to 16 x 16 (bilinear, antialiased); 1 channel." in result.stderr
 
     result = call("experiments.train", *flags, "--config.seed=1")
     assert result.returncode == 1
@@ -175,7 +175,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     refused(ValueError, "not one score per class; export a model with its classifier", weights=foreign)
     flat = keras.Input((8,))
     keras.Model(flat, keras.layers.Dense(2)(flat)).save(foreign)
-    refused(ValueError, "does not take square images", weights=foreign)
+    refused(ValueError, "does not take images of one size", weights=foreign)
     damaged = tmp_path / "damaged.keras"
     damaged.write_bytes(model_file.read_bytes()[:-3000])
     refused(ValueError, "is no .keras file|no model that Keras can load", weights=damaged)

@@ -55,7 +55,7 @@ def test_same_numbers_from_a_run_its_file_and_its_export(crop, run_folder, photo
     expected = None
     for model in (run, run / workdir.MODEL, serving, version):
         classifier, found = classify(model, [str(photos)])
-        assert classifier.crop == crop and classifier.class_names == tuple(map(str, range(10)))
+        assert classifier.view.crop == crop and classifier.class_names == tuple(map(str, range(10)))
         assert [not entry.error for entry in found] == [True] * 6 + [False] * 2
         scores = np.array([entry.probabilities for entry in found[:6]])
         expected = scores if expected is None else expected
@@ -82,7 +82,7 @@ def test_a_file_gives_what_training_evaluated(run_folder, tmp_path):
 def test_labels_of_a_file(model_file, photos, tmp_path, caplog):
     file = shutil.copy(model_file, tmp_path / "model.keras")
     assert predict.load_classifier(Path(file)).class_names == tuple("0123456")
-    assert "does not say which part of an image it wants: the central square, unless you give --crop" in caplog.text
+    assert "does not say what it sees of an image: the middle, 0.5 of the sides of the largest part" in caplog.text
     (tmp_path / workdir.CLASSES).write_text("\n".join(LABELS))
     assert predict.load_classifier(Path(file)).class_names == tuple(LABELS)
     (tmp_path / "few").write_text("a\nb")

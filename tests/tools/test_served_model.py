@@ -52,6 +52,18 @@ def nested():
     return keras.Model(image, keras.layers.Dense(5, activation="softmax", name="own")(base(image)))
 
 
+def test_a_nested_network_is_served_at_another_size(tmp_path, caplog):
+    """Its tables are resized, and the layers around it follow."""
+    larger, _ = served(nested(), tmp_path, np.repeat(PIXELS, 2, axis=2), image_size=(SIZE, 2 * SIZE))
+    assert f"at {SIZE} x {2 * SIZE}: bias tables resized: s2_block01" in caplog.text
+    base = coatnet_tf.CoAtNet(CONFIG, input_shape=(SIZE, 2 * SIZE, 3), include_top=False, pooling="avg")
+    image = keras.Input((SIZE, 2 * SIZE, 3))
+    expected = keras.Model(image, keras.layers.Dense(5, activation="softmax", name="own")(base(image)))
+    nested().save(tmp_path / "nested.keras")
+    coatnet_tf.load_weights(expected, tmp_path / "nested.keras", resize=True)
+    np.testing.assert_allclose(larger, expected.predict(np.repeat(PIXELS, 2, axis=2), verbose=0), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("policy", "weights"), [("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16")])
 def test_nested_models_compute_in_bfloat16_too(policy, weights):
     model = nested()

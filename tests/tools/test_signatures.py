@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.data import images
+from experiments.data.views import View
 from tests.tools.samples import LABELS, SIZE, encode, photo
 from tools.serving import signatures
+
+VIEW = View((SIZE, SIZE), "center")
 
 
 def test_the_signatures_give_the_models_answers(served, model):
     files = [encode(photo(), "JPEG"), encode(photo(seed=1)), encode(photo(90, 30, seed=2), "JPEG")]
-    window = images.center(SIZE)
-    pixels = np.stack([images.load(tf.constant(file), 3, SIZE, window) for file in files]).astype("float32")
+    pixels = np.stack([VIEW.load(tf.constant(file), 3) for file in files]).astype("float32")
     expected = model.predict(pixels, verbose=0)
     assert np.ptp(expected, axis=0).max() > 1e-3  # the images differ
 
@@ -170,10 +171,10 @@ def test_ten_thousand_mutated_files():
         return bytes(data[: generator.integers(1, len(data) + 1)] if data and generator.random() < 0.2 else data)
 
     decode = tf.function(
-        lambda encoded: signatures.decode(encoded, 3, SIZE, images.center(SIZE)),
+        lambda encoded: signatures.decode(encoded, 3, VIEW),
         input_signature=[tf.TensorSpec((None,), tf.string)],
     )
-    expected = images.load(tf.constant(originals[0]), 3, SIZE, images.center(SIZE)).numpy()
+    expected = VIEW.load(tf.constant(originals[0]), 3).numpy()
     readable = 0
     for _ in range(20):
         pixels, errors = decode([*(mutate() for _ in range(500)), originals[0]])

@@ -38,7 +38,7 @@ def check_model(model: keras.Model, path: Any) -> None:
 
     Raises:
         ValueError: If it is folded, has no block of CoAtNet or calls one several times, does not end in a
-            classifier, or does not take images of 1 or 3 channels.
+            classifier, or does not take one batch of images.
     """
     if any(isinstance(layer, ConstantPadding2D | FoldedSelfAttention | PointwiseDense) for layer in model.layers):
         raise ValueError(f"{path} is folded, which leaves no attention scores; explain the model it came from.")
@@ -54,8 +54,8 @@ def check_model(model: keras.Model, path: Any) -> None:
         raise ValueError(
             f"{path} gives {output_shape} and not one score per class; explain a model with its classifier."
         )
-    if not isinstance(shape, tuple) or shape[-1] not in (1, 3):
-        raise ValueError(f"{path} takes {shape}; one batch of images of 1 or 3 channels is expected.")
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(f"{path} takes {shape}; one batch of images of one size is expected.")
 
 
 def blocks_of(model: keras.Model) -> list[keras.layers.Layer]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from experiments.report import picture_of
 from tools.explanations import maps
 
 TOP = 5  # classes that are named
@@ -81,7 +82,7 @@ def draw_explanations(
     above, below = subfigures
     grid = above.subplots(len(explained), columns, squeeze=False)
     for row, one in zip(grid, explained, strict=True):
-        _draw_image(row[0], one.image, one.title)
+        _draw_image(row[0], picture_of(one.image), one.title)
         _draw_classes(row[1], one, names)
         for axes, name, found in zip(row[2:], stages, one.maps, strict=False):
             _draw_grad_cam(axes, one.image, name, found, names[one.target])
@@ -105,7 +106,7 @@ def draw_explanations(
 
 
 def _draw_image(axes: Axes, image: np.ndarray, title: str, lowest: float = 0, highest: float = 255) -> None:
-    axes.imshow(image.squeeze(), cmap="gray", vmin=lowest, vmax=highest)
+    axes.imshow(image, cmap="gray", vmin=lowest, vmax=highest)
     axes.set_title(title, size=8)
     axes.set_axis_off()
 
@@ -129,7 +130,7 @@ def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
 
 def _draw_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, lowest: float, title: str) -> None:
     """A map, resized bilinearly, over the image in pale grey, so that heat looks alike on black and on white."""
-    _draw_image(axes, image.mean(axis=-1), title, lowest=-128, highest=383)
+    _draw_image(axes, np.atleast_3d(picture_of(image)).mean(axis=-1), title, lowest=-128, highest=383)
     smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
     highest = max(float(smooth.max()), lowest + float(np.finfo("float32").tiny))
     axes.imshow(smooth, cmap=HEAT, alpha=0.55, vmin=lowest, vmax=highest)

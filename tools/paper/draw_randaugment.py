@@ -30,7 +30,7 @@ def photograph() -> tf.Tensor:
 
     photo = load_sample_image("china.jpg")[60:, 140:]
     side = min(photo.shape[:2])
-    return images.resize(tf.constant(photo[:side, :side]), SIZE)
+    return images.resize(tf.constant(photo[:side, :side]), (SIZE, SIZE))
 
 
 def draw_randaugment(path: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import coatnet_tf
+from experiments import sizes
 from tools.paper.published import CORE_DAYS
 
 GIB = 2**30
@@ -84,7 +85,7 @@ class TrainingMemory:
 
 def count_memory(
     config: coatnet_tf.CoAtNetConfig,
-    image_size: int,
+    image_size: int | sizes.Size,
     half: bool = True,
     averaged: bool = False,
     fused: bool = True,
@@ -94,7 +95,7 @@ def count_memory(
 
     Args:
         config: The model.
-        image_size: Height and width.
+        image_size: Height and width, as one number if they are equal.
         half: Whether activations are bfloat16 (`mixed_bfloat16`), rather than float32.
         averaged: Whether averaged weights are kept (`ema_decay`).
         fused: Whether a compiler recomputes the three inner values of each GELU, as XLA does; TensorFlow's kernels keep
@@ -104,7 +105,7 @@ def count_memory(
     Returns:
         A `TrainingMemory`. Attention's logits and probabilities are counted as the other activations are.
     """
-    layers = coatnet_tf.profile_layers(config, (image_size, image_size, 3), classes)
+    layers = coatnet_tf.profile_layers(config, (*sizes.parse(image_size), 3), classes)
     trained = sum(cost.params for _, cost, _ in layers)
     weights = 4 * (trained + sum(cost.non_trainable_params for _, cost, _ in layers))
     size = 2 if half else 4
@@ -126,9 +127,11 @@ def utilisation_of(config: coatnet_tf.CoAtNetConfig) -> float:
     return UTILISATION_OF_HEADS_32 if config.transformer.attention.head_size <= 32 else UTILISATION_OF_LARGER_HEADS
 
 
-def training_flops(config: coatnet_tf.CoAtNetConfig, image_size: int, rematerialise: bool = False) -> float:
+def training_flops(
+    config: coatnet_tf.CoAtNetConfig, image_size: int | sizes.Size, rematerialise: bool = False
+) -> float:
     """FLOPs of training on one image, two for a multiply-accumulate; recomputing costs one more forward pass."""
-    macs = coatnet_tf.profile(config, (image_size, image_size, 3)).macs
+    macs = coatnet_tf.profile(config, (*sizes.parse(image_size), 3)).macs
     return 2.0 * macs * (FORWARD_PASSES_PER_STEP + (1 if rematerialise else 0))
 
 

@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import ml_collections
 import numpy as np
 
-from experiments.data import pipeline, sources
-from tools.serving.exported import ExportedModel
+from experiments.data import pipeline, sources, views
+from experiments.sizes import Size
+from tools.serving import exported, model_card
+
+
+def view_of_export(version: Path, size: Size, config: ml_collections.ConfigDict) -> views.View:
+    """What an export sees of an image: as its model card says, or as its run does."""
+    return model_card.view_of(version, size) or dataclasses.replace(views.of_recipe(config), size=size)
 
 
 def classify_held_out(
-    model: ExportedModel, config: ml_collections.ConfigDict
+    model: exported.ExportedModel, config: ml_collections.ConfigDict, view: views.View
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Classifies the held-out images of a run, at the size and in the dtype that the export takes.
+    """Classifies the held-out images of a run, in the dtype that the export takes.
 
     Args:
         model: The export.
         config: The run's recipe.
+        view: What the export sees of an image.
 
     Yields:
         One batch after another: images, uint8 `[n, height, width, channels]`, targets `[n, classes]` with 1 for each
         class of the image, and probabilities `[n, classes]`.
 
     Raises:
-        ValueError: If the export takes images of other channels, or that are not square.
+        ValueError: If the export takes images of other channels.
     """
-    height, width, channels = model.image_shape
+    channels = model.image_shape[-1]
     source = sources.prepare(config.dataset)
-    if height != width or channels != source.channels:
+    if channels != source.channels:
         raise ValueError(
-            f"The export takes images of {height} x {width} pixels and {channels} channels; square ones of "
-            f"{source.channels} channels, as {source.name} has them, are expected."
+            f"The export takes images of {channels} channels, and those of {source.name} have {source.channels}."
         )
     config = config.copy_and_resolve_references()
-    config.image_size = height
+    with config.unlocked(), config.ignore_type():  # older runs do not name all of these, and a size can be a number
+        config.image_size, config.eval_crop, config.interpolation = view.size, view.crop, view.interpolation
     for images, targets, weights in pipeline.evaluation_batches(source, config):
         kept = weights.numpy() > 0  # neither filling nor damaged
         if kept.any():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.data import views
+from experiments.sizes import Size
+
 FILE = "model_card.md"
-ENCODED = "Of an encoded image"  # the row that says which part of it the model sees
-CROPS = {"center": "the central square", "none": "the whole image"}  # by a recipe's `eval_crop`
+_CROP, _INTERPOLATION = "Crop", "Interpolation"  # the rows that say what the model sees of an encoded image
 
 
 def sha256(path: Path) -> str:
@@ -22,10 +25,19 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def crop_of(folder: Path) -> str:
-    """The `eval_crop` of an exported version, as its card says it; empty if there is no card, or it does not."""
+def facts_of_view(view: views.View) -> dict[str, str]:
+    """The facts that `view_of` reads, in words for people behind a colon."""
+    return {
+        _CROP: f"{view.crop}: {view.describe()}, upright as its Exif header says",
+        _INTERPOLATION: view.interpolation,
+    }
+
+
+def view_of(folder: Path, size: Size) -> views.View | None:
+    """What an exported version sees of an image, as its card says it; `None` if there is no card, or it does not."""
     text = (folder / FILE).read_text() if (folder / FILE).is_file() else ""
-    return next((crop for crop, part in CROPS.items() if f"\n| {ENCODED} | {part}" in text), "")
+    crop, interpolation = (re.search(rf"\n\| {name} \| ([\w.]+)", text) for name in (_CROP, _INTERPOLATION))
+    return views.View(size, crop[1], interpolation[1]) if crop and interpolation else None
 
 
 def write(

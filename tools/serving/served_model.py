@@ -9,25 +9,41 @@ import keras
 from absl import logging
 from keras import ops
 
-import coatnet_tf
+from coatnet_tf.graph import inlined
+from coatnet_tf.weights import Loaded, resize_table
+from coatnet_tf.weights.resizing import is_other_table
+from experiments import sizes
 from tools import model_files
 
 
-def at_size(model: keras.Model, path: Path, size: int) -> keras.Model:
+def at_size(model: keras.Model, path: Path, size: sizes.Size) -> keras.Model:
     """The model for images of another height and width; what was resized is reported.
 
     Args:
-        model: A functional model.
-        path: The file it is from.
+        model: A functional model, which may have a network inside it.
+        path: The file it is from, for messages.
         size: Height and width.
 
     Raises:
         ValueError: If the model cannot have that size.
     """
-    image = keras.Input((size, size, model.input_shape[3]), name=model.input.name)
+    model = inlined(model)
+    image = keras.Input((*size, model.input_shape[3]), name=model.input.name)
     resized = keras.models.clone_model(model, input_tensors=image)
-    loaded = coatnet_tf.load_weights(resized, path, resize=True)
-    logging.warning("%s at %d x %d: %s", path, size, size, loaded)
+    tables = []
+    for weight, new in zip(model.weights, resized.weights, strict=True):
+        value = ops.convert_to_numpy(weight)
+        if is_other_table(weight.path, new.shape, weight.shape):
+            value = resize_table(value, new.shape[1:])
+            tables.append(f"{weight.path} from {weight.shape} to {new.shape}")
+        elif weight.shape != new.shape:
+            raise ValueError(
+                f"{path} cannot be exported at {sizes.describe(size)}: {weight.path} is {weight.shape}, and would have "
+                f"to be {new.shape}; leave --image_size out."
+            )
+        new.assign(value)
+    report = str(Loaded(tuple(tables)))
+    logging.warning("%s at %s: %s", path, sizes.describe(size), report)
     return resized
 
 

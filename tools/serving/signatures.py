@@ -1,13 +1,14 @@
 """A model as TensorFlow Serving takes it: a SavedModel with three signatures, class names as an asset.
 
 `serving_default`
-    `images`, float32 (or uint8) `[n, size, size, channels]` in [0, 255], to `probabilities`, float32 `[n, classes]`.
+    `images`, float32 (or uint8) `[n, height, width, channels]` in [0, 255], to `probabilities`, float32 `[n, classes]`.
 `serving_bytes`
     `image_bytes`, string `[n]`, JPEG or PNG files, to `probabilities` and `error`, string `[n]`.
 `classify`
     `image_bytes` to `classes`, string `[n, k]`, and `scores`, float32 `[n, k]`, best first, and `error`.
 
-Without Python a server reads JPEG and PNG files, as `experiments/data/images.py` says.
+Without Python a server reads JPEG and PNG files, as `experiments/data/images.py` says. These have four channels at
+most: a model of more has `serving_default` alone.
 
 A file that cannot be read spoils no other answer: its `error` says why, where that of the others is empty, and its
 probabilities are NaN. A server may put requests of several clients into one batch, so that an error of the whole batch
@@ -17,17 +18,18 @@ gives `[0, classes]`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from experiments.data import headers, images
+from experiments.data import headers, other_formats, views
 
 # A file that declares more is not decoded: 50 megapixels take 200 MB in RGBA.
 MAX_PIXELS = 50_000_000
 INPUT_DTYPES = ("float32", "uint8")
+OF_FILES = ("serving_bytes", "classify")  # the signatures that take encoded files
 CLASSES_FILE = "classes.txt"
 
 _OF_KINDS = (
@@ -41,25 +43,30 @@ _ERRORS = (*_OF_KINDS, f"larger than {MAX_PIXELS:,} pixels", "damaged or truncat
 _TOO_LARGE, _DAMAGED = len(_OF_KINDS), len(_OF_KINDS) + 1
 
 
+def takes_files(channels: int) -> bool:
+    """Whether a model of so many channels has the signatures `OF_FILES`."""
+    return channels <= 4
+
+
 def write(
     model: keras.Model,
     folder: Path,
     class_names: Sequence[str],
-    window: images.Window,
+    view: views.View,
     input_dtype: str = "float32",
     top_k: int = 5,
 ) -> None:
     """Writes a SavedModel with the signatures of this module.
 
     Args:
-        model: Takes square images in [0, 255], gives probabilities `[n, classes]`.
+        model: Takes images in [0, 255], gives probabilities `[n, classes]`.
         folder: Where to; it must not exist.
         class_names: One for each class.
-        window: The part of an encoded image that the model sees, as in evaluation.
+        view: What the model sees of an encoded image, as in evaluation; of its size.
         input_dtype: Of `serving_default`, one of `INPUT_DTYPES`; uint8 is a quarter of the bytes to send.
         top_k: Number of classes of `classify`.
     """
-    _, size, _, channels = model.input_shape
+    channels = model.input_shape[-1]
     names_file = folder.parent / CLASSES_FILE  # copied into the SavedModel's assets
     names_file.write_text("".join(f"{name}\n" for name in class_names))
     lines = tf.lookup.TextFileInitializer(
@@ -73,7 +80,6 @@ def write(
     names = tf.lookup.StaticHashTable(lines, default_value="")
 
     images_spec = tf.TensorSpec((None, *model.input_shape[1:]), input_dtype, name="images")
-    files_spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
 
     def probabilities(batch: tf.Tensor) -> tf.Tensor:
         batch = tf.ensure_shape(batch, (None, *model.input_shape[1:]))
@@ -81,20 +87,43 @@ def write(
         one_at_least = [[0, tf.cast(tf.equal(count, 0), tf.int32)], [0, 0], [0, 0], [0, 0]]  # no kernel takes none
         return tf.cast(model(tf.pad(batch, one_at_least), training=False), tf.float32)[:count]
 
-    def decode_files(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode(encoded, channels, size, window)
-
-    # Each is traced once for all signatures.
+    # Traced once for all signatures.
     pixels_spec = tf.TensorSpec(images_spec.shape, tf.float32)
     traced_probabilities = tf.function(probabilities, autograph=False).get_concrete_function(pixels_spec)
-    traced_decode = tf.function(decode_files, autograph=False).get_concrete_function(files_spec)
 
     def serving_default(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": traced_probabilities(tf.cast(batch, tf.float32))}
 
+    archive = keras.export.ExportArchive()
+    archive.track(names)
+    archive.add_endpoint("serving_default", serving_default, [images_spec])
+    if takes_files(channels):
+        of_files = _signatures_of_files(traced_probabilities, names, channels, view, top_k)
+        for name, function in of_files.items():
+            archive.add_endpoint(name, function, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    archive.write_out(str(folder), verbose=False)
+    names_file.unlink()
+
+
+def _signatures_of_files(
+    probabilities: Callable[[tf.Tensor], tf.Tensor],
+    names: tf.lookup.StaticHashTable,
+    channels: int,
+    view: views.View,
+    top_k: int,
+) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+    """The functions of `OF_FILES` by their names."""
+
+    def decode_files(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decode(encoded, channels, view)
+
+    # Traced once for both.
+    files_spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    traced_decode = tf.function(decode_files, autograph=False).get_concrete_function(files_spec)
+
     def serving_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         batch, error = traced_decode(encoded)
-        found = traced_probabilities(tf.cast(batch, tf.float32))
+        found = probabilities(tf.cast(batch, tf.float32))
         found = tf.where(tf.equal(error, "")[:, None], found, float("nan"))
         return {"probabilities": found, "error": error}
 
@@ -105,36 +134,30 @@ def write(
         classes = tf.where(readable, names.lookup(tf.cast(indices, tf.int64)), "")
         return {"classes": classes, "scores": scores, "error": found["error"]}
 
-    archive = keras.export.ExportArchive()
-    archive.track(names)
-    archive.add_endpoint("serving_default", serving_default, [images_spec])
-    archive.add_endpoint("serving_bytes", serving_bytes, [files_spec])
-    archive.add_endpoint("classify", classify, [files_spec])
-    archive.write_out(str(folder), verbose=False)
-    names_file.unlink()
+    return {"serving_bytes": serving_bytes, "classify": classify}
 
 
-def decode(encoded: tf.Tensor, channels: int, size: int, window: images.Window) -> tuple[tf.Tensor, tf.Tensor]:
+def decode(encoded: tf.Tensor, channels: int, view: views.View) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes files side by side; one that cannot be read becomes a black image.
 
     Args:
         encoded: string `[n]`.
-        channels: 1 or 3.
-        size: Height and width of the result.
-        window: The part of each image to take.
+        channels: Of the result, at most 4.
+        view: What to take of each image, and its size.
 
     Returns:
-        uint8 `[n, size, size, channels]`, and string `[n]`: empty, or what is wrong.
+        uint8 `[n, height, width, channels]`, and string `[n]`: empty, or what is wrong.
     """
-    shape = (size, size, channels)
+    shape = (*view.size, channels)
+    errors = (*_ERRORS, *(other_formats.wrong_channels(count, channels) for count in (1, 2, 3, 4)))
     count = tf.shape(encoded)[0]
 
     def load(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         header = headers.read(data)
-        problem = _problem(data, header.kind)
+        problem = _problem(data, header, channels)
         image = tf.cond(
-            tf.equal(tf.gather(_ERRORS, problem), ""),
-            lambda: images.load(data, channels, size, window, python=False, header=header),
+            tf.equal(tf.gather(errors, problem), ""),
+            lambda: view.load(data, channels, python=False, header=header),
             lambda: tf.zeros(shape, tf.uint8),
         )
         return index, image, problem
@@ -146,23 +169,23 @@ def decode(encoded: tf.Tensor, channels: int, size: int, window: images.Window) 
     index, image, problem = loaded.concatenate(last).batch(tf.cast(count, tf.int64) + 1).get_single_element()
     image = tf.scatter_nd(index[:, None], image, tf.stack([count + 1, *shape]))[:count]
     problem = tf.tensor_scatter_nd_update(tf.fill([count + 1], _DAMAGED), index[:, None], problem)[:count]
-    return tf.ensure_shape(image, (None, *shape)), tf.gather(tf.constant(_ERRORS), problem)
+    return tf.ensure_shape(image, (None, *shape)), tf.gather(tf.constant(errors), problem)
 
 
-def _problem(data: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
-    """Index into `_ERRORS` of what is wrong before decoding; raises an error at a damaged header."""
+def _problem(data: tf.Tensor, header: headers.Header, channels: int) -> tf.Tensor:
+    """Index into the errors of what is wrong before decoding; raises an error at a damaged header."""
 
-    def pixels() -> tf.Tensor:
-        sides = tf.cond(
-            tf.equal(kind, headers.JPEG), lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: _png_sides(data)
+    def of_jpeg_or_png() -> tf.Tensor:
+        shape = tf.cond(
+            tf.equal(header.kind, headers.JPEG),
+            lambda: tf.minimum(tf.image.extract_jpeg_shape(data), (2**31 - 1, 2**31 - 1, 3)),  # CMYK becomes RGB
+            lambda: tf.concat([_png_sides(data), [headers.channels_of_png(data, header)]], axis=0),
         )
-        return tf.reduce_prod(tf.abs(tf.cast(sides, tf.float32)))  # above 2**31 they are negative
+        pixels = tf.reduce_prod(tf.abs(tf.cast(shape[:2], tf.float32)))  # above 2**31 they are negative
+        fits = channels in other_formats.OF_PICTURES or tf.equal(shape[2], channels)
+        return tf.where(pixels > MAX_PIXELS, _TOO_LARGE, tf.where(fits, header.kind, _DAMAGED + shape[2]))
 
-    return tf.cond(
-        kind < headers.HIDDEN,
-        lambda: tf.where(pixels() > MAX_PIXELS, _TOO_LARGE, kind),
-        lambda: kind,
-    )
+    return tf.cond(header.kind < headers.HIDDEN, of_jpeg_or_png, lambda: header.kind)
 
 
 def _png_sides(data: tf.Tensor) -> tf.Tensor:

@@ -13,12 +13,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from experiments.data import other_formats
+from tools.serving import signatures
+
 BATCH_SIZES = (1, 8, 32)  # allowed_batch_sizes of tools/serving/batching_parameters.txt
 FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 def requests(name: str, input_shape: Sequence[int], input_dtype: str) -> Iterator[predict_pb2.PredictRequest]:
-    """One request for each signature and batch size, of images of noise.
+    """One request for each signature and batch size, of an image of noise.
 
     Args:
         name: Name under which the model is served.
@@ -26,12 +29,13 @@ def requests(name: str, input_shape: Sequence[int], input_dtype: str) -> Iterato
         input_dtype: Of `serving_default`.
     """
     image = np.random.default_rng(0).integers(0, 256, input_shape, dtype="uint8")
-    encoded = tf.io.encode_jpeg(image).numpy()
+    as_file = signatures.takes_files(input_shape[-1])
+    encode = tf.io.encode_jpeg if input_shape[-1] in other_formats.OF_PICTURES else tf.io.encode_png
+    encoded = encode(image).numpy() if as_file else b""
     for batch_size in BATCH_SIZES:
         inputs = {
             "serving_default": ("images", np.stack([image] * batch_size).astype(input_dtype)),
-            "serving_bytes": ("image_bytes", [encoded] * batch_size),
-            "classify": ("image_bytes", [encoded] * batch_size),
+            **({name: ("image_bytes", [encoded] * batch_size) for name in signatures.OF_FILES} if as_file else {}),
         }
         for signature, (key, value) in inputs.items():
             request = predict_pb2.PredictRequest()
