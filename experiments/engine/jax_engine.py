@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 from etils import epath
+from jax.sharding import Mesh
 from keras import ops
 
 from coatnet_tf.layers import ResidualBlock
@@ -25,7 +26,8 @@ from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_shard
 
 _AHEAD = 2  # steps that wait for the devices, with their batches
 
-State = dict[str, list[jax.Array]]  # values of the variables of `Engine.state`
+Groups = dict[str, list[keras.Variable]]  # such as `Engine.state`
+State = dict[str, list[jax.Array]]  # their values
 
 
 class JaxEngine(Engine):
@@ -42,7 +44,9 @@ class JaxEngine(Engine):
         self._evaluation_batches: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices)
         self._train_step = self.compiled(self.train_step, self._stepped())
-        self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated())
+        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
+        self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
+        self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated, {"model": self.model.variables})
 
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return ShapedLayout(self._mesh).scope()
@@ -58,55 +62,75 @@ class JaxEngine(Engine):
         for batch in batches.as_numpy_iterator():
             yield tuple(jax.make_array_from_process_local_data(sharding, part) for part in batch)
 
-    def compiled(self, step: Any, groups: dict[str, list[keras.Variable]]) -> Any:
+    def compiled(self, step: Any, groups: Groups, read: Groups | None = None) -> Any:
         """A step as a function of the state and a batch.
 
         Args:
             step: Takes a batch and assigns to variables.
-            groups: All variables that it reads or assigns to.
+            groups: The variables that it assigns to.
+            read: Those that it reads beside these.
 
         Returns:
-            A compiled function of values of the groups, which it consumes, and a batch, to new values and what the step
-            returns.
+            A compiled function of values of `groups`, which it consumes, of values of `read`, and of a batch, to new
+            values of `groups` and what the step returns.
         """
 
-        def call(state: State, batch: tuple[jax.Array, ...]) -> tuple[State, Any]:
-            values = [(v, x) for name, group in groups.items() for v, x in zip(group, state[name], strict=True)]
-            with keras.StatelessScope(values) as scope:
+        def call(state: State, kept: State, batch: tuple[jax.Array, ...]) -> tuple[State, Any]:
+            with keras.StatelessScope([*_pairs(groups, state), *_pairs(read or {}, kept)]) as scope:
                 returned = step(*batch)
             return {name: [scope.get_current_value(v) for v in group] for name, group in groups.items()}, returned
 
         shardings = {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
         return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
 
-    def train(self, count: int) -> None:
-        self._run(self._train_step, self._stepped(), self.batches, count)
+    def lower(self) -> jax.stages.Lowered:
+        """The step that `train` takes, before it is compiled for the devices of the mesh, which need not be there."""
+        by_batch, batch = batch_sharding(self._mesh), self._config.batch_size
+        parts = (
+            ((*self.model.input_shape[1:],), np.uint8),
+            ((self._source.num_classes,), np.uint8),
+            ((), np.float32),
+            ((), np.float32),
+        )
+        state = {
+            name: [
+                jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=variable_sharding(self._mesh, v.shape)) for v in group
+            ]
+            for name, group in self._stepped().items()
+        }
+        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
+        platform = self._mesh.devices.flat[0].platform
+        return self._train_step.trace(state, {}, described).lower(lowering_platforms=(platform,))
 
-    def _run(self, step: Any, groups: dict[str, list[keras.Variable]], batches: Iterator[Any], count: int) -> None:
+    def train(self, count: int) -> None:
+        self._run(self._train_step, self._stepped(), {}, self.batches, count)
+
+    def _run(self, step: Any, groups: Groups, read: Groups, batches: Iterator[Any], count: int) -> None:
         """Takes `count` steps one after the other, without waiting for the devices."""
-        state = {name: [v.value for v in group] for name, group in groups.items()}
+        state, kept = values_of(groups), values_of(read)
         waiting: deque[jax.Array] = deque()
         for _ in range(count):
-            state, done = step(state, next(batches))
+            state, done = step(state, kept, next(batches))
             waiting.append(done)
             if len(waiting) > _AHEAD:
                 waiting.popleft().block_until_ready()
-        for name, group in groups.items():
-            for variable, value in zip(group, state[name], strict=True):
-                variable.assign(value)
+        for variable, value in _pairs(groups, state):
+            variable.assign(value)
 
     def train_step(self, images: jax.Array, targets: jax.Array, weights: jax.Array, shares: jax.Array) -> jax.Array:
         """One step on the batch of all devices; see `pipeline.training_batches`. Returns the loss."""
-        batch = self._mixed(images, targets, weights, shares)
+        with jax.named_scope("input"):
+            batch = self._mixed(images, targets, weights, shares)
         variables = [*self.model.trainable_variables, *self.optimizer.variables]
         statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
         before = [(v, v.value) for v in (*variables, *statistics)]
         gradients, loss, hits, weight = self._accumulated(batch)
-        gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        for variable, value in before:
-            variable.assign(jnp.where(finite, variable.value, value))
+        with jax.named_scope("optimizer"):
+            gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
+            finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+            for variable, value in before:
+                variable.assign(jnp.where(finite, variable.value, value))
         self.skipped.update(finite)
         self._count(finite, loss, hits, weight)
         return loss / weight
@@ -144,9 +168,10 @@ class JaxEngine(Engine):
 
         def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
             logits, new_others = self._forward(trainable, others, images)
-            values = self._loss_of(targets, logits) * weights
-            hits = share_of_top_class(targets, logits) * weights
-            loss = jnp.sum(values)
+            with jax.named_scope("loss"):
+                values = self._loss_of(targets, logits) * weights
+                hits = share_of_top_class(targets, logits) * weights
+                loss = jnp.sum(values)
             return loss / self._config.batch_size, ((loss, jnp.sum(hits), jnp.sum(weights)), new_others)
 
         variables = self.model.trainable_variables
@@ -160,16 +185,54 @@ class JaxEngine(Engine):
     def _forward(
         self, trainable: list[jax.Array], others: list[jax.Array], x: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        if not self._config.rematerialise:
-            return self.model.stateless_call(trainable, others, x, training=True)
         values = [
             *zip(self.model.trainable_variables, trainable, strict=True),
             *zip(self.model.non_trainable_variables, others, strict=True),
         ]
         with keras.StatelessScope(values) as scope:
-            for layer in self.model.layers[1:]:  # behind the input
-                x = _rematerialised(layer, x) if isinstance(layer, ResidualBlock) else layer(x, training=True)
+            if self._config.rematerialise:
+                for layer in self.model.layers[1:]:  # behind the input
+                    x = self._called(layer, x, again=isinstance(layer, ResidualBlock))
+            else:
+                x = self._called(self.model, x)
         return x, [scope.get_current_value(v) for v in self.model.non_trainable_variables]
+
+    def _called(self, layer: keras.layers.Layer, inputs: jax.Array, again: bool = False) -> jax.Array:
+        """Calls a layer for training on whole weights, within a scope that holds its state.
+
+        Args:
+            layer: A built layer.
+            inputs: Its input.
+            again: Whether the backward pass gathers its weights and computes its inner activations again.
+
+        Returns:
+            Its output.
+        """
+        variables, others = layer.trainable_variables, layer.non_trainable_variables
+
+        def call(
+            cut: list[jax.Array], other_values: list[jax.Array], x: jax.Array
+        ) -> tuple[jax.Array, list[jax.Array]]:
+            values = [*zip(variables, self._gathered(layer, cut), strict=True), *zip(others, other_values, strict=True)]
+            with keras.StatelessScope(values) as scope:
+                outputs = layer(x, training=True)
+            return outputs, [scope.get_current_value(v) for v in others]
+
+        call = jax.checkpoint(call) if again else call
+        outputs, new_values = call([v.value for v in variables], [v.value for v in others], inputs)
+        for variable, value in zip(others, new_values, strict=True):
+            variable.assign(value)
+        return outputs
+
+    def _gathered(self, layer: keras.layers.Layer, values: list[jax.Array]) -> list[jax.Array]:
+        """The values of a layer's trainable variables, whole on all devices, for a call of the layer."""
+        dtypes = {
+            id(variable): inner.compute_dtype if variable._autocast else variable.dtype
+            for inner in layer._flatten_layers()
+            for variable in inner._trainable_variables
+        }
+        variables = layer.trainable_variables
+        return [_gather(self._mesh, x, dtypes[id(v)]) for v, x in zip(variables, values, strict=True)]
 
     def _evaluate(self, count: int) -> None:
         if self._evaluation_batches is None:
@@ -178,15 +241,15 @@ class JaxEngine(Engine):
                     self._source, self._config, self._context, self.damaged_in_evaluation
                 ).repeat()
             )
-        self._run(self._evaluation_step, self._evaluated(), self._evaluation_batches, count)
+        read = {"model": self.model.variables}
+        self._run(self._evaluation_step, self._evaluated, read, self._evaluation_batches, count)
 
-    def _evaluated(self) -> dict[str, list[keras.Variable]]:
-        """What a step of evaluation reads and changes."""
-        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
-        return {
-            "model": self.model.variables,
-            "metrics": [variable for metric in metrics if metric is not None for variable in metric.variables],
-        }
+    def _logits(self, images: jax.Array) -> jax.Array:
+        variables = self.model.trainable_variables
+        values = self._gathered(self.model, [v.value for v in variables])
+        others = [(v, v.value) for v in self.model.non_trainable_variables]
+        with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
+            return self.model(images, training=False)
 
     @contextlib.contextmanager
     def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
@@ -199,17 +262,26 @@ class JaxEngine(Engine):
             variable._value = orbax_checkpoints.Stored(read, "model", index)
         yield model, self._probabilities(images)
         if self._devices.is_chief:
-            place.rmtree()
+            tf.io.gfile.rmtree(str(place))
 
     def _probabilities(self, images: np.ndarray) -> np.ndarray:
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
             with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
-                logits = self.model(images, training=False)
+                logits = self._logits(images)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
         values = [v.value for v in self.model.variables]
         images = jax.device_put(images.astype(np.float32), whole(self._mesh))
         return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+
+
+def values_of(groups: Groups) -> State:
+    """The values that variables have now."""
+    return {name: [variable.value for variable in group] for name, group in groups.items()}
+
+
+def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:
+    return [pair for name, group in groups.items() for pair in zip(group, state[name], strict=True)]
 
 
 def without_values(build: Callable[[], Any]) -> Any:
@@ -226,15 +298,26 @@ def _clip_by_global_norm(gradients: list[jax.Array], limit: float) -> tuple[list
     return [gradient * scale for gradient in gradients], norm
 
 
-def _rematerialised(layer: keras.layers.Layer, inputs: jax.Array) -> jax.Array:
-    """Calls a layer for training without keeping its inner activations, within a scope that holds its state."""
+def _gather(mesh: Mesh, value: jax.Array, dtype: str) -> jax.Array:
+    """A cut variable whole on all devices, in the dtype that it is taken in; its gradient is cut where it is summed.
 
-    @jax.checkpoint
-    def call(trainable: list[jax.Array], others: list[jax.Array], x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        return layer.stateless_call(trainable, others, x, training=True)
+    Otherwise the compiler lets the cut of a kernel go on into the activations behind it, and takes it back by
+    all-to-all; and gradients are summed whole.
+    """
+    cut = variable_sharding(mesh, value.shape)
+    if cut.is_fully_replicated:
+        return value
 
-    others = layer.non_trainable_variables
-    outputs, values = call([v.value for v in layer.trainable_variables], [v.value for v in others], inputs)
-    for variable, value in zip(others, values, strict=True):
-        variable.assign(value)
-    return outputs
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        x = jax.lax.with_sharding_constraint(x.astype(dtype), cut)  # before it is sent
+        return jax.lax.with_sharding_constraint(x, whole(mesh))
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        return gather(x), None
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.with_sharding_constraint(gradient, cut).astype(value.dtype),)
+
+    gather.defvjp(forward, backward)
+    return gather(value)
