@@ -84,9 +84,9 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             folder.say(note)
         channels = dataset.channels or found.channels or 3
         return Source(name, found.train, found.held_out, found.class_names, channels, left_out=found.left_out)
-    _find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
+    find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
-    builder = _find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
+    builder = find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
             f"Dataset {name!r} is prepared as {builder.info.file_format.value}; this program reads tfrecord. Prepare "
@@ -115,7 +115,8 @@ def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> No
         folder.check_classes(source.name, source.class_names, {"to train on": source.train})
 
 
-def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+    """What knows and prepares a dataset, of `OWN_BUILDERS` or TFDS; a sentence with the nearest names if there is none."""
     if name in OWN_BUILDERS:
         return OWN_BUILDERS[name](data_dir=data_dir)
     try:
@@ -131,7 +132,7 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 def _prepare(name: str, dataset: ml_collections.ConfigDict) -> None:
     config = tfds.download.DownloadConfig(manual_dir=dataset.manual_dir or None)
-    builder = _find_builder(name, dataset.data_dir or None)
+    builder = find_builder(name, dataset.data_dir or None)
     if not builder.is_prepared():
         logging.info("Preparing dataset %s in %s.", name, builder.data_dir)
     tfds.display_progress_bar(sys.stderr.isatty())  # which removes its bars at the end, but not from a log

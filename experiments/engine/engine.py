@@ -49,16 +49,10 @@ class Engine(abc.ABC):
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
-        model_config = self._fitting(make_model_config(config.model))
+        self._model_config = self._fitting(make_model_config(config.model))
         keras.utils.set_random_seed(config.seed)  # behind what may draw from it
         with self._scope():
-            self.model = coatnet_tf.CoAtNet(
-                model_config,
-                input_shape=(*sizes.of(config), source.channels),
-                classes=source.num_classes,
-                classifier_activation=None,
-                dtype=config.dtype,
-            )
+            self.model = self._make_model()
             self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
             self.loss = keras.metrics.Mean(name="train_loss")
             self.accuracy = keras.metrics.Mean(name="train_accuracy")
@@ -69,6 +63,17 @@ class Engine(abc.ABC):
                 self._confusion = losses.ConfusionMatrix(source.num_classes)
             self.skipped = SkippedSteps()
             self.best = BestEpoch(self.model.weights) if config.early_stop_patience else None
+
+    def _make_model(self) -> keras.Model:
+        """The model that is trained, which gives logits."""
+        config = self._config
+        return coatnet_tf.CoAtNet(
+            self._model_config,
+            input_shape=(*sizes.of(config), self._source.channels),
+            classes=self._source.num_classes,
+            classifier_activation=None,
+            dtype=config.dtype,
+        )
 
     @abc.abstractmethod
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -144,13 +149,17 @@ class Engine(abc.ABC):
     def _evaluate_step(self, images: Any, targets: Any, weights: Any) -> Any:
         """Updates the metrics of evaluation by a batch, and returns its losses."""
         targets = ops.cast(targets, "float32")
-        logits = self.model(ops.cast(images, "float32"), training=False)
+        logits = self._logits(ops.cast(images, "float32"))
         values = self._eval_loss_of(targets, logits)
         self.eval_loss.update_state(values, weights)
         self.eval_accuracy.update_state(share_of_top_class(targets, logits), weights)
         if self._confusion is not None:
             self._confusion.update_state(ops.argmax(targets, axis=-1), logits, weights)
         return values
+
+    def _logits(self, images: Any) -> Any:
+        """What the model says of images, without training."""
+        return self.model(images, training=False)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COPIES, SHARDS = "copies", "shards"  # the axes of the mesh
 _LEAST_CUT = 2**10  # numbers; what is smaller is not worth a message
+_ROWS, _COLUMNS = 8, 128  # a TPU's tile: of a share that is none, gradients are summed whole and then cut
 
 
 def connect(
@@ -98,6 +99,8 @@ def make_mesh(devices: Sequence[Any], shards: int | None = None) -> Mesh:
 def variable_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """How a variable lies on the devices: cut along its largest axis that the shards divide, or whole on each.
 
+    An axis that is cut into whole tiles of a TPU goes before one that is not.
+
     Args:
         mesh: From `make_mesh`.
         shape: Shape of the variable.
@@ -113,9 +116,13 @@ def variable_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """
     shards = mesh.shape[SHARDS]
     spec: list[str | None] = [None] * len(shape)
-    axes = [(size, axis) for axis, size in enumerate(shape) if size % shards == 0]
+
+    def fills_tiles(axis: int) -> bool:
+        return shape[axis] // shards % (_COLUMNS if axis == len(shape) - 1 else _ROWS) == 0
+
+    axes = [(fills_tiles(axis), size, axis) for axis, size in enumerate(shape) if size % shards == 0]
     if axes and math.prod(shape) >= _LEAST_CUT:
-        spec[max(axes)[1]] = SHARDS
+        spec[max(axes)[2]] = SHARDS
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

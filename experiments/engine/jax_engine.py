@@ -14,14 +14,17 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 from etils import epath
+from jax.sharding import Mesh
 from keras import ops
 
+import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
 from experiments.data import pipeline
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
 from experiments.engine.engine import Engine, share_of_top_class
 from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_sharding, variable_sharding, whole
+from experiments.model_config import model_norms
 
 _AHEAD = 2  # steps that wait for the devices, with their batches; none on CPUs, whose collectives then could block
 
@@ -50,6 +53,12 @@ class JaxEngine(Engine):
 
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return ShapedLayout(self._mesh).scope()
+
+    def _fitting(self, config: coatnet_tf.CoAtNetConfig) -> coatnet_tf.CoAtNetConfig:
+        # BatchNorm is of all devices by itself, and Keras' JAX backend has none that is told to be.
+        norms = {name: "batch_norm" for name, norm in model_norms(config).items() if norm == "sync_batch_norm"}
+        reindexing = {"bias_reindexing": "einsum"} if self._mesh.devices.flat[0].platform == "tpu" else {}
+        return coatnet_tf.get_config(config, **norms, **reindexing)
 
     def begin(self, step: int) -> None:
         self.batches = self._iterate(
@@ -83,6 +92,25 @@ class JaxEngine(Engine):
         shardings = {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
         return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
 
+    def lower(self) -> jax.stages.Lowered:
+        """The step that `train` takes, before it is compiled for the devices of the mesh, which need not be there."""
+        by_batch, batch = batch_sharding(self._mesh), self._config.batch_size
+        parts = (
+            ((*self.model.input_shape[1:],), np.uint8),
+            ((self._source.num_classes,), np.uint8),
+            ((), np.float32),
+            ((), np.float32),
+        )
+        state = {
+            name: [
+                jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=variable_sharding(self._mesh, v.shape)) for v in group
+            ]
+            for name, group in self._stepped().items()
+        }
+        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
+        platform = self._mesh.devices.flat[0].platform
+        return self._train_step.trace(state, {}, described).lower(lowering_platforms=(platform,))
+
     def train(self, count: int) -> None:
         self._run(self._train_step, self._stepped(), {}, self.batches, count)
 
@@ -100,16 +128,18 @@ class JaxEngine(Engine):
 
     def train_step(self, images: jax.Array, targets: jax.Array, weights: jax.Array, shares: jax.Array) -> jax.Array:
         """One step on the batch of all devices; see `pipeline.training_batches`. Returns the loss."""
-        batch = self._mixed(images, targets, weights, shares)
+        with jax.named_scope("input"):
+            batch = self._mixed(images, targets, weights, shares)
         variables = [*self.model.trainable_variables, *self.optimizer.variables]
         statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
         before = [(v, v.value) for v in (*variables, *statistics)]
         gradients, loss, hits, weight = self._accumulated(batch)
-        gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        for variable, value in before:
-            variable.assign(jnp.where(finite, variable.value, value))
+        with jax.named_scope("optimizer"):
+            gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
+            finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+            for variable, value in before:
+                variable.assign(jnp.where(finite, variable.value, value))
         self.skipped.update(finite)
         self._count(finite, loss, hits, weight)
         return loss / weight
@@ -147,9 +177,10 @@ class JaxEngine(Engine):
 
         def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
             logits, new_others = self._forward(trainable, others, images)
-            values = self._loss_of(targets, logits) * weights
-            hits = share_of_top_class(targets, logits) * weights
-            loss = jnp.sum(values)
+            with jax.named_scope("loss"):
+                values = self._loss_of(targets, logits) * weights
+                hits = share_of_top_class(targets, logits) * weights
+                loss = jnp.sum(values)
             return loss / self._config.batch_size, ((loss, jnp.sum(hits), jnp.sum(weights)), new_others)
 
         variables = self.model.trainable_variables
@@ -163,16 +194,54 @@ class JaxEngine(Engine):
     def _forward(
         self, trainable: list[jax.Array], others: list[jax.Array], x: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        if not self._config.rematerialise:
-            return self.model.stateless_call(trainable, others, x, training=True)
         values = [
             *zip(self.model.trainable_variables, trainable, strict=True),
             *zip(self.model.non_trainable_variables, others, strict=True),
         ]
         with keras.StatelessScope(values) as scope:
-            for layer in self.model.layers[1:]:  # behind the input
-                x = _rematerialised(layer, x) if isinstance(layer, ResidualBlock) else layer(x, training=True)
+            if self._config.rematerialise:
+                for layer in self.model.layers[1:]:  # behind the input
+                    x = self._called(layer, x, again=isinstance(layer, ResidualBlock))
+            else:
+                x = self._called(self.model, x)
         return x, [scope.get_current_value(v) for v in self.model.non_trainable_variables]
+
+    def _called(self, layer: keras.layers.Layer, inputs: jax.Array, again: bool = False) -> jax.Array:
+        """Calls a layer for training on whole weights, within a scope that holds its state.
+
+        Args:
+            layer: A built layer.
+            inputs: Its input.
+            again: Whether the backward pass gathers its weights and computes its inner activations again.
+
+        Returns:
+            Its output.
+        """
+        variables, others = layer.trainable_variables, layer.non_trainable_variables
+
+        def call(
+            cut: list[jax.Array], other_values: list[jax.Array], x: jax.Array
+        ) -> tuple[jax.Array, list[jax.Array]]:
+            values = [*zip(variables, self._gathered(layer, cut), strict=True), *zip(others, other_values, strict=True)]
+            with keras.StatelessScope(values) as scope:
+                outputs = layer(x, training=True)
+            return outputs, [scope.get_current_value(v) for v in others]
+
+        call = jax.checkpoint(call) if again else call
+        outputs, new_values = call([v.value for v in variables], [v.value for v in others], inputs)
+        for variable, value in zip(others, new_values, strict=True):
+            variable.assign(value)
+        return outputs
+
+    def _gathered(self, layer: keras.layers.Layer, values: list[jax.Array]) -> list[jax.Array]:
+        """The values of a layer's trainable variables, whole on all devices, for a call of the layer."""
+        dtypes = {
+            id(variable): inner.compute_dtype if variable._autocast else variable.dtype
+            for inner in layer._flatten_layers()
+            for variable in inner._trainable_variables
+        }
+        variables = layer.trainable_variables
+        return [_gather(self._mesh, x, dtypes[id(v)]) for v, x in zip(variables, values, strict=True)]
 
     def _evaluate(self, count: int) -> None:
         if self._evaluation_batches is None:
@@ -183,6 +252,13 @@ class JaxEngine(Engine):
             )
         read = {"model": self.model.variables}
         self._run(self._evaluation_step, self._evaluated, read, self._evaluation_batches, count)
+
+    def _logits(self, images: jax.Array) -> jax.Array:
+        variables = self.model.trainable_variables
+        values = self._gathered(self.model, [v.value for v in variables])
+        others = [(v, v.value) for v in self.model.non_trainable_variables]
+        with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
+            return self.model(images, training=False)
 
     @contextlib.contextmanager
     def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
@@ -200,7 +276,7 @@ class JaxEngine(Engine):
     def _probabilities(self, images: np.ndarray) -> np.ndarray:
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
             with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
-                logits = self.model(images, training=False)
+                logits = self._logits(images)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
         values = [v.value for v in self.model.variables]
@@ -231,15 +307,26 @@ def _clip_by_global_norm(gradients: list[jax.Array], limit: float) -> tuple[list
     return [gradient * scale for gradient in gradients], norm
 
 
-def _rematerialised(layer: keras.layers.Layer, inputs: jax.Array) -> jax.Array:
-    """Calls a layer for training without keeping its inner activations, within a scope that holds its state."""
+def _gather(mesh: Mesh, value: jax.Array, dtype: str) -> jax.Array:
+    """A cut variable whole on all devices, in the dtype that it is taken in; its gradient is cut where it is summed.
 
-    @jax.checkpoint
-    def call(trainable: list[jax.Array], others: list[jax.Array], x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        return layer.stateless_call(trainable, others, x, training=True)
+    Otherwise the compiler lets the cut of a kernel go on into the activations behind it, and takes it back by
+    all-to-all; and gradients are summed whole.
+    """
+    cut = variable_sharding(mesh, value.shape)
+    if cut.is_fully_replicated:
+        return value
 
-    others = layer.non_trainable_variables
-    outputs, values = call([v.value for v in layer.trainable_variables], [v.value for v in others], inputs)
-    for variable, value in zip(others, values, strict=True):
-        variable.assign(value)
-    return outputs
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        x = jax.lax.with_sharding_constraint(x.astype(dtype), cut)  # before it is sent
+        return jax.lax.with_sharding_constraint(x, whole(mesh))
+
+    def forward(x: jax.Array) -> tuple[jax.Array, None]:
+        return gather(x), None
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.with_sharding_constraint(gradient, cut).astype(value.dtype),)
+
+    gather.defvjp(forward, backward)
+    return gather(value)

@@ -8,6 +8,7 @@ import math
 import coatnet_tf
 from experiments import sizes
 from tools.paper.published import CORE_DAYS
+from tools.tpu.chips import TPUS, Accelerator
 
 GIB = 2**30
 SECONDS_PER_DAY = 86_400
@@ -20,27 +21,8 @@ JFT_3B = 3_000_000_000
 _RESERVED = 0.9  # of the memory; the rest is the program's, and what its allocator cannot use
 
 
-@dataclasses.dataclass(frozen=True)
-class Accelerator:
-    """A chip as its maker describes it.
-
-    Args:
-        devices: Devices of a chip that hold a model each.
-        tflops: Peak of a device in bfloat16, 1e12 FLOP/s, dense; a multiply-accumulate is two.
-        gib: Memory of a device.
-    """
-
-    devices: int
-    tflops: float
-    gib: float
-
-
 ACCELERATORS = {
-    "tpu_v3": Accelerator(devices=2, tflops=61.5, gib=16),
-    "tpu_v4": Accelerator(devices=1, tflops=275, gib=32),
-    "tpu_v5e": Accelerator(devices=1, tflops=197, gib=16),
-    "tpu_v5p": Accelerator(devices=1, tflops=459, gib=95),
-    "tpu_v6e": Accelerator(devices=1, tflops=918, gib=32),
+    **{name if name.startswith("tpu") else f"tpu_{name}": chip for name, chip in TPUS.items()},
     "h100": Accelerator(devices=1, tflops=989, gib=80),
     "h200": Accelerator(devices=1, tflops=989, gib=141),
 }

@@ -1,0 +1,1 @@
+"""The TPU's compiler, for chips that are not there: what `tools.compile_for_tpu` is made of."""
