@@ -222,3 +222,13 @@ def test_recipes_that_are_refused(config):
         wrong[field] = value
         with pytest.raises(ValueError, match=words):
             checks.check_values(wrong)
+
+
+def test_every_kind_of_file_is_read_without_a_graph_too():
+    """As `tools.predict` reads them, one by one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="uint8")
+    image, view = Image.fromarray(pixels), View((20, 30))
+    for kind, options in (("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("PNG", {})):
+        np.testing.assert_array_equal(view.load(tf.constant(encode(image, kind, **options)), 3), pixels, err_msg=kind)
+    grey = Image.fromarray(pixels[..., 0])
+    np.testing.assert_array_equal(view.load(tf.constant(encode(grey, "GIF")), 1)[..., 0], pixels[..., 0])
