@@ -9,8 +9,9 @@ import tensorflow as tf
 
 import coatnet_tf
 from tests.tools.samples import SIZE, photo
+from tools.benchmarks.inference import as_trained
 from tools.export_saved_model import ExportOptions, export
-from tools.serving import served_model
+from tools.serving import runtimes, served_model
 
 PIXELS = np.stack([photo(SIZE, SIZE, seed=seed) for seed in range(16)]).astype("float32")
 CONFIG = coatnet_tf.make_config("small", (1, 1, 1), (8, 16, 32), "C-T", head_size=16, kernel_initializer="lecun_normal")
@@ -127,3 +128,16 @@ def test_models_without_preprocessing_are_served_images_of_0_to_255(tmp_path):
         served(bare, tmp_path)
     found, _ = served(bare, tmp_path, preprocessing="torch", fold=True)
     np.testing.assert_allclose(found, whole.predict(PIXELS, verbose=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "litert", "tf_saved_model"])
+@pytest.mark.parametrize("strides", [(1, 2, 2), (2, 2, 1)])
+def test_images_as_wide_as_they_have_channels(runtime, strides):
+    """Keras' TensorFlow backend takes a bias of channels in front for one over the width, where both are equal."""
+    keras.utils.set_random_seed(0)
+    options = {"strides": strides, "head_size": 16, "kernel_initializer": "lecun_normal"}
+    config = coatnet_tf.make_config("wide", (1, 1, 1), (8, 16, 32), "C-T", **options)
+    model = as_trained(coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=4))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    rewritten = runtimes.for_runtime(coatnet_tf.fold_for_inference(model), runtime)
+    np.testing.assert_allclose(rewritten(images), model(images), atol=1e-5)

@@ -13,16 +13,46 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from coatnet_tf.graph import OfTensors, Rewrite
 from coatnet_tf.layers import PointwiseDense, SqueezeExcite, common
 
 _FIRST = {"data_format": "channels_first"}
-_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _OF_SPACE = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.ZeroPadding2D)
 _ELEMENT_WISE = (keras.layers.Activation, keras.layers.Add)
 _DENSE = (keras.layers.Dense, PointwiseDense)
 _ACTIVATIONS = ("linear", "gelu", "silu", "relu", "sigmoid", "tanh")  # of each value alone, as softmax is not
+
+
+class _Conv2D(keras.layers.Conv2D):
+    """A convolution with channels first, whose bias is added to the channels whatever the width.
+
+    Keras' TensorFlow backend takes a sum with a bias for one over the last axis if that has as many positions as the
+    bias has numbers: images as wide as they have channels would get it along the width.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        return _finished(self, self.convolution_op(inputs, self.kernel))
+
+
+class _DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """Likewise."""
+
+    def call(self, inputs: Any) -> Any:
+        outputs = ops.depthwise_conv(
+            inputs, self.kernel, self.strides, self.padding, self.data_format, self.dilation_rate
+        )
+        return _finished(self, outputs)
+
+
+def _finished(layer: Any, x: Any) -> Any:
+    if layer.use_bias:
+        x = ops.add(ops.reshape(layer.bias, (1, -1, 1, 1)), x)  # in this order it is no bias for the backend
+    return x if layer.activation is None else layer.activation(x)
+
+
+_CONVOLUTIONS = {keras.layers.Conv2D: _Conv2D, keras.layers.DepthwiseConv2D: _DepthwiseConv2D}
 
 
 def channels_first(model: keras.Model) -> keras.Model:
@@ -76,7 +106,8 @@ class _ChannelsFirst(Rewrite):
         return y
 
     def _convolution(self, layer: keras.layers.Layer, x: Any) -> Any:
-        return self.made(id(layer), lambda: _like(layer, **_FIRST), x, layer.get_weights)
+        kind = _CONVOLUTIONS[type(layer)]
+        return self.made(id(layer), lambda: _like(layer, kind, **_FIRST), x, layer.get_weights)
 
     def _batch_norm(self, layer: keras.layers.BatchNormalization, x: Any) -> Any:
         return self.made(id(layer), lambda: _like(layer, axis=1), x, layer.get_weights)
@@ -98,15 +129,15 @@ class _ChannelsFirst(Rewrite):
         return keras.layers.Multiply(dtype=layer.dtype_policy)([x, gate])
 
 
-def _like(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+def _like(layer: keras.layers.Layer, kind: type | None = None, **changes: Any) -> keras.layers.Layer:
     config = {**layer.get_config(), **changes, "name": f"{layer.name}_channels_first"}
-    return type(layer).from_config(config)
+    return (kind or type(layer)).from_config(config)
 
 
 def as_convolution(dense: keras.layers.Dense, data_format: str, name: str) -> keras.layers.Conv2D:
     """A dense layer over the channels of images as a 1x1 convolution, with its weights."""
     kernel, *bias = dense.get_weights()
-    conv = keras.layers.Conv2D(
+    conv = (_Conv2D if data_format == "channels_first" else keras.layers.Conv2D)(
         dense.units,
         1,
         activation=dense.activation,
