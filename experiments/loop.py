@@ -188,6 +188,7 @@ def train(
         _stop_together(devices, problem)
 
     with (
+        checkpoints,
         Preemption() as preemption,
         History(folder, writes) as history,
         Progress(config, step, total_steps, writes) as progress,
@@ -224,7 +225,6 @@ def train(
                 checkpoints.wait()
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
-    checkpoints.wait()
     with engine.kept_weights():
         if engine.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
             engine.evaluate_held_out()

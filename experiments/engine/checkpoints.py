@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from absl import logging
 from etils import epath
 
 from experiments import workdir
+from experiments.stops import RunStopped
 
 if TYPE_CHECKING:
     from experiments.engine.devices import Devices
@@ -35,6 +37,15 @@ class Checkpoints(abc.ABC):
         self._folder = folder / workdir.CHECKPOINTS
         self._run, self._state, self._devices = folder, state, devices
         self._saved = 0  # the newest step of which there is a checkpoint
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Lets what is being written come to its end, unless another process is missing for it."""
+        if not isinstance(error, self._devices.lost_process):
+            with contextlib.suppress(RunStopped) if error else contextlib.nullcontext():
+                self.wait()
 
     @abc.abstractmethod
     def save(self, step: int) -> None:

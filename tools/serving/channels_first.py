@@ -18,7 +18,7 @@ from keras import ops
 from coatnet_tf.graph import OfTensors, Rewrite
 from coatnet_tf.layers import PointwiseDense, SqueezeExcite, common
 
-_FIRST = {"data_format": "channels_first"}
+_FIRST: dict[str, Any] = {"data_format": "channels_first"}
 _OF_SPACE = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.ZeroPadding2D)
 _ELEMENT_WISE = (keras.layers.Activation, keras.layers.Add)
 _DENSE = (keras.layers.Dense, PointwiseDense)
@@ -129,7 +129,7 @@ class _ChannelsFirst(Rewrite):
         return keras.layers.Multiply(dtype=layer.dtype_policy)([x, gate])
 
 
-def _like(layer: keras.layers.Layer, kind: type | None = None, **changes: Any) -> keras.layers.Layer:
+def _like(layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None, **changes: Any) -> keras.layers.Layer:
     config = {**layer.get_config(), **changes, "name": f"{layer.name}_channels_first"}
     return (kind or type(layer)).from_config(config)
 
