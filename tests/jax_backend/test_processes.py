@@ -91,8 +91,11 @@ def test_two_processes_train_as_one_and_one_that_is_killed_loses_nothing(data_di
             time.sleep(0.05)
         started[1].send_signal(number)
         statuses, text = wait(started, hurt)
-        assert statuses[0] == PREEMPTED_STATUS, text
-        assert ("Another process of the cluster is gone" if number == signal.SIGKILL else "Stopped by SIGTERM") in text
+        if number == signal.SIGTERM:
+            assert statuses == [PREEMPTED_STATUS, PREEMPTED_STATUS], text
+            assert "Stopped by SIGTERM" in text
+        else:  # JAX itself ends a process whose partner is silent for 100 seconds
+            assert statuses[0] in (PREEMPTED_STATUS, -signal.SIGABRT), text
     statuses, text = wait(start(hurt, data_dir, 2, *fields), hurt)
     assert statuses == [0, 0], text
     assert rows_of(hurt) == rows_of(whole)
