@@ -64,14 +64,22 @@ def compile_recipe(
         ValueError: If the recipe, its batch or the shards do not fit.
     """
     if strategy == "sharded":
-        model, step = steps.sharded_step(config, topology, shards, peer)
+        model, step, source = steps.sharded_step(config, topology, shards, peer)
     else:
-        model, step = steps.replica_step(config, topology)
+        model, step, source = steps.replica_step(config, topology)
     compiled = compiling.compile_step(step, topology.name, cache or Path(path_flags.expand(compiling.CACHE)))
     params = sum(_size(variable) for variable in model.trainable_variables)
     share = config.batch_size // len(topology.devices)
     copies = shards or len(topology.devices) if strategy == "sharded" else 1
-    return estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
+    numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
+    numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": config.model.get("downsampling")}
+    rate = numbers["images_per_second_per_chip"]
+    images = config.epochs * source.train.count
+    return numbers | {
+        "chip_days": rate and images / rate / 86_400,
+        "epochs": config.epochs,
+        "images": source.train.count,
+    }
 
 
 def _size(variable: keras.Variable) -> int:

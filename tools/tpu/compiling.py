@@ -28,7 +28,7 @@ class Compiled:
     Args:
         text: The program for one device; empty if it does not fit.
         argument_bytes: Of the state and the batch, on each device.
-        temporary_bytes: Of what the step needs beside them; what it would need if it does not fit and the compiler says.
+        temporary_bytes: Of what the step needs beside them; of all that it needs if it does not fit.
         flops: Of each device.
         bytes_accessed: Of each device.
         seconds: That compiling took, when it was done.
