@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.recipes import paper
+from tools import compile_for_tpu
+from tools.paper import compiled_steps
 from tools.tpu import chips, environment, estimate, program
 from tools.tpu.compiling import Compiled
 
@@ -198,6 +201,23 @@ def test_what_does_not_fit_is_said():
     assert "20.00G of 15.75G: does not fit" in "\n".join(estimate.describe(numbers))
 
 
+@pytest.mark.parametrize("limit", [1, 7, 100, 1000])
+def test_the_largest_batch_fits_and_a_larger_one_does_not(limit):
+    config, tried = paper.get_config("imagenet1k_pretrain,coatnet0"), []
+    config.batch_size = 4 * 64
+    topology = chips.Topology("v5e:2x2", chips.TPUS["v5e"], [None] * 4)
+
+    def compile_it():
+        pairs = config.batch_size // 4 // 2  # Mixup pairs images
+        tried.append(pairs)
+        gib = 15.9 * pairs / limit
+        return {"fits": pairs <= limit, "hbm_gib": 16, "argument_gib": 0.0, "temporary_gib": gib, "pairs": pairs}
+
+    best = compile_for_tpu.largest_batch(config, topology, compile_it)["pairs"]
+    assert best <= limit < best + max(1, best // 32) + 1
+    assert len(tried) < 8
+
+
 LOOP = """HloModule step
 %body (p: (s32[], bf16[8])) -> (s32[], bf16[8]) {
   %f = bf16[8] fusion(%p), metadata={op_name="jit(call)/while/body/jvp(s1)/s1_norm/add"}, b={"estimated_cycles":"100"}
@@ -235,3 +255,17 @@ def test_a_program_is_read():
         "all-to-all": {"count": 0, "bytes": 0},
         "collective-permute": {"count": 0, "bytes": 0},
     }
+
+
+def test_the_tables_of_the_documentation_are_of_the_files():
+    """If this fails: python -m tools.paper.compiled_steps, and its lines into docs/tpu.md."""
+    text = (ROOT / "docs" / "tpu.md").read_text()
+    between = text.split("<!-- compiled_steps -->\n")[1].split("<!-- /compiled_steps -->")[0]
+    assert between.strip().splitlines() == compiled_steps.tables(ROOT / "docs" / "compiled")
+
+
+def test_core_days_are_compared_with_table_5(tmp_path):
+    numbers = json.loads((ROOT / "docs" / "compiled" / "coatnet0_v5e.json").read_text())
+    numbers |= {"model": "coatnet-4", "topology": "v3:2x2", "images": 300_000_000, "chip_days": 475.0}
+    (tmp_path / "one.json").write_text(json.dumps(numbers))
+    assert compiled_steps.tables(tmp_path)[-1] == "| CoAtNet-4 | 475 | 950 | 0.50 |"
