@@ -94,7 +94,7 @@ def largest_batch(
 ) -> dict[str, Any]:
     """The numbers of the largest share of a chip that fits, to 3 %, by bisection between what fits and what does not.
 
-    The first guesses take memory to grow with the images.
+    Every other trial is a guess, that memory grows with the images.
 
     Args:
         config: The recipe, whose batch is changed.
@@ -109,7 +109,7 @@ def largest_batch(
     """
     unit = config.accumulation_steps * (2 if config.augment.mixup_alpha else 1)
     best: dict[str, Any] | None = None
-    fits, fails = 0, 0  # in units; 0 fails: none is known
+    fits, fails, guessing = 0, 0, True  # in units; 0 fails: none is known
     trial = max(1, config.batch_size // len(topology.devices) // unit)
     while not fails or fails - fits > max(1, fits // 32):
         config.batch_size = trial * unit * len(topology.devices)
@@ -122,10 +122,14 @@ def largest_batch(
         if fails == 1:
             raise ValueError(f"Not even {unit} images fit on a chip of {topology.name}.")
         guess = int(trial * numbers["hbm_gib"] / (numbers["argument_gib"] + numbers["temporary_gib"]))
-        if fails:
-            trial = guess if fits < guess < fails else (fits + fails) // 2
+        near = max(1, fits // 32)
+        if not fails:
+            trial = max(guess, fits + near)
+        elif guessing:
+            trial = min(max(guess, fits + near), fails - near)
         else:
-            trial = max(guess, fits + max(1, fits // 32))
+            trial = (fits + fails) // 2
+        guessing = not guessing
     assert best is not None
     return best
 

@@ -33,7 +33,7 @@ def tables(folder: Path) -> list[str]:
     rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     rows.sort(key=lambda row: (row["model"], row["topology"], row["image_size"]))
     lines = [
-        "| network | size | chips | images per chip | GiB per chip | cycles | step | images per second and chip | peak |",
+        "| network | size | chips | images per chip | GiB per chip | cycles | step | images/s and chip | peak |",
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [_row(row) for row in rows]
