@@ -108,6 +108,7 @@ def largest_batch(
         ValueError: If the smallest one does not.
     """
     unit = config.accumulation_steps * (2 if config.augment.mixup_alpha else 1)
+    config.optimizer.warmup_steps = config.optimizer.warmup_epochs = 0  # it may be longer than a run of large batches
     best: dict[str, Any] | None = None
     fits, fails, guessing = 0, 0, True  # in units; 0 fails: none is known
     trial = max(1, config.batch_size // len(topology.devices) // unit)
