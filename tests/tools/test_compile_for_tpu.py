@@ -12,7 +12,7 @@ from experiments.recipes import paper
 from tools import compile_for_tpu
 from tools.paper import compiled_steps
 from tools.tpu import chips, environment, estimate, program
-from tools.tpu.compiling import Compiled
+from tools.tpu.compiling import Step, compile_step
 
 pytest.importorskip("libtpu")
 
@@ -193,12 +193,21 @@ def test_a_compiler_that_is_missing(monkeypatch):
         chips.find_topology("v5e:2x2")
 
 
-def test_what_does_not_fit_is_said():
-    compiled = Compiled("", 0, 20 * 2**30, 0.0, 0.0, 60.0, "the compiler needs 20.00G of 15.75G")
+def test_what_does_not_fit_is_said(tmp_path):
+    def refuse():
+        raise RuntimeError(
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (20.50G) exceeds available HBM (15.75G). HLO module: jit_call."
+        )
+
+    compiled = compile_step(Step("a program", refuse), "v5e:2x2", tmp_path)
+    assert compiled.temporary_bytes == 20.5 * 2**30
     topology = chips.Topology("v5e:2x2", chips.TPUS["v5e"], [None] * 4)
     numbers = estimate.estimate("large", 10**9, compiled, topology, 4, 128)
     assert numbers["fits"] is False and numbers["estimated_cycles"] is None and set(KEYS) <= set(numbers)
-    assert "20.00G of 15.75G: does not fit" in "\n".join(estimate.describe(numbers))
+    assert "the compiler needs 20.5 GiB, and 15.75 GiB can be had: does not fit" in "\n".join(
+        estimate.describe(numbers)
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 1000])
