@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from keras import ops
 
 from coatnet_tf.layers import ResidualBlock
@@ -80,8 +80,15 @@ class JaxEngine(Engine):
                 returned = step(*batch)
             return {name: [scope.get_current_value(v) for v in group] for name, group in groups.items()}, returned
 
-        shardings = {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
-        return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
+        def shardings(of: Groups) -> dict[str, list[NamedSharding]]:
+            return {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in of.items()}
+
+        return jax.jit(
+            call,
+            donate_argnums=0,
+            in_shardings=(shardings(groups), shardings(read or {}), batch_sharding(self._mesh)),
+            out_shardings=(shardings(groups), whole(self._mesh)),
+        )
 
     def lower(self) -> jax.stages.Lowered:
         """The step that `train` takes, before it is compiled for the devices of the mesh, which need not be there."""

@@ -24,12 +24,12 @@ _PARTS = (
     ("depthwise convolutions", r"depthwise"),
     ("attention", r"attention"),
     ("feed-forward", r"ffn"),
-    ("squeeze-and-excitation", r"_se(/|$)"),
+    ("squeeze-and-excitation", r"_se(_\d+)?(/|$)"),
     ("pooling", r"pool"),
     ("convolutions", r"conv|proj|stem"),
     ("classifier and loss", r"predictions|head|loss"),
-    ("optimizer", r"optimizer"),
-    ("input", r"input|rescaling|normalization"),
+    ("optimizer", r"optimizer|adam"),
+    ("input", r"input|rescaling"),
 )
 
 
@@ -205,9 +205,14 @@ def _layer(line: str) -> tuple[str, bool]:
     parts = []
     for part in path.split("/"):
         plain = re.sub(r"^(?:(?:transpose|jvp|vmap|rematted_computation|checkpoint)\()+|\)+$", "", part)
-        if not plain.startswith(("jit(", "jit_", "while", "body", "closed_call", "checkpoint", "rematted")) and plain:
+        if (
+            not plain.startswith(
+                ("jit(", "jit_", "while", "body", "closed_call", "checkpoint", "rematted", "gradient_tape")
+            )
+            and plain
+        ):
             parts.append(plain)
-    return "/".join(parts), "transpose(" in path
+    return "/".join(parts), "transpose(" in path or "gradient_tape" in path
 
 
 def _shapes(words: str) -> list[tuple[str, list[int]]]:
