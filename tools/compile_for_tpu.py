@@ -64,14 +64,22 @@ def compile_recipe(
         ValueError: If the recipe, its batch or the shards do not fit.
     """
     if strategy == "sharded":
-        model, step = steps.sharded_step(config, topology, shards, peer)
+        model, step, source = steps.sharded_step(config, topology, shards, peer)
     else:
-        model, step = steps.replica_step(config, topology)
+        model, step, source = steps.replica_step(config, topology)
     compiled = compiling.compile_step(step, topology.name, cache or Path(path_flags.expand(compiling.CACHE)))
     params = sum(_size(variable) for variable in model.trainable_variables)
     share = config.batch_size // len(topology.devices)
     copies = shards or len(topology.devices) if strategy == "sharded" else 1
-    return estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
+    numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
+    numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": config.model.get("downsampling")}
+    rate = numbers["images_per_second_per_chip"]
+    images = config.epochs * source.train.count
+    return numbers | {
+        "chip_days": rate and images / rate / 86_400,
+        "epochs": config.epochs,
+        "images": source.train.count,
+    }
 
 
 def _size(variable: keras.Variable) -> int:
@@ -84,7 +92,9 @@ def _size(variable: keras.Variable) -> int:
 def largest_batch(
     config: ml_collections.ConfigDict, topology: chips.Topology, compile_it: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The numbers of the largest share of a chip that fits, by bisection between what fits and what does not.
+    """The numbers of the largest share of a chip that fits, to 3 %, by bisection between what fits and what does not.
+
+    Every other trial is a guess, that memory grows with the images.
 
     Args:
         config: The recipe, whose batch is changed.
@@ -98,21 +108,29 @@ def largest_batch(
         ValueError: If the smallest one does not.
     """
     unit = config.accumulation_steps * (2 if config.augment.mixup_alpha else 1)
+    config.optimizer.warmup_steps = config.optimizer.warmup_epochs = 0  # it may be longer than a run of large batches
     best: dict[str, Any] | None = None
-    fits, fails = 0, 0  # in units; 0 fails: none is known
+    fits, fails, guessing = 0, 0, True  # in units; 0 fails: none is known
     trial = max(1, config.batch_size // len(topology.devices) // unit)
     while not fails or fails - fits > max(1, fits // 32):
         config.batch_size = trial * unit * len(topology.devices)
         numbers = compile_it()
-        words = "fit" if numbers["fits"] else "do not fit"
-        print(f"{trial * unit} images per chip {words}.", file=sys.stderr)
+        print(f"{trial * unit} images per chip {'fit' if numbers['fits'] else 'do not fit'}.", file=sys.stderr)
         if numbers["fits"]:
             fits, best = trial, numbers
         else:
             fails = trial
         if fails == 1:
-            raise ValueError(f"Not even {unit} images fit on a chip of {topology.name}: {numbers.get('refusal', '')}.")
-        trial = (fits + fails) // 2 if fails else 2 * fits
+            raise ValueError(f"Not even {unit} images fit on a chip of {topology.name}.")
+        guess = int(trial * numbers["hbm_gib"] / (numbers["argument_gib"] + numbers["temporary_gib"]))
+        near = max(1, fits // 32)
+        if not fails:
+            trial = max(guess, fits + near)
+        elif guessing:
+            trial = min(max(guess, fits + near), fails - near)
+        else:
+            trial = (fits + fails) // 2
+        guessing = not guessing
     assert best is not None
     return best
 

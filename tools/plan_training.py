@@ -22,12 +22,12 @@ from absl import app, flags
 import coatnet_tf
 from experiments import logs, recipe_flags, sizes
 from experiments.model_config import make_model_config
+from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper.published import CORE_DAYS
 from tools.paper.training_cost import (
     ACCELERATORS,
     GIB,
     SECONDS_PER_DAY,
-    TRAINING_IMAGES,
     Accelerator,
     TrainingMemory,
     count_memory,

@@ -116,7 +116,7 @@ def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> No
 
 
 def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
-    """What knows and prepares a dataset, of `OWN_BUILDERS` or TFDS; a sentence with the nearest names if there is none."""
+    """What knows and prepares a dataset, of `OWN_BUILDERS` or TFDS; refuses an unknown name with the nearest ones."""
     if name in OWN_BUILDERS:
         return OWN_BUILDERS[name](data_dir=data_dir)
     try:

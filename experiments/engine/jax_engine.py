@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from keras import ops
 
 import coatnet_tf
@@ -89,8 +89,14 @@ class JaxEngine(Engine):
                 returned = step(*batch)
             return {name: [scope.get_current_value(v) for v in group] for name, group in groups.items()}, returned
 
-        shardings = {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
-        return jax.jit(call, donate_argnums=0, out_shardings=(shardings, whole(self._mesh)))
+        return jax.jit(call, donate_argnums=0, out_shardings=(self._shardings(groups), whole(self._mesh)))
+
+    def _shardings(self, groups: Groups) -> dict[str, list[NamedSharding]]:
+        return {name: [variable_sharding(self._mesh, v.shape) for v in group] for name, group in groups.items()}
+
+    def _placed(self, groups: Groups) -> State:
+        """The values of variables where the steps return them: Keras makes those for one device without a mesh."""
+        return jax.device_put(values_of(groups), self._shardings(groups))
 
     def lower(self) -> jax.stages.Lowered:
         """The step that `train` takes, before it is compiled for the devices of the mesh, which need not be there."""
@@ -116,7 +122,7 @@ class JaxEngine(Engine):
 
     def _run(self, step: Any, groups: Groups, read: Groups, batches: Iterator[Any], count: int) -> None:
         """Takes `count` steps one after the other, without waiting for the devices."""
-        state, kept = values_of(groups), values_of(read)
+        state, kept = self._placed(groups), self._placed(read)
         waiting: deque[jax.Array] = deque()
         for _ in range(count):
             state, done = step(state, kept, next(batches))

@@ -56,6 +56,8 @@ SIZES = {
     "jft_finetune": (512, 384, 224),
 }
 
+TRAINING_IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 12_720_275, "jft": 300_000_000}
+
 _IMAGENET = {"name": "imagenet2012"}
 _FINETUNE_OPTIMIZER = {"learning_rate": 5e-5, "min_learning_rate": 5e-5, "decay": "constant", "weight_decay": 1e-8}
 

@@ -16,7 +16,6 @@ SECONDS_PER_DAY = 86_400
 UTILISATION_OF_HEADS_32 = 18.4 / 61.5
 UTILISATION_OF_LARGER_HEADS = 22.8 / 61.5
 FORWARD_PASSES_PER_STEP = 3  # the backward pass costs two
-TRAINING_IMAGES = {"imagenet1k": 1_281_167, "imagenet21k": 12_720_275, "jft": 300_000_000}
 JFT_3B = 3_000_000_000
 _RESERVED = 0.9  # of the memory; the rest is the program's, and what its allocator cannot use
 

@@ -129,7 +129,9 @@ class _ChannelsFirst(Rewrite):
         return keras.layers.Multiply(dtype=layer.dtype_policy)([x, gate])
 
 
-def _like(layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None, **changes: Any) -> keras.layers.Layer:
+def _like(
+    layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None, **changes: Any
+) -> keras.layers.Layer:
     config = {**layer.get_config(), **changes, "name": f"{layer.name}_channels_first"}
     return (kind or type(layer)).from_config(config)
 

@@ -15,20 +15,20 @@ class Accelerator:
         devices: Devices of a chip that hold a model each.
         tflops: Peak of a device in bfloat16, 1e12 FLOP/s, dense; a multiply-accumulate is two.
         gib: Memory of a device.
-        ghz: Clock of its matrix units; `None` where no compiler's cycles are converted.
+        ghz: Clock of its matrix units; 0 where no compiler's cycles are converted.
     """
 
     devices: int
     tflops: float
     gib: float
-    ghz: float | None = None
+    ghz: float = 0.0
 
 
-# By the name that topologies have. Peak and memory: "System architecture" of cloud.google.com/tpu/docs (of a chip; v2, v3
-# and tpu7x have two devices in each). Clock: Table 1 of Jouppi et al., "Ten Lessons From Three Generations" (v2, v3),
-# Table 4 of "TPU v4" (arXiv:2304.01433); of the others that at which the matrix units reach the peak, as many as the
-# compiler's cycles of a product of 4096 x 4096 bfloat16 matrices tell: 131,072 FLOPs per cycle in v5e, twice that in v4
-# and v5p, four times in v6e and tpu7x. That product comes to 81 to 98 % of the peak on each.
+# By the name that topologies have. Peak and memory: "System architecture" of cloud.google.com/tpu/docs (of a chip; v2,
+# v3 and tpu7x have two devices in each). Clock: Table 1 of Jouppi et al., "Ten Lessons From Three Generations" (v2,
+# v3), Table 4 of "TPU v4" (arXiv:2304.01433); of the others that at which the matrix units reach the peak, as many as
+# the compiler's cycles of a product of 4096 x 4096 bfloat16 matrices tell: 131,072 FLOPs per cycle in v5e, twice that
+# in v4 and v5p, four times in v6e and tpu7x. That product comes to 81 to 98 % of the peak on each.
 TPUS = {
     "v2": Accelerator(devices=2, tflops=22.5, gib=8, ghz=0.7),
     "v3": Accelerator(devices=2, tflops=61.5, gib=16, ghz=0.94),

@@ -19,6 +19,7 @@ from typing import Any
 
 CACHE = "~/.cache/coatnet_tf/compiled"
 _EACH_SECONDS = 10
+_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Compiled:
     Args:
         text: The program for one device; empty if it does not fit.
         argument_bytes: Of the state and the batch, on each device.
-        temporary_bytes: Of what the step needs beside them; what it would need if it does not fit and the compiler says.
+        temporary_bytes: Of what the step needs beside them; of all that it needs if it does not fit.
         flops: Of each device.
         bytes_accessed: Of each device.
         seconds: That compiling took, when it was done.
@@ -78,11 +79,12 @@ def compile_step(step: Step, topology: str, cache: Path) -> Compiled:
         try:
             text, memory, cost = step.compile()
         except Exception as error:
-            needed = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
-            if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+            sizes = re.findall(r"([\d.]+)([MGT])\b", str(error))
+            if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
                 raise
-            size = int(float(needed[1]) * {"M": 2**20, "G": 2**30}[needed[2]])
-            refusal = f"the compiler needs {needed[1]}{needed[2]} of {needed[3]}{needed[4]}"
+            needed, there = (f"{float(number):g} {unit}iB" for number, unit in sizes[:2])
+            size = int(float(sizes[0][0]) * _UNITS[sizes[0][1]])
+            refusal = f"the compiler needs {needed}, and {there} can be had"
             found = Compiled("", 0, size, 0.0, 0.0, time.monotonic() - started, refusal)
         else:
             found = Compiled(

@@ -101,9 +101,8 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         lines += ["", "| cycles | share | most expensive operations | layer |", "| ---: | ---: | --- | --- |"]
         for row in numbers["most_expensive"]:
             layer = f"{row['layer'] or 'unknown'}{', backward' if row['backward'] else ''}"
-            lines.append(
-                f"| {row['cycles']:,} | {row['cycles'] / numbers['estimated_cycles']:.1%} | {row['operation']} | {layer} |"
-            )
+            share = row["cycles"] / numbers["estimated_cycles"]
+            lines.append(f"| {row['cycles']:,} | {share:.1%} | {row['operation']} | {layer} |")
     return lines
 
 
@@ -130,7 +129,8 @@ def _time_rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _bytes(size: float) -> str:
-    """
+    """A size for people.
+
     >>> _bytes(82.9e9), _bytes(1500)
     ('82.9 GB', '1.5 kB')
     """

@@ -1,9 +1,9 @@
 """What a compiled program says of itself: collectives, and the cycles that the compiler estimates, by layer.
 
-Its text lists computations. Those that run one after the other (the entry, bodies of loops, branches) hold fusions, each
-with its estimate; a loop's body counts as often as the compiler knows the loop to turn, once if it does not know.
-Collectives have no estimate. Where one overlaps with other work it is written twice or more, in the fusions that it runs
-beside: those with one channel are one.
+Its text lists computations. Those that run one after the other (the entry, bodies of loops, branches) hold fusions,
+each with its estimate; a loop's body counts as often as the compiler knows the loop to turn, or once. Collectives have
+no estimate. One that overlaps with other work is written several times, in the fusions that it runs beside, with one
+channel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 _BYTES |= {"f64": 8, "s64": 8, "u64": 8}
-# What a chip sends for each byte of the result (of the operand, for a reduce-scatter) in a ring of n; times (n - 1) / n.
+# What a chip of a ring of n sends for each byte of the larger of result and operand, times (n - 1) / n; else 1.
 _SENT = {"all-reduce": 2.0}
 # The parts of a step by what the path of a layer ends with; the first that fits.
 _PARTS = (
@@ -24,12 +24,12 @@ _PARTS = (
     ("depthwise convolutions", r"depthwise"),
     ("attention", r"attention"),
     ("feed-forward", r"ffn"),
-    ("squeeze-and-excitation", r"_se(/|$)"),
+    ("squeeze-and-excitation", r"_se(_\d+)?(/|$)"),
     ("pooling", r"pool"),
     ("convolutions", r"conv|proj|stem"),
     ("classifier and loss", r"predictions|head|loss"),
-    ("optimizer", r"optimizer"),
-    ("input", r"input|rescaling|normalization"),
+    ("optimizer", r"optimizer|adam"),
+    ("input", r"input|rescaling"),
 )
 
 
@@ -117,7 +117,7 @@ def read(text: str) -> Program:
     >>> program = read('''HloModule step
     ... ENTRY %main (a: f32[8]) -> f32[8] {
     ...   %a = f32[8] parameter(0)
-    ...   ROOT %f = f32[8] fusion(%a), calls=%c, metadata={op_name="jit(step)/jvp(stem)/add"}, c={"estimated_cycles":"7"}
+    ...   ROOT %f = f32[8] fusion(%a), calls=%c, metadata={op_name="jit(f)/jvp(stem)/add"}, c={"estimated_cycles":"7"}
     ... }
     ... ''')
     >>> program.cycles, program.operations[0].layer
@@ -205,9 +205,14 @@ def _layer(line: str) -> tuple[str, bool]:
     parts = []
     for part in path.split("/"):
         plain = re.sub(r"^(?:(?:transpose|jvp|vmap|rematted_computation|checkpoint)\()+|\)+$", "", part)
-        if not plain.startswith(("jit(", "jit_", "while", "body", "closed_call", "checkpoint", "rematted")) and plain:
+        if (
+            not plain.startswith(
+                ("jit(", "jit_", "while", "body", "closed_call", "checkpoint", "rematted", "gradient_tape")
+            )
+            and plain
+        ):
             parts.append(plain)
-    return "/".join(parts), "transpose(" in path
+    return "/".join(parts), "transpose(" in path or "gradient_tape" in path
 
 
 def _shapes(words: str) -> list[tuple[str, list[int]]]:

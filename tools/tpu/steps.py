@@ -1,4 +1,4 @@
-"""The steps of training that a TPU would run, lowered without one: of both strategies, and of other people's networks."""
+"""The steps of training that a TPU would run, lowered without one: of both strategies, and of peers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import keras
 import ml_collections
 import tensorflow_datasets as tfds
 
-from experiments import checks, loop
-from experiments.data.sources import Source
-from tools.paper.training_cost import TRAINING_IMAGES
+from experiments import checks, loop, sizes
+from experiments.data.sources import Source, find_builder
+from experiments.recipes.paper import TRAINING_IMAGES
 from tools.tpu.chips import Topology
 from tools.tpu.compiling import Step
 
@@ -50,8 +50,6 @@ def source_of(config: ml_collections.ConfigDict) -> Source:
             f"A step is compiled for a dataset of TFDS, such as --config.dataset.name=imagenet2012; got {name}."
         )
     else:
-        from experiments.data.sources import find_builder
-
         features: Any = find_builder(name).info.features
         label = features["label"]
         classes = getattr(label, "feature", label).num_classes
@@ -64,7 +62,7 @@ def source_of(config: ml_collections.ConfigDict) -> Source:
 
 def sharded_step(
     config: ml_collections.ConfigDict, topology: Topology, shards: int | None = None, peer: str = ""
-) -> tuple[keras.Model, Step]:
+) -> tuple[keras.Model, Step, Source]:
     """The step that `--strategy=sharded` runs, for all devices of a topology.
 
     Args:
@@ -74,7 +72,7 @@ def sharded_step(
         peer: One of `PEERS` to train in place of the recipe's network.
 
     Returns:
-        The model, which has shapes and no values, and its step.
+        The model, which has shapes and no values, its step, and the dataset as far as it is known.
 
     Raises:
         ValueError: If the recipe, its batch or the shards do not fit.
@@ -99,7 +97,7 @@ def sharded_step(
         compiled = lowered.compile()
         return compiled.as_text(), compiled.memory_analysis(), compiled.cost_analysis()
 
-    return engine.model, Step(lowered.as_text(), compile_it)
+    return engine.model, Step(lowered.as_text(), compile_it), source
 
 
 def _make_peer(name: str, config: ml_collections.ConfigDict, source: Source) -> keras.Model:
@@ -108,7 +106,7 @@ def _make_peer(name: str, config: ml_collections.ConfigDict, source: Source) -> 
     try:
         return getattr(keras.applications, name)(
             weights=None,
-            input_shape=(config.image_size, config.image_size, source.channels),
+            input_shape=(*sizes.of(config), source.channels),
             classes=source.num_classes,
             classifier_activation=None,
         )
@@ -116,7 +114,7 @@ def _make_peer(name: str, config: ml_collections.ConfigDict, source: Source) -> 
         keras.config.set_dtype_policy(before)
 
 
-def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple[keras.Model, Step]:
+def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple[keras.Model, Step, Source]:
     """The step of one replica of `--strategy=tpu`, on its share of the batch, without the sums over replicas.
 
     XLA's bridge gives the program on a CPU; what TensorFlow would do beside it on a TPU is not in it.
@@ -126,13 +124,11 @@ def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple
         topology: The devices.
 
     Returns:
-        The model and its step.
+        The model, its step, and the dataset as far as it is known.
 
     Raises:
         ValueError: If the recipe or its batch do not fit.
     """
-    import re
-
     import tensorflow as tf
     from jax._src import compiler
     from jax._src.interpreters import mlir
@@ -150,15 +146,16 @@ def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple
         )
     config = config.copy_and_resolve_references()
     config.batch_size //= replicas
-    config.model.bias_reindexing = "einsum"  # as the engine has it on TPUs
+    with config.model.unlocked():
+        config.model.bias_reindexing = "einsum"  # as the engine has it on TPUs
     devices = TensorFlowDevices(tf.distribute.OneDeviceStrategy("/cpu:0"))
     checks.check_values(config)
     checks.check_batch_size(config, devices)
     source = source_of(config)
     engine = TensorFlowEngine(config, source, loop.make_schedule(config, source), devices)
-    batch, size = config.batch_size, config.image_size
+    batch = config.batch_size
     parts = (
-        tf.zeros((batch, size, size, source.channels), tf.uint8),
+        tf.zeros((batch, *sizes.of(config), source.channels), tf.uint8),
         tf.zeros((batch, source.num_classes), tf.uint8),
         tf.zeros((batch,)),
         tf.zeros((batch,)),
@@ -170,24 +167,29 @@ def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple
 
     hlo = step.experimental_get_compiler_ir(*parts)(stage="hlo_serialized")
     with mlir.make_ir_context():
-        text = str(ir.Module.parse(xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))))
-    same: dict[str, str] = {}
-    lines = []
-    for line in text.splitlines():  # `mhlo.copy`, which the compiler does not take, copies nothing
-        if copy := re.match(r"\s*(%\w+) = mhlo\.copy (%[\w#]+) :", line):
-            same[copy.group(1)] = same.get(copy.group(2), copy.group(2))
-        else:
-            lines.append(re.sub(r"%[\w#]+", lambda name: same.get(name.group(), name.group()), line))
-    text = "\n".join(lines)
+        found = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
+        module = ir.Module.parse(found)
+        copies: list[Any] = []  # which the compiler does not take, and which copy nothing
+
+        def collect(operation: Any) -> Any:
+            if operation.name == "mhlo.copy":
+                copies.append(operation)
+            return ir.WalkResult.ADVANCE
+
+        module.operation.walk(collect)
+        for copy in copies:
+            copy.results[0].replace_all_uses_with(copy.operands[0])
+            copy.erase()
+        text, located = str(module), str(module.operation.get_asm(enable_debug_info=True))
 
     def compile_it() -> tuple[str, Any, dict[str, float]]:
         device = topology.devices[0]
         with mlir.make_ir_context():
-            module = ir.Module.parse(text)
+            module = ir.Module.parse(located)
         options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
         compiled = device.client.compile(module, xla_client.DeviceList((device,)), options)
         cost = compiled.cost_analysis()
         cost = cost[0] if isinstance(cost, list) else cost
         return compiled.hlo_modules()[0].to_string(), compiled.get_compiled_memory_stats(), cost
 
-    return engine.model, Step(text, compile_it)
+    return engine.model, Step(text, compile_it), source
