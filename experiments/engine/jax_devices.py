@@ -111,8 +111,8 @@ def variable_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     Example:
     >>> import jax
     >>> from experiments.engine.jax_devices import make_mesh, variable_sharding
-    >>> variable_sharding(make_mesh(jax.devices()[:1]), (3, 3, 96, 384)).spec
-    PartitionSpec(None, None, None, 'shards')
+    >>> tuple(variable_sharding(make_mesh(jax.devices()[:1]), (3, 3, 96, 384)).spec)
+    (None, None, None, 'shards')
     """
     shards = mesh.shape[SHARDS]
     spec: list[str | None] = [None] * len(shape)

@@ -105,6 +105,7 @@ def make_segmenter(backbone, classes):
     return keras.Model(backbone.inputs, keras.layers.Conv2D(classes, 1, activation="softmax")(x))
 
 
+@pytest.mark.slow
 def test_a_small_unet_learns_where_a_square_is():
     keras.utils.set_random_seed(0)
     backbone = coatnet_tf.CoAtNetBackbone(config(), input_shape=(32, 64, 3))

@@ -272,6 +272,7 @@ def test_lora_is_folded_in(tiny):
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model)
 
 
+@pytest.mark.slow
 def test_folded_model_is_quantised(tiny):
     model = logits(tiny)
     folded = coatnet_tf.fold_for_inference(model)

@@ -200,6 +200,7 @@ def test_norms_statistics_are_float32_under_mixed_precision(norm):
     assert abs(output.mean()) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compiles a tf.function")
 def test_training_step_compiles_with_xla_and_gradients_reach_every_weight(tiny, images):
     import tensorflow as tf

@@ -43,6 +43,7 @@ def source_of(tmp_path, config):
     return make
 
 
+@pytest.mark.slow
 def test_all_kinds_are_trained_on_and_held_out(source_of, config):
     source = source_of(LOSSLESS)
     damaged = DamagedImages(len(LOSSLESS), max_share=0.0)
@@ -60,6 +61,7 @@ def test_all_kinds_are_trained_on_and_held_out(source_of, config):
     assert not damaged.names
 
 
+@pytest.mark.slow
 def test_what_needs_python_is_left_out_by_name_where_none_runs(source_of, config, capfd):
     files = LOSSLESS | {"h.jpg": encode(PHOTO, "JPEG"), "i.png": b"no image"}
     source = source_of(files)
@@ -73,6 +75,7 @@ def test_what_needs_python_is_left_out_by_name_where_none_runs(source_of, config
     assert next(iter(pipeline.training_batches(source, config, python=False)))[0].shape == (4, SIZE, SIZE, 3)
 
 
+@pytest.mark.slow
 def test_dark_16_bits_are_said_once(source_of, config, caplog):
     dark = (ROWS * 500 + COLUMNS * 70).astype("uint16")  # 12 bits
     files = {f"{i}.png": encode(Image.fromarray(dark), "PNG") for i in range(3)}

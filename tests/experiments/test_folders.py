@@ -210,6 +210,7 @@ def test_splits_that_can_be_read_in_two_ways(tmp_path):
         folder.check_classes(str(tmp_path / "three"), found.class_names, {})
 
 
+@pytest.mark.slow
 def test_a_run_accounts_for_every_file(run, config, clip_art, tmp_path):
     (clip_art / "tools").rename(clip_art / "$a|b$ [x]")
     config.dataset.update(name=f"folder:{clip_art}", train_split="train", eval_split="validation")

@@ -194,6 +194,7 @@ def test_older_runs_name_no_interpolation():
     assert views.of_recipe({"image_size": 8, "eval_crop": "center"}) == View((8, 8), "center", "bilinear")
 
 
+@pytest.mark.slow
 def test_training_without_a_crop_of_its_own_sees_what_evaluation_sees(config):
     config.augment.flip, config.augment.translate = False, 0
     config.eval_crop, config.interpolation = "0.5", "bicubic"

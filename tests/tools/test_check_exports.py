@@ -13,6 +13,8 @@ from tools import check_saved_model, compare_exports
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import exported, held_out
 
+pytestmark = pytest.mark.slow
+
 HELD_OUT = 359
 
 

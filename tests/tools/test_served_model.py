@@ -34,6 +34,7 @@ def served(model, folder, pixels=PIXELS, **options):
     return signature(images=tf.constant(pixels))["probabilities"].numpy(), (version / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"dtype": "bfloat16"}, {"dtype": "bfloat16", "fold": True}, {"quantize": "int8", "fold": True}]
 )

@@ -29,6 +29,7 @@ def answers(model, view):
     return model.predict(np.stack([view.load(tf.constant(file), 3) for file in FILES]).astype("float32"), verbose=0)
 
 
+@pytest.mark.slow
 def test_an_export_sees_what_published_weights_want(published, tmp_path, caplog):
     caplog.set_level("INFO", logger="absl")
     model, path = published
@@ -55,6 +56,7 @@ def test_an_export_sees_what_published_weights_want(published, tmp_path, caplog)
         np.testing.assert_allclose([row.probabilities for row in found], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_flags_count_more(published, tmp_path):
     _, path = published
     whole = export(ExportOptions(output=tmp_path, weights=path, format="onnx", crop="none", interpolation="bilinear"))
@@ -68,12 +70,14 @@ def test_flags_count_more(published, tmp_path):
         export(ExportOptions(output=tmp_path, weights=path, interpolation="cubic"))
 
 
+@pytest.mark.slow
 def test_another_size_keeps_what_the_weights_want(published, tmp_path):
     _, path = published
     larger = export(ExportOptions(output=tmp_path, weights=path, image_size=(64, 96)))
     assert model_card.view_of(larger, (64, 96)) == View((64, 96), "0.95", "bicubic")
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_say_what_it_wants(model_file, tmp_path, caplog):
     version = export(ExportOptions(output=tmp_path, weights=model_file))
     assert "does not say what it sees of an image: the middle, 0.5 of the sides" in caplog.text
