@@ -302,7 +302,7 @@ class BestEpoch:
     def update(self, step: int, loss: float, weights: list[keras.Variable]) -> None:
         """Keeps the weights of an evaluation if its loss is the lowest; a later one of the same loss is not."""
         loss = loss if math.isfinite(loss) else math.inf
-        if not self.step or loss < float(self._loss):
+        if not self.step or loss < float(ops.convert_to_numpy(self._loss)):
             self._loss.assign(loss)
             self._step.assign(step)
             for kept, weight in zip(self._weights, weights, strict=True):
