@@ -26,11 +26,11 @@ import experiments  # noqa: F401  (behind the backend of Keras, before all else,
 
 # isort: split
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import ml_collections
 from absl import app, flags
 
@@ -68,7 +68,7 @@ def compile_recipe(
     else:
         model, step, source = steps.replica_step(config, topology)
     compiled = compiling.compile_step(step, topology.name, cache or Path(path_flags.expand(compiling.CACHE)))
-    params = sum(_size(variable) for variable in model.trainable_variables)
+    params = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     share = config.batch_size // len(topology.devices)
     copies = shards or len(topology.devices) if strategy == "sharded" else 1
     numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
@@ -80,13 +80,6 @@ def compile_recipe(
         "epochs": config.epochs,
         "images": source.train.count,
     }
-
-
-def _size(variable: keras.Variable) -> int:
-    size = 1
-    for axis in variable.shape:
-        size *= axis
-    return size
 
 
 def largest_batch(

@@ -96,7 +96,7 @@ class JaxEngine(Engine):
 
     def _placed(self, groups: Groups) -> State:
         """The values of variables where the steps return them: Keras makes those for one device without a mesh."""
-        return jax.device_put(values_of(groups), self._shardings(groups))
+        return jax.device_put(orbax_checkpoints.values_of(groups), self._shardings(groups))
 
     def lower(self) -> jax.stages.Lowered:
         """The step that `train` takes, before it is compiled for the devices of the mesh, which need not be there."""
@@ -107,11 +107,13 @@ class JaxEngine(Engine):
             ((), np.float32),
             ((), np.float32),
         )
+        groups = self._stepped()
+        shardings = self._shardings(groups)
         state = {
             name: [
-                jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=variable_sharding(self._mesh, v.shape)) for v in group
+                jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s) for v, s in zip(group, shardings[name], strict=True)
             ]
-            for name, group in self._stepped().items()
+            for name, group in groups.items()
         }
         described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
         platform = self._mesh.devices.flat[0].platform
@@ -288,11 +290,6 @@ class JaxEngine(Engine):
         values = [v.value for v in self.model.variables]
         images = jax.device_put(images.astype(np.float32), whole(self._mesh))
         return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
-
-
-def values_of(groups: Groups) -> State:
-    """The values that variables have now."""
-    return {name: [variable.value for variable in group] for name, group in groups.items()}
 
 
 def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:

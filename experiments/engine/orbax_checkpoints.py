@@ -29,7 +29,7 @@ class OrbaxCheckpoints(Checkpoints):
 
     def save(self, step: int) -> None:
         self.wait()
-        state = _values(self._state)
+        state = values_of(self._state)
         try:
             if step in self._manager.all_steps(read=True):
                 self._manager.delete(step)  # one that was passed over
@@ -80,14 +80,15 @@ def _sum_of_bits(value: jax.Array) -> jax.Array:
     return jnp.sum(words, dtype=jnp.uint32)
 
 
-def _values(state: dict[str, list[keras.Variable]]) -> dict[str, list[jax.Array]]:
+def values_of(state: dict[str, list[keras.Variable]]) -> dict[str, list[jax.Array]]:
+    """The values that variables have now."""
     return {name: [variable.value for variable in group] for name, group in state.items()}
 
 
 def write(path: epath.Path, state: dict[str, list[keras.Variable]]) -> None:
     """Writes variables as a checkpoint of its own."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), _values(state), force=True)
+        checkpointer.save(path.absolute(), values_of(state), force=True)
 
 
 def read(path: epath.Path) -> Reader:

@@ -16,7 +16,7 @@ import tqdm
 
 import coatnet_tf
 from tools.benchmarks import timing, worker
-from tools.benchmarks.process import Process
+from tools.benchmarks.process import Process, pythons_of
 from tools.export_saved_model import ExportOptions, export
 
 matplotlib.use("Agg")
@@ -63,12 +63,7 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
     Raises:
         ValueError: If a peer is unknown or its Python is missing.
     """
-    pythons = {}
-    for peer in peers:
-        name, _, python = peer.partition("=")
-        if name not in PEERS or not Path(python).is_file():
-            raise ValueError(f"--peer must be NAME=PYTHON, with a name of {', '.join(PEERS)} and a file; got {peer!r}.")
-        pythons[name] = python
+    pythons = pythons_of(peers, PEERS)
     model = exports / "model.keras"
     if not model.exists():
         exports.mkdir(parents=True, exist_ok=True)

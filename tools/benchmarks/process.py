@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def pythons_of(peers: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """The Python of each peer, from `NAME=PYTHON`.
+
+    Raises:
+        ValueError: If a name is not known, or its Python is no file.
+    """
+    pythons = {}
+    for peer in peers:
+        name, _, python = peer.partition("=")
+        if name not in known or not Path(python).is_file():
+            raise ValueError(f"--peer must be NAME=PYTHON, with a name of {', '.join(known)} and a file; got {peer!r}.")
+        pythons[name] = python
+    return pythons
 
 
 class Process:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import coatnet_tf
 from tools.benchmarks import timing
-from tools.benchmarks.process import Process
+from tools.benchmarks.process import Process, pythons_of
 
 SIZE = 224
 WARM_UP_ROUNDS = 2
@@ -64,10 +64,7 @@ def contenders(model: str, batch_size: int, dtypes: Sequence[str], peers: Sequen
         for dtype in dtypes
         for engine in ENGINES
     ]
-    for peer in peers:
-        name, _, python = peer.partition("=")
-        if name not in PEERS or not Path(python).is_file():
-            raise ValueError(f"--peer must be NAME=PYTHON, with a name of {', '.join(PEERS)} and a file; got {peer!r}.")
+    for name, python in pythons_of(peers, PEERS).items():
         script, modes = PEERS[name]
         path = str(Path(__file__).parent / "peers" / script)
         found += [
