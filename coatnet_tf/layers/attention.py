@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from coatnet_tf.layers import common
+from coatnet_tf.layers import common, half_precision
 from coatnet_tf.layers.options import ConfiguredLayer, Options, PositiveInt, Shape, check
 from coatnet_tf.layers.parts import LayerOfLayers
 
@@ -263,26 +263,27 @@ class RelativeSelfAttention(ConfiguredLayer):
         self.out.build((batch, positions, self.num_heads * self.config.head_size))
         common.finish_build(self)
 
-    def _split_heads(self, x: Any) -> Any:
-        """[batch, positions, heads * head_size] -> [batch, heads, positions, head_size]."""
-        x = ops.reshape(x, (-1, x.shape[1], self.num_heads, self.config.head_size))
-        return ops.transpose(x, (0, 2, 1, 3))
+    def _bias(self, logits: Any) -> Any:
+        return logits if self.relative_bias is None else self.relative_bias(logits)
 
-    def call(self, inputs: Any, return_attention_scores: bool = False) -> Any:
+    def call(self, inputs: Any, return_attention_scores: bool = False, training: bool | None = None) -> Any:
         _, height, width, channels = inputs.shape
-        x = ops.reshape(inputs, (-1, height * width, channels))
+        positions = height * width
+        heads = (-1, positions, self.num_heads, self.config.head_size)
+        x = ops.reshape(inputs, (-1, positions, channels))
         query, key, value = (common.chain(projection, x) for projection in self.projections())
-        query = self._split_heads(query * self.config.head_size**-0.5)
-        key, value = self._split_heads(key), self._split_heads(value)
-
-        logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
-        logits = ops.cast(logits, "float32")
-        if self.relative_bias is not None:
-            logits = self.relative_bias(logits)
-        scores = ops.softmax(logits, axis=-1)
-
-        x = ops.matmul(ops.cast(scores, value.dtype), value)
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height * width, self.num_heads * self.config.head_size))
+        query, key, value = (
+            ops.reshape(x, heads) for x in (query * self.config.head_size**-0.5, key, value)
+        )
+        if training and self.compute_dtype in half_precision.DTYPES and not return_attention_scores:
+            bias = self._bias(ops.zeros((1, self.num_heads, positions, positions)))
+            x = half_precision.attend(query, key, value, bias)
+        else:
+            query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+            logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
+            scores = ops.softmax(self._bias(ops.cast(logits, "float32")), axis=-1)
+            x = ops.matmul(ops.cast(scores, value.dtype), value)
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, positions, self.num_heads * self.config.head_size))
         output = ops.reshape(self.out(x), (-1, height, width, self.filters))
         return (output, scores) if return_attention_scores else output
 

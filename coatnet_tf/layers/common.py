@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from coatnet_tf.layers import norms
 from coatnet_tf.layers.options import Shape
 
 Norm = Literal["batch_norm", "sync_batch_norm", "layer_norm"]
@@ -50,8 +51,8 @@ def is_of_channels(norm: keras.layers.Layer, rank: int) -> bool:
 def make_norm(norm: Norm, epsilon: float | None = None, **kwargs: Any) -> keras.layers.Layer:
     """A norm over the last axis."""
     if norm == "layer_norm":
-        return keras.layers.LayerNormalization(epsilon=epsilon or LAYER_NORM_EPSILON, **kwargs)
-    return keras.layers.BatchNormalization(
+        return norms.LayerNormalization(epsilon=epsilon or LAYER_NORM_EPSILON, **kwargs)
+    return norms.BatchNormalization(
         epsilon=epsilon or BATCH_NORM_EPSILON,
         momentum=BATCH_NORM_MOMENTUM,
         synchronized=norm == "sync_batch_norm",

@@ -1,0 +1,54 @@
+"""Keras' norms, which in training with 16-bit numbers read their input once for both moments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from coatnet_tf.layers import half_precision
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, trained in one pass; the same arguments, weights and inference.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.layers import BatchNormalization
+    >>> norm = BatchNormalization(dtype="mixed_bfloat16")
+    >>> np.asarray(norm(np.array([[0.0], [4.0]], "float32"), training=True)).astype("float32").ravel().tolist()
+    [-1.0, 1.0]
+    """
+
+    def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
+        if mask is not None or self.synchronized or self.compute_dtype not in half_precision.DTYPES:
+            return super()._moments(inputs, mask)
+        mean, variance = half_precision.moments(inputs, self._reduction_axes)
+        return ops.squeeze(mean, self._reduction_axes), ops.squeeze(variance, self._reduction_axes)
+
+
+@keras.saving.register_keras_serializable(package="coatnet_tf")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` in one pass; the same arguments and weights.
+
+    Example:
+    >>> import numpy as np
+    >>> from coatnet_tf.layers import LayerNormalization
+    >>> norm = LayerNormalization(dtype="mixed_bfloat16")
+    >>> np.asarray(norm(np.array([[0.0, 4.0]], "float32"))).astype("float32").ravel().tolist()
+    [-1.0, 1.0]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        if self.compute_dtype not in half_precision.DTYPES or self.axis not in (-1, [-1]) or self.rms_scaling:
+            return super().call(inputs)
+        mean, variance = half_precision.moments(inputs, -1)
+        scale = ops.rsqrt(variance + self.epsilon)
+        x = ops.cast(inputs, "float32") * scale - mean * scale
+        if self.gamma is not None:
+            x = x * ops.cast(self.gamma, "float32")
+        if self.beta is not None:
+            x = x + ops.cast(self.beta, "float32")
+        return ops.cast(x, self.compute_dtype)
