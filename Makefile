@@ -27,7 +27,7 @@ test-tensorflow: $(VENV)/installed
 # On Keras' JAX backend: the vectors of other people's code, the outputs that TensorFlow gives, the sharded engine.
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_whole_network.py \
-		tests/jax_backend
+		tests/coatnet_tf/test_half_precision.py tests/jax_backend
 
 # What takes long: whole runs, stopped and resumed; replicas; every runtime and kind of file; the documentation followed
 # in processes; the oldest libraries that are allowed.

@@ -17,9 +17,11 @@ from keras import ops
 
 from coatnet_tf.graph import Made, Rewrite, is_functional
 from coatnet_tf.layers import (
+    BatchNormalization,
     ConstantPadding2D,
     FeedForward,
     FoldedSelfAttention,
+    LayerNormalization,
     LayerScale,
     MBConv,
     PointwiseDense,
@@ -32,6 +34,11 @@ from coatnet_tf.layers import (
 
 _BLOCKS = (MBConv, TransformerBlock, RelativeSelfAttention)
 # Of these in Keras nothing is left outside training; others of its layers for images, as CenterCrop, do work there too.
+# The same in inference.
+_OF_KERAS: dict[type, Any] = {
+    BatchNormalization: keras.layers.BatchNormalization,
+    LayerNormalization: keras.layers.LayerNormalization,
+}
 _IN_TRAINING_ALONE = tuple(
     getattr(keras.layers, name)
     for name in (
@@ -123,8 +130,8 @@ class Folding(Rewrite):
             FeedForward: lambda ffn, x: self._chain(ffn.layers(), x),
             RelativeSelfAttention: self._attention,
             LayerScale: self._layer_scale,
-            keras.layers.BatchNormalization: self._batch_norm,
-            keras.layers.LayerNormalization: self._copy,
+            **dict.fromkeys((keras.layers.BatchNormalization, BatchNormalization), self._batch_norm),
+            **dict.fromkeys((keras.layers.LayerNormalization, LayerNormalization), self._copy),
             keras.layers.AveragePooling2D: self._copy,
             keras.layers.ZeroPadding2D: self._copy,
             keras.layers.Rescaling: self._copy,
@@ -345,7 +352,7 @@ def _like(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     config = {**layer.get_config(), **changes}
     if changes:
         config.pop("lora_rank", None)  # the kernel that is read has it in it
-    return type(layer).from_config(config)
+    return _OF_KERAS.get(type(layer), type(layer)).from_config(config)
 
 
 def _is_linear(layer: keras.layers.Layer) -> bool:

@@ -8,6 +8,7 @@ from coatnet_tf.layers.attention import (
 )
 from coatnet_tf.layers.folded import ConstantPadding2D, FoldedSelfAttention, PointwiseDense
 from coatnet_tf.layers.mbconv import MBConv, MBConvConfig, SqueezeExcite, SqueezeExciteConfig
+from coatnet_tf.layers.norms import BatchNormalization, LayerNormalization
 from coatnet_tf.layers.pooling import CentredMaxPooling2D
 from coatnet_tf.layers.residual import ResidualBlock
 from coatnet_tf.layers.stochastic_depth import StochasticDepth
@@ -21,11 +22,13 @@ from coatnet_tf.layers.transformer import (
 
 __all__ = [
     "AttentionConfig",
+    "BatchNormalization",
     "CentredMaxPooling2D",
     "ConstantPadding2D",
     "FeedForward",
     "FeedForwardConfig",
     "FoldedSelfAttention",
+    "LayerNormalization",
     "LayerScale",
     "MBConv",
     "MBConvConfig",

@@ -272,9 +272,7 @@ class RelativeSelfAttention(ConfiguredLayer):
         heads = (-1, positions, self.num_heads, self.config.head_size)
         x = ops.reshape(inputs, (-1, positions, channels))
         query, key, value = (common.chain(projection, x) for projection in self.projections())
-        query, key, value = (
-            ops.reshape(x, heads) for x in (query * self.config.head_size**-0.5, key, value)
-        )
+        query, key, value = (ops.reshape(x, heads) for x in (query * self.config.head_size**-0.5, key, value))
         if training and self.compute_dtype in half_precision.DTYPES and not return_attention_scores:
             bias = self._bias(ops.zeros((1, self.num_heads, positions, positions)))
             x = half_precision.attend(query, key, value, bias)

@@ -65,9 +65,12 @@ def attend(query: Any, key: Any, value: Any, bias: Any) -> Any:
             (of_output,) = upstream
             probabilities = ops.exp(ops.cast(products, "float32") + bias - log_total)
             of_value = ops.einsum("bhij,bhid->bjhd", ops.cast(probabilities, query.dtype), of_output)
-            of_probabilities = ops.cast(ops.einsum("bhid,bjhd->bhij", of_output, value), "float32")
             mean = ops.sum(ops.cast(of_output, "float32") * ops.cast(output, "float32"), axis=-1, keepdims=True)
-            of_logits = ops.cast(probabilities * (of_probabilities - mean), query.dtype)
+            high = ops.cast(mean, query.dtype)  # in two parts, so that the difference is rounded and not what it is of
+            low = ops.cast(mean - ops.cast(high, "float32"), query.dtype)
+            taken = ops.concatenate([value, -ops.ones_like(value[..., :2])], axis=-1)
+            distances = ops.einsum("bhid,bjhd->bhij", ops.concatenate([of_output, high, low], axis=-1), taken)
+            of_logits = ops.cast(probabilities * ops.cast(distances, "float32"), query.dtype)
             return (
                 ops.einsum("bhij,bjhd->bihd", of_logits, key),
                 ops.einsum("bhij,bihd->bjhd", of_logits, query),
