@@ -99,7 +99,8 @@ def make_mesh(devices: Sequence[Any], shards: int | None = None) -> Mesh:
 def variable_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """How a variable lies on the devices: cut along its largest axis that the shards divide, or whole on each.
 
-    An axis that is cut into whole tiles of a TPU goes before one that is not.
+    An axis that is cut into whole tiles of a TPU goes before one that is not. Kernels of convolutions of images, with
+    few channels to take, stay whole: they are small, and a TPU gathers them in a layout that each use transposes.
 
     Args:
         mesh: From `make_mesh`.
@@ -121,7 +122,8 @@ def variable_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
         return shape[axis] // shards % (_COLUMNS if axis == len(shape) - 1 else _ROWS) == 0
 
     axes = [(fills_tiles(axis), size, axis) for axis, size in enumerate(shape) if size % shards == 0]
-    if axes and math.prod(shape) >= _LEAST_CUT:
+    of_images = len(shape) == 4 and shape[2] < _ROWS < shape[3]
+    if axes and math.prod(shape) >= _LEAST_CUT and not of_images:
         spec[max(axes)[2]] = SHARDS
     return NamedSharding(mesh, PartitionSpec(*spec))
 
