@@ -6,7 +6,7 @@ r"""Compiles a recipe's training step for TPUs that are not there, and says what
 Does it fit, what does it exchange, how long would a step take, where does the time go: nothing runs, no TPU is needed,
 and the answer is the same each time. It is the step of `--strategy=sharded`, the same function; `--strategy=tpu` takes
 that of one replica of TensorFlow's TPUStrategy, without the sums over replicas. `--largest_batch` looks for the largest
-share of a chip that fits. `--peer` trains a network of keras.applications by the same step, to compare.
+share of a chip that fits. `--peer` trains a rival of Table 5 or a network of keras.applications by the same step.
 
 The time is the sum of the cycles that the compiler estimates of each operation, at the clock of the chip. Communication
 is not in it, nor the input. Compiling takes minutes, of CoAtNet-7 half an hour; what came out is kept in `--cache`.
@@ -72,7 +72,8 @@ def compile_recipe(
     share = config.batch_size // len(topology.devices)
     copies = shards or len(topology.devices) if strategy == "sharded" else 1
     numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
-    numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": config.model.get("downsampling")}
+    downsampling = None if peer else config.model.get("downsampling")
+    numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": downsampling}
     rate = numbers["images_per_second_per_chip"]
     images = config.epochs * source.train.count
     return numbers | {
@@ -158,7 +159,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", None, "TPUs to compile for, such as v5e:2x2 or v4:4x4x4.")
     flags.DEFINE_enum("strategy", "sharded", list(BACKENDS), "Whose step it is.")
     flags.DEFINE_integer("shards", None, "Devices that hold one copy of the state together; all by default.")
-    flags.DEFINE_enum("peer", None, list(steps.PEERS), "Network of keras.applications in place of the recipe's.")
+    flags.DEFINE_enum("peer", None, list(steps.PEERS), "Network of others in place of the recipe's.")
     flags.DEFINE_bool("largest_batch", False, "Look for the largest batch that fits, from config.batch_size on.")
     flags.DEFINE_enum("format", "markdown", ["markdown", "json"], "How the numbers are written.")
     path_flags.define("output", None, "File for the numbers; they are printed by default.")

@@ -8,13 +8,15 @@ import keras
 import ml_collections
 import tensorflow_datasets as tfds
 
+from coatnet_tf.builder import build_model
+from coatnet_tf.rivals import RIVALS
 from experiments import checks, loop, sizes
 from experiments.data.sources import Source, find_builder
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.tpu.chips import Topology
 from tools.tpu.compiling import Step
 
-PEERS = ("ConvNeXtTiny", "EfficientNetV2S")  # of keras.applications
+PEERS = ("ConvNeXtTiny", "EfficientNetV2S", *RIVALS)  # the first two of keras.applications
 # Classes of the paper's datasets that TFDS does not have.
 _CLASSES = {"image_archives": 21_841, "": 18_291}  # ImageNet-21K; JFT-300M (Sun et al., arXiv:1707.02968)
 
@@ -101,12 +103,21 @@ def sharded_step(
 
 
 def _make_peer(name: str, config: ml_collections.ConfigDict, source: Source) -> keras.Model:
+    shape = (*sizes.of(config), source.channels)
+    if name in RIVALS:
+        return build_model(
+            RIVALS[name],
+            input_shape=shape,
+            classes=source.num_classes,
+            classifier_activation=None,
+            dtype=config.dtype,
+        )
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.dtype)
     try:
         return getattr(keras.applications, name)(
             weights=None,
-            input_shape=(*sizes.of(config), source.channels),
+            input_shape=shape,
             classes=source.num_classes,
             classifier_activation=None,
         )
