@@ -45,6 +45,8 @@ class Cost:
         largest_activation: Elements of the largest tensor that a layer or an activation function returns.
         total_activations: Elements of all of them together.
         activated: Elements that an activation function returns; they are part of `total_activations`.
+        kept: Elements that the backward pass needs if what is element-wise is computed again, as XLA does: outputs of
+            convolutions, products and pools, and sums of branches; part of `total_activations`.
     """
 
     params: int = 0
@@ -54,6 +56,7 @@ class Cost:
     largest_activation: int = 0
     total_activations: int = 0
     activated: int = 0
+    kept: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Cost)}
@@ -206,6 +209,11 @@ def _tensor(shape: Shape, **counts: int) -> Cost:
     return Cost(largest_activation=size, total_activations=size, **counts)
 
 
+def _kept(shape: Shape, **counts: int) -> Cost:
+    """Cost with one activation of this shape, which the backward pass needs."""
+    return _tensor(shape, kept=math.prod(shape), **counts)
+
+
 def _output_shape(layer: Any, shape: Shape) -> Shape:
     return tuple(layer.compute_output_shape((None, *shape))[1:])
 
@@ -248,7 +256,7 @@ def _(layer: keras.layers.Conv2D, shape: Shape) -> tuple[Cost, Shape]:
     output = _output_shape(layer, shape)
     kernel = math.prod(layer.kernel_size) * shape[-1] // layer.groups * layer.filters
     bias = layer.filters if layer.use_bias else 0
-    return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
+    return _kept(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
 
 
 @_cost.register
@@ -256,7 +264,7 @@ def _(layer: keras.layers.DepthwiseConv2D, shape: Shape) -> tuple[Cost, Shape]:
     output = _output_shape(layer, shape)
     kernel = math.prod(layer.kernel_size) * output[-1]
     bias = output[-1] if layer.use_bias else 0
-    return _tensor(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
+    return _kept(output, params=kernel + bias, macs=output[0] * output[1] * kernel), output
 
 
 @_cost.register
@@ -264,7 +272,7 @@ def _(layer: keras.layers.Dense, shape: Shape) -> tuple[Cost, Shape]:
     output = (*shape[:-1], layer.units)
     kernel = shape[-1] * layer.units
     bias = layer.units if layer.use_bias else 0
-    cost = _tensor(output, params=kernel + bias, macs=math.prod(shape[:-1]) * kernel)
+    cost = _kept(output, params=kernel + bias, macs=math.prod(shape[:-1]) * kernel)
     return (cost if layer.activation is keras.activations.linear else _activated(cost, output)), output
 
 
@@ -285,7 +293,7 @@ def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
 @_cost.register(CentredMaxPooling2D)
 def _(layer: Any, shape: Shape) -> tuple[Cost, Shape]:
     output = _output_shape(layer, shape)
-    return _tensor(output), output
+    return _kept(output), output
 
 
 @_cost.register
@@ -315,7 +323,9 @@ def _prepare(layer: Any, shape: Shape) -> None:
 @_cost.register
 def _(layer: ResidualBlock, shape: Shape) -> tuple[Cost, Shape]:
     _prepare(layer, shape)
-    total, _ = _chain(layer.shortcut(), shape)
+    total = dataclasses.replace(
+        _chain(layer.shortcut(), shape)[0], kept=0
+    )  # the sum is, which a branch's end stands for
     x = shape
     for branch in layer.branches():
         cost, x = _chain(branch, x)
@@ -343,11 +353,11 @@ def _(layer: RelativeSelfAttention, shape: Shape) -> tuple[Cost, Shape]:
     projected = [_chain(layers, shape) for layers in layer.projections()]
     attended = projected[-1][1]
     product = positions * math.prod(attended)  # q k^T, and again scores times v
-    cost = sum((of_one for of_one, _ in projected), _tensor(scores, macs=product))
+    cost = sum((of_one for of_one, _ in projected), _kept(scores, macs=product))
     if layer.relative_bias is not None:
         cost += _cost(layer.relative_bias, scores)[0]
     out, output = _cost(layer.out, attended)
-    return cost + _tensor(scores) + _tensor(attended, macs=product) + out, output
+    return cost + _tensor(scores) + _kept(attended, macs=product) + out, output
 
 
 @_cost.register
@@ -359,7 +369,7 @@ def _(layer: FeedForward, shape: Shape) -> tuple[Cost, Shape]:
 @_cost.register
 def _(layer: rivals.TokenEmbedding, shape: Shape) -> tuple[Cost, Shape]:
     output = _output_shape(layer, shape)
-    return _tensor(output) + _tensor(output, params=shape[-1] + math.prod(output)), output
+    return _tensor(output) + _kept(output, params=shape[-1] + math.prod(output)), output
 
 
 @_cost.register

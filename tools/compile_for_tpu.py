@@ -74,6 +74,7 @@ def compile_recipe(
     numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
     downsampling = None if peer else config.model.get("downsampling")
     numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": downsampling}
+    numbers["rematerialise"] = config.rematerialise
     rate = numbers["images_per_second_per_chip"]
     images = config.epochs * source.train.count
     return numbers | {

@@ -33,7 +33,7 @@ class TrainingMemory:
 
     Args:
         weights: Weights in float32, BatchNorm's averages included.
-        gradients: Gradients in float32.
+        gradients: Gradients in the dtype of the computation, in which they are summed.
         moments: AdamW's two moments in float32.
         averages: Averaged weights; 0 without.
         cast: Weights in the dtype of the computation, if that is another.
@@ -79,8 +79,9 @@ def count_memory(
         image_size: Height and width, as one number if they are equal.
         half: Whether activations are bfloat16 (`mixed_bfloat16`), rather than float32.
         averaged: Whether averaged weights are kept (`ema_decay`).
-        fused: Whether a compiler recomputes the three inner values of each GELU, as XLA does; TensorFlow's kernels keep
-            them for the backward pass, which is how the count was checked against measured steps.
+        fused: Whether a compiler recomputes all that is element-wise, as XLA does, so that only the outputs of
+            convolutions, products and pools are kept; TensorFlow's kernels keep the output of every layer, and three
+            inner values of each GELU.
         classes: Number of classes.
 
     Returns:
@@ -90,11 +91,11 @@ def count_memory(
     trained = sum(cost.params for _, cost, _ in layers)
     weights = 4 * (trained + sum(cost.non_trainable_params for _, cost, _ in layers))
     size = 2 if half else 4
-    kept = [cost.total_activations + (0 if fused else 3 * cost.activated) for _, cost, _ in layers]
+    kept = [cost.kept if fused else cost.total_activations + 3 * cost.activated for _, cost, _ in layers]
     outputs = sum(math.prod(shape) for _, _, shape in layers)
     return TrainingMemory(
         weights=weights,
-        gradients=4 * trained,
+        gradients=size * trained,
         moments=8 * trained,
         averages=4 * trained if averaged else 0,
         cast=2 * trained if half else 0,
