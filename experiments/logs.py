@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def show_ours() -> None:
         logging.set_verbosity(logging.INFO)
     if not _theirs_are_asked_for():
         logging.get_absl_handler().addFilter(_is_ours_or_an_error)
-        standard_logging.getLogger("tensorflow").setLevel(standard_logging.ERROR)  # it has a handler of its own
+        for name in ("tensorflow", "tf2onnx"):  # which have handlers of their own
+            standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
+        warnings.simplefilter("ignore", FutureWarning)
 
 
 def _is_ours_or_an_error(record: standard_logging.LogRecord) -> bool:

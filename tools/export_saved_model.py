@@ -30,7 +30,6 @@ from experiments.data import images, views
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
-from tools.serving.quiet import quiet_exporters
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
@@ -220,16 +219,14 @@ def _write(
 ) -> None:
     if options.format == "tf_saved_model":
         top_k = options.top_k or min(5, len(class_names))
-        with quiet_exporters():
-            signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
+        signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
     else:
         folder.mkdir()
         model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
-        with quiet_exporters():
-            if options.format == "onnx":
-                import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
-            model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
+        if options.format == "onnx":
+            import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
+        model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
         (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
 
 

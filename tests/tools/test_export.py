@@ -1,7 +1,5 @@
 """The whole way as a user goes it: train, export, serve with TensorFlow alone; and the options of the export."""
 
-import functools
-import logging
 import os
 import re
 import shutil
@@ -12,8 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl import logging as absl_logging
 
 import coatnet_tf
 from experiments import workdir
@@ -21,7 +17,6 @@ from tests.tools.samples import SIZE, photo
 from tools import check_saved_model
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import warmup
-from tools.serving.quiet import quiet_exporters
 
 SERVE = """
 import sys
@@ -191,24 +186,3 @@ def test_overwrite_replaces_the_whole_version(model_file, version, tmp_path):
     assert not (tmp_path / "5" / "old").exists() and (tmp_path / "5" / "saved_model.pb").exists()
     assert b"new" in (tmp_path / "5" / warmup.FILE).read_bytes()
     assert [entry.name for entry in tmp_path.iterdir()] == ["5"]
-
-
-def test_exporters_are_quiet_unless_asked(caplog, monkeypatch, request):
-    def said():
-        caplog.clear()
-        with caplog.at_level("INFO"), quiet_exporters():
-            absl_logging.set_verbosity(absl_logging.get_verbosity())  # as TensorFlow does
-            for name in ("absl", "tensorflow", "tf2onnx"):
-                logging.getLogger(name).info("renamed inputs")
-                logging.getLogger(name).warning("a warning")
-        return [record.message for record in caplog.records]
-
-    request.addfinalizer(functools.partial(absl_logging.set_verbosity, absl_logging.get_verbosity()))
-    absl_logging.set_verbosity(absl_logging.INFO)  # that of programs
-    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)
-    levels = [logging.getLogger(name).level for name in ("tensorflow", "tf2onnx")]
-    assert said() == ["a warning"] * 3
-    assert levels == [logging.getLogger(name).level for name in ("tensorflow", "tf2onnx")]
-    assert absl_logging.get_verbosity() == absl_logging.INFO
-    monkeypatch.setattr(flags.FLAGS["verbosity"], "present", 1)
-    assert said() == ["renamed inputs", "a warning"] * 3
