@@ -20,6 +20,7 @@ from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_init
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
 PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
+PRESET_PACKAGE, PRESET_CLASS = "coatnet_tf", "CoAtNetKerasHubBackbone"  # of coatnet_tf.keras_hub
 
 
 def CoAtNet(config: str | CoAtNetConfig, *args: Any, **kwargs: Any) -> keras.Model:
@@ -184,6 +185,8 @@ class CoAtNetBackbone(keras.Model):
     def save_to_preset(self, folder: str | os.PathLike[str]) -> None:
         """Writes the backbone as a folder that KerasHub calls a preset: `config.json` and `model.weights.h5`.
 
+        KerasHub reads it once `coatnet_tf.keras_hub` is imported, as a `CoAtNetKerasHubBackbone`.
+
         Args:
             folder: The folder; made if it is missing.
 
@@ -195,30 +198,39 @@ class CoAtNetBackbone(keras.Model):
         if (folder / PRESET_CONFIG).exists():
             raise FileExistsError(f"{folder} holds a preset already; give another folder.")
         self.save_weights(folder / PRESET_WEIGHTS)
-        config = keras.saving.serialize_keras_object(self)
+        config = {
+            **keras.saving.serialize_keras_object(self),
+            "module": "coatnet_tf.keras_hub",
+            "class_name": PRESET_CLASS,
+            "registered_name": f"{PRESET_PACKAGE}>{PRESET_CLASS}",
+        }
         (folder / PRESET_CONFIG).write_text(json.dumps(config, indent=2))
 
     @classmethod
-    def from_preset(cls, folder: str | os.PathLike[str], load_weights: bool = True) -> CoAtNetBackbone:
-        """Reads what `save_to_preset` wrote.
+    def from_preset(cls, preset: str | os.PathLike[str], load_weights: bool = True) -> CoAtNetBackbone:
+        """Reads what `save_to_preset` wrote, or that of a `CoAtNetKerasHubBackbone`.
 
         Args:
-            folder: The folder.
+            preset: The folder.
             load_weights: Whether to load the weights, or leave them random.
 
         Raises:
             FileNotFoundError: If the folder is no preset.
             ValueError: If it is the preset of another class, or the weights do not fit.
         """
-        path = Path(folder) / PRESET_CONFIG
+        path = Path(preset) / PRESET_CONFIG
+        if "://" in os.fspath(preset):
+            raise ValueError(
+                f"{preset} is no folder of this machine; coatnet_tf.keras_hub.{PRESET_CLASS}.from_preset reads it."
+            )
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} is no preset: there is no {PRESET_CONFIG} in it.")
+            raise FileNotFoundError(f"{preset} is no preset: there is no {PRESET_CONFIG} in it.")
         config = json.loads(path.read_text())
-        if config.get("class_name") != cls.__name__:
-            raise ValueError(f"{folder} is a preset of {config.get('class_name')!r}, not of {cls.__name__}.")
-        backbone = keras.saving.deserialize_keras_object(config)
+        if config.get("class_name") != PRESET_CLASS:
+            raise ValueError(f"{preset} is a preset of {config.get('class_name')!r}, not of {PRESET_CLASS}.")
+        backbone = cls.from_config(config["config"])
         if load_weights:
-            load_weights_of_file(backbone, Path(folder) / PRESET_WEIGHTS)
+            load_weights_of_file(backbone, Path(preset) / PRESET_WEIGHTS)
         return backbone
 
 
