@@ -16,7 +16,13 @@ from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
 from coatnet_tf.layers.parts import change_of
 from coatnet_tf.network import ImageShape
-from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
+from coatnet_tf.pretrained import (
+    find_pretrained,
+    find_published,
+    is_pretrained_name,
+    is_published_name,
+    load_initial_weights,
+)
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
 PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
@@ -56,11 +62,12 @@ def from_pretrained(
     classifier that begins anew, is reported in a warning that names them.
 
     Args:
-        name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`. The file is downloaded once,
+        name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`, or `"hf://USER/NAME"` of a
+            model that `tools.publish` put on Hugging Face's Hub. The file is downloaded once,
             checked by its hash and kept in the cache of huggingface_hub (of Keras for keras-cv-attention-models).
         path: A file to use in place of the download: `.safetensors` or `.pth` of timm, `.h5` of
-            keras-cv-attention-models. The tag behind the dot of `name` may be left out then, and networks without
-            published weights are known too, such as `"timm/coatnet_0_224"`.
+            keras-cv-attention-models, the folder of `tools.publish`. The tag behind the dot of `name` may be left out
+            then, and networks without published weights are known too, such as `"timm/coatnet_0_224"`.
         reset_head: Whether the classifier begins anew, as it must for another number of `classes`.
         **arguments: Arguments of `CoAtNet` but `config` and `weights`; `input_shape` and `classes` are those of the
             weights by default.
@@ -83,7 +90,7 @@ def from_pretrained(
     """
     if "weights" in arguments:
         raise ValueError(f"from_pretrained takes no weights beside those of {name}; give a file of its own as `path`.")
-    network = find_pretrained(name, path)
+    network: Any = find_published(name, path) if is_published_name(name) else find_pretrained(name, path)
     pretrained = network.read()
     classes = arguments.pop("classes", None)
     if arguments.get("include_top", True) and (classes is None or not reset_head):
@@ -96,7 +103,8 @@ def from_pretrained(
         classes = found
     shape = arguments.pop("input_shape", None)
     if shape is None and arguments.get("input_tensor") is None:
-        shape = (network.image_size, network.image_size, 3)
+        shape = network.input_shape
+    arguments = {"classifier_activation": network.classifier_activation, **arguments}
     model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
     warn_of_changes(pretrained.load(model, reset_head), name)
     return model
