@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure, SubFigure
@@ -21,7 +22,8 @@ from tools.explanations import maps
 TOP = 5  # classes that are named
 TABLES = 4  # heads whose tables are drawn if none are chosen
 PANEL, TABLE, DPI = 2.3, 1.9, 90  # inches of an image and of a table, and pixels per inch
-HEAT = "inferno"
+HEAT, HEAT_ALPHA = "inferno", 0.55
+PALEST = (-128, 383)  # what is black and what is white of the image under a map
 CAPTION = {"size": 9, "x": 0.01, "ha": "left"}
 TIMES = "\N{MULTIPLICATION SIGN}"
 LONGEST = 26  # characters of a name in a title
@@ -128,12 +130,30 @@ def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
     axes.set_title(f"predicted: {short_name(names[best[0]])}\n(with probability)", size=8)
 
 
+def heat_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map over an image as `draw_explanations` draws it, without a figure.
+
+    Args:
+        image: `[height, width, channels]` in [0, 255].
+        heat: `[rows, columns]`, at least 0.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    grey = np.atleast_3d(picture_of(image)).mean(axis=-1, keepdims=True)
+    smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
+    colours = colormaps[HEAT](smooth / max(float(smooth.max()), float(np.finfo("float32").tiny)))[..., :3]
+    return np.round(HEAT_ALPHA * 255 * colours + (1 - HEAT_ALPHA) * (grey - PALEST[0]) * 255 / np.ptp(PALEST)).astype(
+        "uint8"
+    )
+
+
 def _draw_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, lowest: float, title: str) -> None:
     """A map, resized bilinearly, over the image in pale grey, so that heat looks alike on black and on white."""
-    _draw_image(axes, np.atleast_3d(picture_of(image)).mean(axis=-1), title, lowest=-128, highest=383)
+    _draw_image(axes, np.atleast_3d(picture_of(image)).mean(axis=-1), title, *PALEST)
     smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
     highest = max(float(smooth.max()), lowest + float(np.finfo("float32").tiny))
-    axes.imshow(smooth, cmap=HEAT, alpha=0.55, vmin=lowest, vmax=highest)
+    axes.imshow(smooth, cmap=HEAT, alpha=HEAT_ALPHA, vmin=lowest, vmax=highest)
 
 
 def _draw_grad_cam(axes: Axes, image: np.ndarray, stage: str, found: np.ndarray, name: str) -> None:
