@@ -24,6 +24,7 @@ import io
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,6 @@ def serve(page: Any, host: str = LOOPBACK, port: int | None = None, max_megabyte
 def main(argv: list[str]) -> None:
     del argv
     logs.show_ours()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was dropped is removed then too
     values = flags.FLAGS
     path, labels = Path(values.model), Path(values.labels) if values.labels else None
     with tempfile.TemporaryDirectory() as folder:
@@ -308,7 +308,11 @@ def main(argv: list[str]) -> None:
         if values.host not in (LOOPBACK, "localhost"):
             logging.warning("Everyone who reaches this machine at %s can use the page.", values.host)
         print(f"The page: {address} (Ctrl-C ends it)", flush=True)
-        page.block_thread()
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,24 +85,6 @@ class TestAnswers:
         config.dataset.name = f"folder:{tmp_path}/gone"
         (tmp_path / workdir.CONFIG).write_text(config.to_json())
         assert demo.find_examples(tmp_path, tmp_path)[1].startswith("No held-out images to show, as the run's data")
-
-
-def find_chromium():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium: the system's, or that of `playwright install chromium`; with a camera that shows a test picture."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-        try:
-            opened = started.chromium.launch(executable_path=find_chromium(), args=[*options, "--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
