@@ -31,11 +31,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags, logging
 from PIL import Image, UnidentifiedImageError
 
 from coatnet_tf.graph import inlined
-from experiments import logs, path_flags, workdir
+from experiments import charts, logs, path_flags, workdir
 from experiments.data import images, sources, views
 from experiments.report import picture_of
 from tools import model_files, predict
@@ -54,10 +55,10 @@ STYLE = """
 .card img { width: calc(50% - 0.2rem); aspect-ratio: 1; object-fit: contain; background: #8882; }
 .card .class { display: flex; justify-content: space-between; gap: 1rem; }
 .card .bar { height: 0.35rem; background: #8883; border-radius: 0.2rem; }
-.card .bar div { height: 100%; background: #0072b2; border-radius: 0.2rem; }
+.card .bar div { height: 100%; background: BLUE; border-radius: 0.2rem; }
 .card .error, .refused { color: #b3261e; }
 .card .name { font-size: 0.85rem; opacity: 0.8; }
-"""
+""".replace("BLUE", charts.BLUE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,26 +170,24 @@ def find_examples(run: Path, folder: Path) -> tuple[list[Path], str]:
     """
     try:
         source = sources.prepare(workdir.read_recipe(run).dataset)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         return [], f"No held-out images to show, as the run's data cannot be read ({error})."
     written = []
     for index in np.linspace(0, source.eval.count - 1, min(EXAMPLES, source.eval.count)).astype(int):
         (example,) = source.eval.read(index, index + 1)
         label = np.atleast_1d(example["label"].numpy())
         true = np.flatnonzero(label) if source.multi_label else label
+        encoded = example["image"].numpy()
+        try:
+            kind = str(Image.open(io.BytesIO(encoded)).format).lower()
+        except (OSError, UnidentifiedImageError):
+            return [], "No held-out images to show, as they are arrays."
         names = ", ".join(source.class_names[int(i)] for i in true)
         safe = "".join(letter if letter.isalnum() or letter in " ,-_" else "_" for letter in names)
-        path = folder / f"held-out {index}, {safe[:80]}{_suffix(example['image'].numpy())}"
-        path.write_bytes(example["image"].numpy())
+        path = folder / f"held-out {index}, {safe[:80]}.{kind}"
+        path.write_bytes(encoded)
         written.append(path)
     return written, ""
-
-
-def _suffix(encoded: bytes) -> str:
-    try:
-        return f".{str(Image.open(io.BytesIO(encoded)).format).lower()}"
-    except (OSError, UnidentifiedImageError):
-        return ".npy"
 
 
 def make_page(demo: Demo, examples: Sequence[Path], temporary: Path) -> Any:
@@ -240,7 +239,7 @@ def make_page(demo: Demo, examples: Sequence[Path], temporary: Path) -> Any:
         if examples:
             with gradio.Tab("Held-out images"):
                 gallery = gradio.Gallery(
-                    [(os.fspath(path), path.stem) for path in examples],
+                    [(Image.open(path).convert("RGB"), path.stem) for path in examples],  # a browser shows no TIFF
                     label="Of the run; choose one",
                     columns=4,
                     height="auto",

@@ -41,6 +41,7 @@ from tools import model_files
 from tools.serving import model_card
 
 README = "README.md"
+FILES = (README, published.CONFIG, published.WEIGHTS, workdir.MODEL)
 EVALUATIONS = {"evaluation": "held-out images", "test_evaluation": "test images"}  # folders that programs here leave
 
 
@@ -87,8 +88,8 @@ def write(options: PublishOptions) -> Path:
     run, folder = options.run, options.folder
     recipe = workdir.read_recipe(epath.Path(run), workdir.MODEL, workdir.CLASSES, workdir.DATA)
     measured = _read_evaluations(run)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / README).is_file())):
-        raise FileExistsError(f"{folder} is no folder that this program wrote; give another --output.")
+    if folder.exists() and not (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= set(FILES)):
+        raise FileExistsError(f"{folder} holds other files than {', '.join(FILES)}; give another --output.")
 
     model = model_files.load(run / workdir.MODEL)
     config = coatnet_tf.get_config(make_model_config(recipe.model), drop_path_rate=0.0, dropout=0.0)
@@ -252,9 +253,8 @@ def upload(folder: Path, to: str, private: bool = False) -> str:
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=f"coatnet_tf {coatnet_tf.__version__}"
-        )
+        files = [huggingface_hub.CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
+        commit = api.create_commit(repository, files, commit_message=f"coatnet_tf {coatnet_tf.__version__}")
     except Exception as error:  # of several libraries, by the version of huggingface_hub
         raise OSError(
             f"{folder} could not be uploaded to {to} ({type(error).__name__}: {str(error).splitlines()[0]}). "

@@ -108,8 +108,9 @@ class TestFolder:
             publish.write(publish.PublishOptions(**options))
 
     def test_nothing_else_is_overwritten(self, run_evaluated, tmp_path):
+        (tmp_path / "README.md").write_text("")
         (tmp_path / "thesis.md").write_text("")
-        with pytest.raises(FileExistsError, match="no folder that this program wrote; give another --output"):
+        with pytest.raises(FileExistsError, match="holds other files than README.md, .*; give another --output"):
             publish.write(publish.PublishOptions(run_evaluated, TO, "apache-2.0", tmp_path))
 
     def test_a_run_without_numbers_is_not_shared(self, run_folder, tmp_path):
