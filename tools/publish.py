@@ -227,7 +227,7 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_places(part) for part in value]
-    if isinstance(value, str) and value not in CATALOG and "/" in value.removeprefix("folder:"):
+    if isinstance(value, str) and value not in CATALOG and "/" in value and not value.startswith("tfds:"):
         prefix = "folder:" if value.startswith("folder:") else ""
         return prefix + value.rstrip("/").rpartition("/")[2]
     return value

@@ -80,9 +80,10 @@ class TestFolder:
         text = (folder / "README.md").read_text() + (folder / "config.json").read_text()
         assert recipe["dataset"]["data_dir"] not in text
         assert str(run_evaluated.parent) not in text
-        assert publish._without_places({"a": ["folder:/home/me/my birds/", "tfds:mnist", "timm/coatnet_0_rw_224"]}) == {
-            "a": ["folder:my birds", "tfds:mnist", "coatnet_0_rw_224"]
+        assert publish._without_places({"a": ["folder:/home/me/my birds/", "tfds:a/b", "runs/b/c"]}) == {
+            "a": ["folder:my birds", "tfds:a/b", "c"]
         }
+        assert publish._without_places("timm/coatnet_0_rw_224.sw_in1k") == "timm/coatnet_0_rw_224.sw_in1k"
 
     def test_the_same_model_comes_of_it(self, folder, trained, digits):
         model = coatnet_tf.from_pretrained(TO, path=folder)
