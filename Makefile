@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN ?= runs/digits
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint test-tensorflow test-jax test-oldest clean
+.PHONY: demo test test-slow lint docs test-tensorflow test-jax test-oldest clean
 
 # Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
 demo: $(VENV)/installed
@@ -19,6 +19,11 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The pages of docs/, in build/site; python -m http.server --directory build/site shows them. A link or reference that leads
+# nowhere fails.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=15
 test-tensorflow: $(VENV)/installed

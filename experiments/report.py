@@ -6,19 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from etils import epath
 
-from experiments import workdir
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-matplotlib.rcParams["text.parse_math"] = False  # a class can be called "$5 to $10"
+from experiments import charts, workdir
+from experiments.charts import plt
 
 CONTACT_SHEET = 40  # images
 _COUNTS_SHOWN_UP_TO = 20  # classes
+_LONGEST_NAME, _LONGEST_TITLE = 30, 15  # letters of a class beside the counts, and above an image
+_INCHES_PER_LETTER = 0.09
 
 
 def write(
@@ -108,18 +105,24 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: epath.Path) -> None:
     """Draws counts by true class (rows) and predicted class (columns), coloured by share of the row."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, 3.0 + 0.5 * len(class_names))
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(class_names) <= _COUNTS_SHOWN_UP_TO:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
-        for row, column in np.ndindex(*confusion.shape):
-            if confusion[row, column]:
-                color = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, f"{confusion[row, column]:.0f}", ha="center", va="center", color=color, size=8)
-    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {confusion.trace() / confusion.sum():.2%}")
-    _save(figure, path)
+    with charts.names_in_any_script(class_names):
+        names = [charts.shorten(name, _LONGEST_NAME) for name in class_names]
+        side = min(12.0, 3.0 + 0.5 * len(names))
+        if len(names) <= _COUNTS_SHOWN_UP_TO:
+            side += _INCHES_PER_LETTER * max(map(charts.width, names))
+        figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+        axes.imshow(shares, cmap=charts.SHARES, vmin=0, vmax=1)
+        if len(class_names) <= _COUNTS_SHOWN_UP_TO:
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
+            for row, column in np.ndindex(*confusion.shape):
+                if confusion[row, column]:
+                    color = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(
+                        column, row, f"{confusion[row, column]:.0f}", ha="center", va="center", color=color, size=8
+                    )
+        axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {confusion.trace() / confusion.sum():.2%}")
+        _save(figure, path)
 
 
 def plot_predictions(
@@ -129,7 +132,7 @@ def plot_predictions(
     class_names: Sequence[str],
     path: epath.Path,
 ) -> None:
-    """Draws a contact sheet: each image with its predicted class and probability, mistakes in red if these are known.
+    """Draws a contact sheet: each image with its predicted class and probability, and its own class if that is another.
 
     Args:
         images: `[n, height, width, channels]` in [0, 255].
@@ -138,20 +141,24 @@ def plot_predictions(
         class_names: Names of the classes.
         path: PNG to write.
     """
-    columns = 8
-    rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
-        predicted = int(scores.argmax())
-        axes.imshow(picture_of(image), cmap="gray")
-        text = f"{class_names[predicted]} {scores[predicted]:.0%}"
-        right = targets is None or targets[index][predicted]
-        if targets is not None and not right:
-            text += f"\nnot {class_names[int(targets[index].argmax())]}"
-        axes.set_title(text, size=8, color="black" if right else "red")
-    _save(figure, path)
+    with charts.names_in_any_script(class_names):
+        names = [charts.shorten(name, _LONGEST_TITLE) for name in class_names]
+        columns = 8
+        rows = -(-len(images) // columns)
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
+            predicted = int(scores.argmax())
+            axes.imshow(picture_of(image), cmap="gray")
+            text = f"{names[predicted]} {scores[predicted]:.0%}"
+            right = targets is None or targets[index][predicted]
+            if targets is not None and not right:
+                text += f"\nnot {names[int(targets[index].argmax())]}"
+            axes.set_title(text, size=8, color="black" if right else charts.VERMILLION)
+        _save(figure, path)
 
 
 def _save(figure: Any, path: epath.Path) -> None:
