@@ -54,7 +54,7 @@ def describe(measured: Sequence[dict[str, Any]]) -> str:
     lines.append("")
     for name, title in (("top1", "Top-1"), ("balanced_accuracy", "Balanced accuracy")):
         summary = Summary(name, 100 * np.array([of_fold[name] for of_fold in measured]), None)
-        low, high = summary.mean - summary.half_interval, summary.mean + summary.half_interval
+        low, high = max(0, summary.mean - summary.half_interval), min(100, summary.mean + summary.half_interval)
         lines.append(f"{title}: {summary.mean:.2f} % in the mean, 95 % interval {low:.2f} to {high:.2f} %.")
     images = sum(of_fold["images"] for of_fold in measured)
     right = round(sum(of_fold["top1"] * of_fold["images"] for of_fold in measured))

@@ -10,7 +10,8 @@ The images lie in one folder per class. By their names one in five is held out: 
 weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
 `validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
 what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
-override them. `--config.tune` says what is trained: all of the network, its head alone, its last blocks, or LoRA.
+override them. `--config.tune` says what is trained: all of the network, its head alone, its last blocks, or LoRA;
+`auto` tries several and keeps the best.
 
 `--folds=5` says how good such a training is: five are done, each of which holds out another fifth of the images, and
 `folds.md` in `--output` has the mean and its interval. `--init_from=none` begins at random weights.
@@ -36,7 +37,7 @@ from etils import epath
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
-from experiments import cross_validation, evaluate, logs, path_flags, recipe_flags, sizes, train, tuning, workdir
+from experiments import cross_validation, evaluate, logs, path_flags, recipe_flags, sizes, train, tries, tuning, workdir
 from experiments.data import folder, folder_splits
 from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
@@ -284,18 +285,24 @@ def main(argv: list[str]) -> None:
     logs.show_ours()
     output = epath.Path(flags.FLAGS.output)
     overrides = recipe_flags.overrides()
-    count = flags.FLAGS.folds
+    count, minutes = flags.FLAGS.folds, flags.FLAGS.auto_minutes
     folds = [Fold(number, count, overrides.get("seed", 0)) for number in range(1, count + 1)]
     try:
         for flag in ("output", "init_from"):
             path = getattr(flags.FLAGS, flag)
             if "://" in path:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
+        if folds and overrides.get("tune") == tries.AUTO:
+            raise ValueError("--folds measures one way of training; give another --config.tune than auto with it.")
         if count == 1:
             raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
         images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0), folds[0] if folds else None)
         start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
         config = configure(images, start, overrides)
+        if config.tune == tries.AUTO and not start.init_from:
+            raise ValueError(
+                "--config.tune=auto tries what to train of weights that are given; --init_from=none is all."
+            )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     if not start.init_from:
@@ -308,7 +315,11 @@ def main(argv: list[str]) -> None:
         if folds:
             print(cross_validation.run(of_fold, folds, output) + f"\nThe report is {output / cross_validation.REPORT}")
             return
-        train.run(config, output)
+        if config.tune == tries.AUTO:
+            output = tries.run(lambda way: configure(images, start, {**overrides, "tune": way}), output, minutes)
+            print((output.parent / tries.REPORT).read_text())
+        else:
+            train.run(config, output)
         print(finish(output, images.test))
     except (OSError, ValueError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
@@ -320,6 +331,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
     path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")
     flags.DEFINE_integer("folds", 0, "Train so many times, holding out another part each time; 0: once.", lower_bound=0)
+    flags.DEFINE_float("auto_minutes", 60, "With --config.tune=auto: when to begin no further try.", lower_bound=0)
     recipe_flags.define_fields(small_folder.get_config())
     flags.mark_flags_as_required(["images", "init_from", "output"])
     app.run(main)
