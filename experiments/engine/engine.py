@@ -117,16 +117,20 @@ class Engine(abc.ABC):
     @functools.cached_property
     def _features(self) -> features.Features:
         """Of the training images, for a run that trains the head."""
-        return features.of_training(self._source, self._config, self._embed(), self.damaged, self._devices.is_chief)
+        return features.of_training(self._source, self._config, self._embed, self.damaged, self._devices.is_chief)
 
     @functools.cached_property
     def _held_out_features(self) -> features.Features:
-        arguments = self._embed(), self.damaged_in_evaluation, self._devices.is_chief
+        arguments = self._embed, self.damaged_in_evaluation, self._devices.is_chief
         return features.of_held_out(self._source, self._config, *arguments)
 
-    @abc.abstractmethod
+    @functools.cached_property
     def _embed(self) -> features.Embed:
-        """What computes features, in inference mode."""
+        return self._make_embed(tuning.backbone_of(self.network))
+
+    @abc.abstractmethod
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+        """What computes features by a model from images to these, in inference mode."""
 
     def _training_batches(self, step: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """The share of this process of the batches from a step on."""

@@ -20,7 +20,6 @@ from keras import ops
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments import tuning
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
@@ -271,8 +270,7 @@ class JaxEngine(Engine):
         with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
             return model(images, training=False)
 
-    def _embed(self) -> features.Embed:
-        backbone = tuning.backbone_of(self.network)
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
         values = [v.value for v in backbone.variables]
 
         @functools.partial(jax.jit, out_shardings=whole(self._mesh))

@@ -14,7 +14,6 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments import tuning
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine.engine import Engine, share_of_top_class
@@ -134,9 +133,9 @@ class TensorFlowEngine(Engine):
                 x = tf.stop_gradient(x)
         return x
 
-    def _embed(self) -> features.Embed:
-        backbone = coatnet_tf.fold_for_inference(tuning.backbone_of(self.network))  # the same features, sooner
-        embed = tf.function(lambda images: tf.cast(backbone(tf.cast(images, tf.float32), training=False), tf.float32))
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+        folded = coatnet_tf.fold_for_inference(backbone)  # the same features, sooner
+        embed = tf.function(lambda images: tf.cast(folded(tf.cast(images, tf.float32), training=False), tf.float32))
         return lambda images: embed(images).numpy()
 
     def _apply(self, strategy: tf.distribute.Strategy, gradients: list[Any], finite: Any) -> None:
