@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import ml_collections
 from absl import logging
@@ -28,7 +29,7 @@ def run(configure: Callable[[str], ml_collections.ConfigDict], output: epath.Pat
         Folder of the run that is kept; the others stay too.
     """
     begun = time.monotonic()
-    rows = {}
+    rows: dict[str, Mapping[str, Any]] = {}
     for way in TRIED:
         if rows and time.monotonic() - begun > 60 * minutes:
             logging.info("--auto_minutes=%g have passed: %s is not tried.", minutes, way)
