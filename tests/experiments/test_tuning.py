@@ -231,11 +231,14 @@ def test_a_head_goes_on_with_its_own_features_alone(run, tuned, devices, whole_r
 
 
 @pytest.mark.slow
-def test_frozen_parts_run_in_inference_mode(tuned, devices, tmp_path):
+def test_frozen_parts_run_in_inference_mode(config, devices, tmp_path):
     """No branch of theirs is dropped: their random states do not move, nor do the statistics of their norms."""
-    tuned.tune, tuned.tuned_blocks, tuned.model.drop_path_rate = "last_blocks", 1, 0.5
-    source = loop.prepare(tuned, tmp_path, devices)
-    engine, _, _ = loop.build(tuned, tmp_path, devices, source)
+    config.model.depths, config.model.drop_path_rate = (1, 2, 1), 0.5  # the first of all blocks drops no branch
+    network = coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 1), classes=10)
+    network.save_weights(tmp_path / "start.weights.h5")
+    config.tune, config.tuned_blocks, config.init_from = "last_blocks", 1, str(tmp_path / "start.weights.h5")
+    source = loop.prepare(config, tmp_path / "run", devices)
+    engine, _, _ = loop.build(config, tmp_path / "run", devices, source)
     frozen = [v for v in engine.network.variables if v.path.partition("/")[0] in engine._frozen]
     states = [v for v in engine.network.variables if "s2_block01" in v.path and "seed_generator" in v.path]
     assert any("moving_mean" in v.path for v in frozen) and any("seed_generator" in v.path for v in frozen) and states
