@@ -270,7 +270,7 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
         f"  {saved_model}: the same for TensorFlow Serving (SavedModel)",
         "",
         "What to do next",
-        f"  python -m tools.predict --workdir={output} IMAGES classifies others",
+        f"  python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv",
     ]
     low, high = measured[name]["top1_interval"]
     if name != "test":

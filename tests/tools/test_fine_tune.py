@@ -262,6 +262,7 @@ def test_the_end_fits_on_a_screen(tmp_path):
     text = fine_tune.describe(output, {"held-out": measured}, output / "serving/1", "head")
     assert "40 held-out images: top-1 75.00% (95 % interval: 60.00% to 86.00%; optimistic" in text
     assert "a taken for b: 6 of 20" in text and "balanced over the classes 70.00%" in text
+    assert f"python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv" in text
     assert "--folds=5" in text and "--config.tune=all" in text and "runs/mine/evaluation/evaluation.md" in text
     of_test = {**measured, "chose_the_epoch": False, "confused": []}
     text = fine_tune.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
