@@ -54,8 +54,6 @@ ABOUT_NO_WEIGHTS = (
     "more epochs."
 )
 WIDE_INTERVAL = 0.1  # of an accuracy
-FEW_TRAINED = (tuning.HEAD, tuning.LORA)
-FASTER = 10  # their rate over that of all weights, which must not forget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +107,6 @@ def find_start(init_from: str, model: str = "") -> Start:
         recipe = workdir.read_recipe(path, workdir.MODEL)
         # How large a rate suits a network depends on its width: its own training knows.
         learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
-        if recipe.get("tune") in FEW_TRAINED:
-            learning_rate /= FASTER
         return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
     if not path.exists():
         raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
@@ -216,8 +212,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
-    faster = FASTER if overrides.get("tune") in FEW_TRAINED else 1
-    config.optimizer.learning_rate = start.learning_rate * faster
+    config.optimizer.learning_rate = start.learning_rate
     config.update_from_flattened_dict(overrides)
     return config
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,25 +158,6 @@ def test_start_from_nothing(tmp_path):
     images = fine_tune.find_images(make_images(tmp_path / "images", 20))
     config = fine_tune.configure(images, start, {})
     assert not config.init_from and not config.reset_head and config.dataset.channels == 0
-
-
-@pytest.mark.parametrize(("way", "factor"), [("head", 10), ("lora", 10), ("last_blocks", 1), ("all", 1)])
-def test_what_is_new_learns_faster_than_what_must_not_forget(pretrained, way, factor):
-    images = fine_tune.Images("folder:images", 100)
-    start = fine_tune.find_start(str(pretrained))
-    rate = fine_tune.configure(images, start, {"tune": way}).optimizer.learning_rate
-    assert rate == pytest.approx(factor * start.learning_rate)
-    chosen = fine_tune.configure(images, start, {"tune": way, "optimizer.learning_rate": 3e-4})
-    assert chosen.optimizer.learning_rate == 3e-4
-
-
-@pytest.mark.parametrize(("way", "divisor"), [("head", 10), ("all", 1)])
-def test_the_rate_of_a_head_is_not_that_of_a_network(pretrained, tmp_path, way, divisor):
-    """For who begins with what such a run left."""
-    shutil.copytree(pretrained, tmp_path / "run")
-    recipe = json.loads((pretrained / workdir.CONFIG).read_text()) | {"tune": way, "init_from": "somewhere"}
-    (tmp_path / "run" / workdir.CONFIG).write_text(json.dumps(recipe))
-    assert fine_tune.find_start(str(tmp_path / "run")).learning_rate == pytest.approx(2e-3 / divisor)
 
 
 def test_folds_take_the_place_of_held_out_images(tmp_path):
