@@ -48,6 +48,7 @@ FIRST_KERNEL = "stem_conv01#0"
 PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
 RGB = 3
 TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
+LORA_FACTOR = 10  # its rate over that of all weights: docs/fine_tuning.md
 NO_WEIGHTS = "none"  # for --init_from
 ABOUT_NO_WEIGHTS = (
     "%s begins at random weights: expect a lower accuracy than from trained ones, much lower with few images, and try "
@@ -107,6 +108,7 @@ def find_start(init_from: str, model: str = "") -> Start:
         recipe = workdir.read_recipe(path, workdir.MODEL)
         # How large a rate suits a network depends on its width: its own training knows.
         learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
+        learning_rate /= LORA_FACTOR if recipe.get("tune") == tuning.LORA else 1
         return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
     if not path.exists():
         raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
@@ -212,7 +214,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
-    config.optimizer.learning_rate = start.learning_rate
+    config.optimizer.learning_rate = start.learning_rate * (LORA_FACTOR if overrides.get("tune") == tuning.LORA else 1)
     config.update_from_flattened_dict(overrides)
     return config
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_start_from_nothing(tmp_path):
     images = fine_tune.find_images(make_images(tmp_path / "images", 20))
     config = fine_tune.configure(images, start, {})
     assert not config.init_from and not config.reset_head and config.dataset.channels == 0
+
+
+@pytest.mark.parametrize(("way", "factor"), [("lora", 10), ("head", 1), ("all", 1)])
+def test_lora_learns_faster_than_what_it_is_beside(pretrained, tmp_path, way, factor):
+    """And its rate is not taken for the network's by a run that begins with its result."""
+    images, start = fine_tune.Images("folder:images", 100), fine_tune.find_start(str(pretrained))
+    config = fine_tune.configure(images, start, {"tune": way})
+    assert config.optimizer.learning_rate == pytest.approx(factor * start.learning_rate)
+    chosen = fine_tune.configure(images, start, {"tune": way, "optimizer.learning_rate": 3e-4})
+    assert chosen.optimizer.learning_rate == 3e-4
+    shutil.copytree(pretrained, tmp_path / "run")
+    config.image_size = start.image_size
+    (tmp_path / "run" / workdir.CONFIG).write_text(config.to_json())
+    assert fine_tune.find_start(str(tmp_path / "run")).learning_rate == pytest.approx(start.learning_rate)
 
 
 def test_folds_take_the_place_of_held_out_images(tmp_path):
