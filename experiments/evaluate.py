@@ -119,7 +119,8 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
     if measured["left_out"]:
         lines += [f"| Files that are not read | {measured['left_out']}; see {workdir.LEFT_OUT} |"]
-    lines += [f"| Top-1 | {describe_top1(measured)} |", f"| Top-5 | {measured['top5']:.2%} |"]
+    lines += [f"| Top-1 | {describe_top1(measured)} |"]
+    lines += [f"| Balanced accuracy | {measured['balanced_accuracy']:.2%} |", f"| Top-5 | {measured['top5']:.2%} |"]
     lines += [f"| Loss | {measured['loss']:.4f} |"]
     lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
     lines += ["![Counts by true and predicted class](confusion.png)", ""]

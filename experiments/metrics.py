@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,9 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
         class_names: Names of the classes.
 
     Returns:
-        `images`, `top1`, `top1_interval` (95 %), `top5`, `loss` (cross-entropy), `calibration_error`, and `by_class`
-        with `images`, `recall` (`None` for a class without images) and `precision` (`None` for one that is never
-        predicted).
+        `images`, `top1`, `top1_interval` (95 %), `balanced_accuracy` (the mean recall of the classes), `top5`, `loss`
+        (cross-entropy), `calibration_error`, `confused` (see `most_confused`), and `by_class` with `images`, `recall`
+        (`None` for a class without images) and `precision` (`None` for one that is never predicted).
 
     Example:
     >>> import numpy as np
@@ -34,16 +36,19 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
     """
     predicted = probabilities.argmax(axis=-1)
     right = predicted == labels
+    by_class = _by_class(predicted, labels, class_names)
     # scikit-learn's log_loss clips at 2e-16, and wants probabilities that sum to 1, which a sigmoid's do not.
     chance = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo("float32").tiny)
     return {
         "images": len(labels),
         "top1": float(metrics.accuracy_score(labels, predicted)),
         "top1_interval": wilson_interval(int(right.sum()), len(labels)),
+        "balanced_accuracy": float(np.mean([c["recall"] for c in by_class.values() if c["recall"] is not None])),
         "top5": top_k_accuracy(probabilities, labels, 5),
         "loss": float(-np.log(chance).mean()),
         "calibration_error": calibration_error(probabilities.max(axis=-1), right),
-        "by_class": _by_class(predicted, labels, class_names),
+        "confused": most_confused(confusion_matrix(probabilities, labels), class_names),
+        "by_class": by_class,
     }
 
 
@@ -112,6 +117,37 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = [abs(np.sum(confidence[bins == b] - right[bins == b])) for b in range(CALIBRATION_BINS)]
     return float(np.sum(gaps) / len(right))
+
+
+def most_confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that are confused most, at most five.
+
+    Args:
+        confusion: Counts by true and predicted class, `[classes, classes]`.
+        class_names: Names of the classes.
+
+    Returns:
+        By falling number: `true` and `predicted` (names), `images` (how many of the one were taken for the other) and
+        `of` (how many of the one there are).
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import most_confused
+    >>> most_confused(np.array([[8, 2], [0, 9]]), ("cat", "dog"))
+    [{'true': 'cat', 'predicted': 'dog', 'images': 2, 'of': 10}]
+    """
+    wrong = confusion - np.diag(np.diag(confusion))
+    places = zip(*np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape), strict=True)
+    return [
+        {
+            "true": class_names[true],
+            "predicted": class_names[predicted],
+            "images": int(wrong[true, predicted]),
+            "of": int(confusion[true].sum()),
+        }
+        for true, predicted in itertools.islice(places, 5)
+        if wrong[true, predicted]
+    ]
 
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

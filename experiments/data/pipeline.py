@@ -19,15 +19,57 @@ from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
+from experiments.data.readers import Reader
 from experiments.data.sources import Source
 
 _CHUNK = 32  # images decoded by one thread at a time, at most
 _READY_BATCHES = 2  # prepared ahead of the step
 
+_Load = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # an image of its position in the run, name and file
+
 
 def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
     """The order of a run's examples; those that Mixup pairs stay together."""
     return Order(source.train, config.batch_size, 2 if config.augment.mixup_alpha else 1, config.seed)
+
+
+def _plain(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
+    """What makes the image that evaluation sees."""
+    view = views.of_recipe(config)
+    return lambda position, name, encoded: view.load(encoded, source.channels, python=python)
+
+
+def _augmented(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
+    """What makes the training image of a position in the run."""
+    settings, view = config.augment, views.of_recipe(config)
+    dark = DarkImages() if python else None
+
+    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(config.seed, tf.int64), position])
+        crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+        options: dict[str, Any] = {"python": python, "on_16_bits": _tells(dark, name) if dark else None}
+        if settings.crop == "inception":
+            window = images.inception(crop_seed, view.size)
+            options["interpolation"] = view.interpolation
+            image = images.load(encoded, source.channels, view.size, window, **options)
+        else:
+            image = view.load(encoded, source.channels, **options)
+        if settings.flip:
+            image = augment.random_flip(image, flip_seed)
+        if settings.translate:
+            image = augment.random_translate(image, move_seed, settings.translate)
+        if settings.randaugment_layers:
+            image = randaugment.randaugment(
+                image,
+                rand_seed,
+                settings.randaugment_layers,
+                settings.randaugment_magnitude,
+                settings.randaugment_pixel_scale,
+                settings.randaugment_probability,
+            )
+        return image
+
+    return load
 
 
 def training_batches(
@@ -56,33 +98,8 @@ def training_batches(
     """
     context = context or tf.distribute.InputContext()
     settings, view = config.augment, views.of_recipe(config)
+    load = _augmented(source, config, python)
     order = training_order(source, config)
-    dark = DarkImages() if python else None
-
-    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(config.seed, tf.int64), position])
-        crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        options: dict[str, Any] = {"python": python, "on_16_bits": _tells(dark, name) if dark else None}
-        if settings.crop == "inception":
-            window = images.inception(crop_seed, view.size)
-            options["interpolation"] = view.interpolation
-            image = images.load(encoded, source.channels, view.size, window, **options)
-        else:
-            image = view.load(encoded, source.channels, **options)
-        if settings.flip:
-            image = augment.random_flip(image, flip_seed)
-        if settings.translate:
-            image = augment.random_translate(image, move_seed, settings.translate)
-        if settings.randaugment_layers:
-            image = randaugment.randaugment(
-                image,
-                rand_seed,
-                settings.randaugment_layers,
-                settings.randaugment_magnitude,
-                settings.randaugment_pixel_scale,
-                settings.randaugment_probability,
-            )
-        return image
 
     def share(position: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
@@ -123,23 +140,52 @@ def evaluation_batches(
         Dataset of `(image, target, weight)`: uint8 `[batch, height, width, channels]`, uint8
         `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
     """
-    context = context or tf.distribute.InputContext()
-    view = views.of_recipe(config)
+    load = _plain(source, config, python)
+    return _in_order(source.eval, load, source, config, 0, context or tf.distribute.InputContext(), damaged, python)
 
-    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return view.load(encoded, source.channels, python=python)
+
+def view_batches(
+    source: Source, config: ml_collections.ConfigDict, view: int, damaged: DamagedImages
+) -> tf.data.Dataset:
+    """All training images once, in order, in a view: the first is that of evaluation, the others are augmented.
+
+    Args:
+        source: The dataset.
+        config: As of `training_batches`.
+        view: Number of the view, from 0.
+        damaged: As of `training_batches`.
+
+    Returns:
+        As of `evaluation_batches`.
+    """
+    load = _augmented(source, config, True) if view else _plain(source, config, True)
+    first = view * source.train.count  # the positions at which a run would see the images in order
+    return _in_order(source.train, load, source, config, first, tf.distribute.InputContext(), damaged, True)
+
+
+def _in_order(
+    reader: Reader,
+    load: _Load,
+    source: Source,
+    config: ml_collections.ConfigDict,
+    first: int,
+    context: tf.distribute.InputContext,
+    damaged: DamagedImages | None,
+    python: bool,
+) -> tf.data.Dataset:
+    """All images of a split once, in order, at positions from `first` on, the last batch filled up."""
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, views.of_recipe(config).size, damaged, python)
         return image, _targets(chunk["label"], source), weight
 
-    examples = source.eval.read(0, source.eval.count)
+    examples = reader.read(0, reader.count)
     label = examples.element_spec["label"]
     filling = tf.data.Dataset.from_tensors(
         {"image": tf.constant(""), "label": tf.zeros(label.shape, label.dtype), "name": tf.constant("")}
     )
-    examples = examples.concatenate(filling.repeat(-source.eval.count % config.batch_size))
-    examples = examples.map(lambda example: {**example, "position": tf.zeros((), tf.int64)})
+    examples = examples.concatenate(filling.repeat(-reader.count % config.batch_size))
+    examples = examples.enumerate(start=first).map(lambda position, example: {**example, "position": position})
     examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
     batch_size = context.get_per_replica_batch_size(config.batch_size)
     return _batches(examples.batch(1), batch_size, 1, prepare)
@@ -181,7 +227,7 @@ def _batches(
 
 def _load_chunk(
     chunk: dict[str, tf.Tensor],
-    load: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
+    load: _Load,
     source: Source,
     size: sizes.Size,
     damaged: DamagedImages | None,

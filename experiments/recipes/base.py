@@ -57,6 +57,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_skipped_steps = 20  # in a row whose loss or gradient is not finite
     config.init_from = ""  # weights to begin with: a run's folder, a file, or a name of coatnet_tf.list_weights()
     config.reset_head = False  # with init_from: begin with a new classifier
+    # What is trained, with init_from: "all", "head" (on features that are computed once), "last_blocks" (and the head),
+    # or "lora" (the head, and small matrices beside the kernels of attention and feed-forward): experiments/tuning.py.
+    config.tune = "all"
+    config.head_views = 1  # of each image, in the features: the first is that of evaluation, the others are augmented
+    config.tuned_blocks = 2  # how many the last ones are
+    config.lora_rank = 8
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = ""  # of TFDS or of this project, or folder:PATH
@@ -86,6 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 0
     config.optimizer.warmup_epochs = 0
     config.optimizer.weight_decay = 0.05
+    config.optimizer.layer_decay = 1.0  # factor on the learning rate from each stage to the one before it; 1: none
     config.optimizer.clip_norm = 1.0
     return config
 

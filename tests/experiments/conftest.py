@@ -106,6 +106,7 @@ def every_part(config):
     config.augment.randaugment_magnitude = 5.0
     config.augment.randaugment_pixel_scale = 8 / 224
     config.augment.mixup_alpha = 0.8
+    config.optimizer.layer_decay = 0.5
     return config
 
 

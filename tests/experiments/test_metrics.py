@@ -31,6 +31,12 @@ def test_values_counted_by_hand():
         "c": {"images": 0, "recall": None, "precision": 0.0},
         "d": {"images": 2, "recall": 0.0, "precision": None},
     }
+    assert measured["balanced_accuracy"] == 0.5  # of the three classes that have images
+    assert measured["confused"] == [
+        {"true": "b", "predicted": "a", "images": 1, "of": 2},
+        {"true": "d", "predicted": "a", "images": 1, "of": 2},
+        {"true": "d", "predicted": "c", "images": 1, "of": 2},
+    ]
     chances = (0.7, 0.4, 0.6, 0.3, 0.2, np.finfo("float32").tiny)  # the last is 0 for the model
     assert measured["loss"] == pytest.approx(-sum(map(math.log, chances)) / 6)
     np.testing.assert_array_equal(
