@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import losses, sizes
+from experiments import augment, losses, sizes
 from experiments.data import images, views
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config, model_norms
@@ -23,10 +23,12 @@ AT_LEAST_ZERO = (
     "augment.randaugment_layers",
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
+    "augment.cutmix_alpha",
     "optimizer.min_learning_rate",
     "optimizer.weight_decay",
 )
 PROBABILITIES = ("augment.randaugment_probability",)  # above 0, up to 1
+PROBABILITIES_OR_NONE = ("augment.random_erasing",)
 SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
@@ -52,6 +54,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
         (ABOVE_ZERO, lambda value: value > 0, "above 0"),
         (PROBABILITIES, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        (PROBABILITIES_OR_NONE, lambda value: 0 <= value <= 1, "at least 0 and at most 1"),
     )
     for fields, fits, words in ranges:
         for field in fields:
@@ -96,5 +99,7 @@ def check_batch_size(config: ml_collections.ConfigDict, devices: Devices) -> Non
             "replicas of TensorFlow, except on TPU; take one device, --strategy=sharded, or conv_norm = 'layer_norm' "
             "in the recipe's model (Table 8: as accurate)."
         )
-    if config.augment.mixup_alpha and share % 2:
-        raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
+    if augment.mixes_pairs(config.augment) and share % 2:
+        raise ValueError(
+            f"Mixup and CutMix pair images, and a replica's share of {share} is odd; choose another batch size."
+        )

@@ -136,7 +136,7 @@ class Engine(abc.ABC):
     def _mixed(self, images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, Any, Any]:
         """A batch in floating point, mixed if the recipe says so; see `pipeline.training_batches`."""
         images, targets = ops.cast(images, "float32"), ops.cast(targets, "float32")
-        if self._config.augment.mixup_alpha:
+        if augment.mixes_pairs(self._config.augment):
             return augment.mixup(images, targets, weights, shares)
         return images, targets, weights
 

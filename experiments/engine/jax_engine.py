@@ -105,7 +105,7 @@ class JaxEngine(Engine):
             ((*self.model.input_shape[1:],), np.uint8),
             ((self._source.num_classes,), np.uint8),
             ((), np.float32),
-            ((), np.float32),
+            ((2,), np.float32),
         )
         groups = self._stepped()
         shardings = self._shardings(groups)

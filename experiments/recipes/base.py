@@ -76,6 +76,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.randaugment_pixel_scale = 1.0  # of translations and cutouts; size / 224 for small images
     config.augment.randaugment_probability = 1.0  # of each operation
     config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_alpha = 0.0  # with Mixup too, each pair of images has one of the two
+    config.augment.random_erasing = 0.0  # probability
 
     config.model = ml_collections.ConfigDict()
 
