@@ -133,7 +133,7 @@ def cutmix(images: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Te
 
 
 def _box(begin: tf.Tensor, end: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """bool `[..., height, width]`: whether a pixel is in the rectangle, int32 `[..., 2]`."""
+    """Whether a pixel is in the rectangle, int32 `[..., 2]`: `[..., height, width]`."""
     rows, columns = (
         (tf.range(side) >= begin[..., axis, None]) & (tf.range(side) < end[..., axis, None])
         for axis, side in enumerate(size)
