@@ -129,7 +129,8 @@ def cutmix(images: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Te
     """
     inside = _box(begins, ends, tuple(images.shape[1:3]))
     kept = 1 - tf.reduce_mean(tf.cast(inside, tf.float32), axis=(1, 2))
-    return tf.where(inside[..., None], _partner(images), images), kept
+    partners = tf.gather(images, tf.bitwise.bitwise_xor(tf.range(images.shape[0]), 1))
+    return tf.where(inside[..., None], partners, images), kept
 
 
 def _box(begin: tf.Tensor, end: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -155,13 +156,11 @@ def mixup(images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, An
         Mixed images, targets, and weights.
     """
 
+    def partner(x: Any) -> Any:
+        return ops.reshape(ops.flip(ops.reshape(x, (-1, 2, *x.shape[1:])), axis=1), (-1, *x.shape[1:]))
+
     def mix(x: Any, share: Any) -> Any:
         share = ops.reshape(ops.cast(share, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
-        return share * x + (1 - share) * _partner(x)
+        return share * x + (1 - share) * partner(x)
 
-    return mix(images, shares[:, 0]), mix(targets, shares[:, 1]), weights * _partner(weights)
-
-
-def _partner(x: Any) -> Any:
-    """The other of each pair, on any backend."""
-    return ops.reshape(ops.flip(ops.reshape(x, (-1, 2, *x.shape[1:])), axis=1), (-1, *x.shape[1:]))
+    return mix(images, shares[:, 0]), mix(targets, shares[:, 1]), weights * partner(weights)

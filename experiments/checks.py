@@ -14,6 +14,7 @@ CHOICES = {
     "interpolation": ("", *images.INTERPOLATIONS),
     "loss": losses.LOSSES,
     "augment.crop": ("none", "inception"),
+    "dataset.balance": ("none", "weights", "sampling"),
 }
 AT_LEAST_ONE = ("epochs", "batch_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
 AT_LEAST_ZERO = (

@@ -4,8 +4,8 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
-Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, top-5, loss,
-calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
+Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
+top-5, loss, calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
 """
 
 from __future__ import annotations
@@ -111,24 +111,19 @@ def describe_top1(measured: dict[str, Any]) -> str:
 
 def _describe(title: str, measured: dict[str, Any]) -> str:
     """The text of `evaluation.md`."""
-
-    def percent(share: float | None) -> str:
-        return "" if share is None else f"{share:.2%}"
-
     lines = [f"# {report.cell(title)}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
     if measured["left_out"]:
         lines += [f"| Files that are not read | {measured['left_out']}; see {workdir.LEFT_OUT} |"]
-    lines += [f"| Top-1 | {describe_top1(measured)} |", f"| Top-5 | {measured['top5']:.2%} |"]
+    lines += [f"| Top-1 | {describe_top1(measured)} |"]
+    lines += [
+        f"| Balanced accuracy (mean recall) | {measured['balanced_accuracy']:.2%} |",
+        f"| Top-5 | {measured['top5']:.2%} |",
+    ]
     lines += [f"| Loss | {measured['loss']:.4f} |"]
     lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
     lines += ["![Counts by true and predicted class](confusion.png)", ""]
-    lines += ["| class | images | recall | precision |", "| --- | --- | --- | --- |"]
-    for name, of_class in measured["by_class"].items():
-        lines.append(
-            f"| {report.cell(name)} | {of_class['images']:,} | {percent(of_class['recall'])} | "
-            f"{percent(of_class['precision'])} |"
-        )
+    lines += report.class_table(measured["by_class"])
     return "\n".join(lines) + "\n"
 
 

@@ -335,6 +335,11 @@ def _write_report(
     cost = coatnet_tf.profile(engine.model)
     left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
+    if config.dataset.balance == "sampling":
+        chosen["Classes"] = "as many training images of each in every epoch"
+    if config.dataset.balance == "weights":
+        weights = zip(source.class_names, sources.class_weights(source), strict=True)
+        chosen["Weights of the classes in the training loss"] = ", ".join(f"{n} {w:.3g}" for n, w in weights)
     if engine.best is not None:
         rows = workdir.read_metrics(folder)
         chosen["Kept"] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
         class_names: Names of the classes.
 
     Returns:
-        `images`, `top1`, `top1_interval` (95 %), `top5`, `loss` (cross-entropy), `calibration_error`, and `by_class`
-        with `images`, `recall` (`None` for a class without images) and `precision` (`None` for one that is never
-        predicted).
+        `images`, `top1`, `top1_interval` (95 %), `balanced_accuracy` (the mean of the recalls), `top5`, `loss`
+        (cross-entropy), `calibration_error`, and `by_class` with `images`, `precision` (`None` for a class that is
+        never predicted), `recall` (`None` for one without images) and `f1` (`None` for one that is neither).
 
     Example:
     >>> import numpy as np
@@ -34,31 +35,61 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
     """
     predicted = probabilities.argmax(axis=-1)
     right = predicted == labels
+    of_classes = by_class(confusion_matrix(probabilities, labels), class_names)
     # scikit-learn's log_loss clips at 2e-16, and wants probabilities that sum to 1, which a sigmoid's do not.
     chance = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo("float32").tiny)
     return {
         "images": len(labels),
         "top1": float(metrics.accuracy_score(labels, predicted)),
         "top1_interval": wilson_interval(int(right.sum()), len(labels)),
+        "balanced_accuracy": balanced_accuracy(of_classes),
         "top5": top_k_accuracy(probabilities, labels, 5),
         "loss": float(-np.log(chance).mean()),
         "calibration_error": calibration_error(probabilities.max(axis=-1), right),
-        "by_class": _by_class(predicted, labels, class_names),
+        "by_class": of_classes,
     }
 
 
-def _by_class(predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    precision, recall, _, images = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=range(len(class_names)), zero_division=np.nan
+def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Measures each class.
+
+    Args:
+        confusion: Counts of images by true class (rows) and predicted class (columns), `[classes, classes]`.
+        class_names: Names of the classes.
+
+    Returns:
+        `images`, `precision`, `recall` and `f1` by class, as `measure` has them.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import by_class
+    >>> by_class(np.array([[3, 1], [0, 2]]), ("cat", "dog"))["cat"]
+    {'images': 4, 'precision': 1.0, 'recall': 0.75, 'f1': 0.8571428571428571}
+    """
+    true, predicted = np.indices(confusion.shape).reshape(2, -1)
+    measured = metrics.precision_recall_fscore_support(
+        true,
+        predicted,
+        labels=range(len(class_names)),
+        sample_weight=confusion.ravel(),
+        zero_division=np.nan,
+    )
+    numbers = (
+        {
+            key: None if math.isnan(value) else float(value)
+            for key, value in zip(("precision", "recall", "f1"), of_class, strict=True)
+        }
+        for of_class in zip(*measured[:3], strict=True)
     )
     return {
-        name: {
-            "images": int(images[index]),
-            "recall": None if math.isnan(recall[index]) else float(recall[index]),
-            "precision": None if math.isnan(precision[index]) else float(precision[index]),
-        }
-        for index, name in enumerate(class_names)
+        name: {"images": int(images), **of_class}
+        for name, images, of_class in zip(class_names, confusion.sum(axis=1), numbers, strict=True)
     }
+
+
+def balanced_accuracy(of_classes: Mapping[str, Mapping[str, Any]]) -> float:
+    """The mean of the recalls of the classes that have images, from `by_class`."""
+    return float(np.mean([of_class["recall"] for of_class in of_classes.values() if of_class["recall"] is not None]))
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from etils import epath
 
-from experiments import workdir
+from experiments import metrics, workdir
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,8 +48,10 @@ def write(
         plot_confusion(confusion, class_names, folder / "confusion.png")
     plot_predictions(*examples, class_names, folder / "predictions.png")
     result = workdir.result_of(rows)
+    of_classes = None if confusion is None else metrics.by_class(confusion, class_names)
     table = {
         "Held-out accuracy": f"{result['eval_accuracy']:.2%}",
+        **({"Balanced accuracy (mean recall)": f"{metrics.balanced_accuracy(of_classes):.2%}"} if of_classes else {}),
         "Held-out loss": f"{result['eval_loss']:.4f}",
         **facts,
         "Epochs": f"{rows[-1]['epoch']:g}",
@@ -64,10 +66,24 @@ def write(
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
-    if confusion is not None:
+    if of_classes is not None:
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
+        lines += [*class_table(of_classes), ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
     (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def class_table(of_classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of what `metrics.by_class` returns; what is not defined stays empty."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share:.2%}"
+
+    lines = ["| class | images | precision | recall | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, of_class in of_classes.items():
+        shares = " | ".join(percent(of_class[key]) for key in ("precision", "recall", "f1"))
+        lines.append(f"| {cell(name)} | {of_class['images']:,} | {shares} |")
+    return lines
 
 
 def cell(text: str) -> str:

@@ -20,6 +20,7 @@ from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
+from experiments.data.readers import BalancedFiles, ImageFiles
 from experiments.data.sources import Source
 
 _CHUNK = 32  # images decoded by one thread at a time, at most
@@ -28,7 +29,11 @@ _READY_BATCHES = 2  # prepared ahead of the step
 
 def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
     """The order of a run's examples; those that Mixup and CutMix pair stay together."""
-    return Order(source.train, config.batch_size, 2 if augment.mixes_pairs(config.augment) else 1, config.seed)
+    reader = source.train
+    if config.dataset.balance == "sampling":
+        assert isinstance(reader, ImageFiles)  # see `sources.check_for_training`
+        reader = BalancedFiles(reader.paths, reader.labels)
+    return Order(reader, config.batch_size, 2 if augment.mixes_pairs(config.augment) else 1, config.seed)
 
 
 def training_batches(

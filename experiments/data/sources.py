@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from sklearn.utils import class_weight
 
 from experiments import logs
 from experiments.data import digits, fashion_mnist, folder, image_archives
@@ -100,19 +101,49 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
 
 
 def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> None:
-    """Refuses folders of images that can be evaluated, but not trained on.
+    """Refuses images that can be evaluated, but not trained on as the recipe says.
 
     Args:
         source: What `prepare` returned.
         dataset: What it was given.
 
     Raises:
-        ValueError: If all images are held out, there is one class only, or a class has no training images.
+        ValueError: If all images are held out, there is one class only, a class has no training images, or
+            `dataset.balance` is not for them.
     """
+    if dataset.balance != "none" and source.multi_label:
+        raise ValueError(
+            f"Images of {source.name} can have several classes, and config.dataset.balance={dataset.balance} supposes "
+            "one each; leave it out."
+        )
+    if dataset.balance == "sampling" and not isinstance(source.train, ImageFiles):
+        raise ValueError(
+            f"config.dataset.balance=sampling draws files of a folder, and {source.name} is none; take weights."
+        )
     if isinstance(source.train, ImageFiles):
         if dataset.eval_split == folder.ALL:
             raise ValueError(f"config.dataset.eval_split={folder.ALL} holds out the training images too; name a split.")
         folder.check_classes(source.name, source.class_names, {"to train on": source.train})
+
+
+def class_weights(source: Source) -> np.ndarray:
+    """Weights of the classes that make all count the same: images / (classes x images of the class).
+
+    Args:
+        source: The dataset, each image of one class; without files of its own it is read once for its labels.
+
+    Returns:
+        float64 `[classes]`, of mean 1 over the training images; 0 for a class without any.
+    """
+    if isinstance(source.train, ImageFiles):
+        labels = np.array(source.train.labels)
+    else:
+        read = source.train.read(0, source.train.count).map(lambda example: example["label"])
+        labels = np.fromiter(read.as_numpy_iterator(), "int64")
+    found = np.unique(labels)
+    weights = np.zeros(source.num_classes)
+    weights[found] = class_weight.compute_class_weight("balanced", classes=found, y=labels)
+    return weights
 
 
 def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:

@@ -16,6 +16,7 @@ from keras import ops
 
 import coatnet_tf
 from experiments import augment, losses, optimization, sizes
+from experiments.data import sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
@@ -45,7 +46,8 @@ class Engine(abc.ABC):
     ) -> None:
         self.schedule = schedule
         self._config, self._source, self._devices = config, source, devices
-        self._loss_of = losses.make_loss(config.loss, config.label_smoothing)
+        weights = sources.class_weights(source) if config.dataset.balance == "weights" else None
+        self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)

@@ -66,6 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.manual_dir = ""  # files that TFDS does not download
     config.dataset.channels = 0  # that images have: 1, 3, more, or 0 for the dataset's own (a folder of pictures: 3)
     config.dataset.max_damaged_share = 0.001  # of the images
+    # For classes of unequal size: "weights" in the loss, or "sampling" as many examples of each; in training alone.
+    config.dataset.balance = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.crop = "none"  # "inception": a random part; "none": what evaluation sees
