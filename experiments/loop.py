@@ -13,7 +13,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, optimization, report, sizes, workdir
+from experiments import checks, label_noise, optimization, report, sizes, workdir
 from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -231,10 +231,15 @@ def train(
             stop_if_there_is_a_problem()
         confusion = engine.confusion()
         examples = _examples(config, source)
-        with engine.result(folder, examples[0]) as (model, probabilities):
+        with engine.result(folder) as (model, predict):
+            predicted = (*examples, predict(examples[0]))
+            counts = devices.counts_damaged
+            damaged = [part if counts else None for part in (engine.damaged_in_evaluation, engine.damaged)]
+            disagreements = label_noise.find(source, config, predict, damaged, counts)
             if writes:
                 _write_model(model, source, folder)
-                _write_report(config, source, engine, devices, confusion, (*examples, probabilities), folder)
+                labels_to_look_at = label_noise.write(disagreements, source, folder)
+                _write_report(config, source, engine, devices, confusion, predicted, labels_to_look_at, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
 
 
@@ -326,6 +331,7 @@ def _write_report(
     devices: Devices,
     confusion: np.ndarray | None,
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    labels_to_look_at: list[str],
     folder: epath.Path,
 ) -> None:
     _keep_names_of_damaged(engine, folder)
@@ -353,6 +359,7 @@ def _write_report(
         confusion=confusion,
         class_names=source.class_names,
         examples=examples,
+        further=labels_to_look_at,
         facts={
             **chosen,
             "Parameters": f"{cost.params:,}",

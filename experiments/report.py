@@ -30,6 +30,7 @@ def write(
     class_names: Sequence[str],
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
     facts: Mapping[str, str],
+    further: Sequence[str] = (),
 ) -> None:
     """Writes `report.md` with `curves.png`, `confusion.png` and `predictions.png`.
 
@@ -42,6 +43,7 @@ def write(
         examples: Images `[n, height, width, channels]` in [0, 255], targets `[n, classes]` with 1 for each
             class of the image, and probabilities `[n, classes]`.
         facts: Further lines for the table on top.
+        further: Lines of Markdown for the end.
     """
     plot_curves(rows, folder / "curves.png")
     if confusion is not None:
@@ -70,6 +72,7 @@ def write(
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
         lines += [*class_table(of_classes), ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
+    lines += further
     (folder / workdir.REPORT).write_text("\n".join(lines))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -99,17 +99,17 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def result(
-        self, folder: epath.Path, images: np.ndarray
-    ) -> contextlib.AbstractContextManager[tuple[keras.Model, np.ndarray]]:
+        self, folder: epath.Path
+    ) -> contextlib.AbstractContextManager[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         """The model for its users, of the weights that the model has now, and what it says; all processes have to ask.
 
         Args:
             folder: Folder of the run, for what is needed meanwhile.
-            images: `[n, height, width, channels]` in [0, 255], the same on all processes.
 
         Returns:
-            Within the context, on the chief: a model in float32 that gives probabilities, which can be saved, and those
-            of the images, `[n, classes]`.
+            Within the context: on the chief a model in float32 that gives probabilities, which can be saved; and a
+            function of images, `[n, height, width, channels]` in [0, 255], to their probabilities, `[n, classes]`,
+            which all processes have to call with the same images.
         """
 
     def state(self) -> dict[str, list[keras.Variable]]:

@@ -269,7 +269,7 @@ class JaxEngine(Engine):
             return self.model(images, training=False)
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
         orbax_checkpoints.write(place, {"model": self.model.weights})
@@ -277,19 +277,25 @@ class JaxEngine(Engine):
         model = without_values(self._result_model)
         for index, variable in enumerate(model.weights):
             variable._value = orbax_checkpoints.Stored(read, "model", index)
-        yield model, self._probabilities(images)
+        yield model, self._predictor()
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+    def _predictor(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Images to their probabilities, by the values that the model has now."""
+
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
             with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
                 logits = self._logits(images)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
         values = [v.value for v in self.model.variables]
-        images = jax.device_put(images.astype(np.float32), whole(self._mesh))
-        return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+        compiled = jax.jit(call, out_shardings=whole(self._mesh))
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(values, jax.device_put(images.astype(np.float32), whole(self._mesh))))
+
+        return predict
 
 
 def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:

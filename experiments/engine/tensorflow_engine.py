@@ -168,11 +168,11 @@ class TensorFlowEngine(Engine):
             self._strategy.run(self._evaluate_step, args=next(batches))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         weights = self.model.get_weights()
         model = self._result_model()
         model.set_weights(weights)
-        yield model, keras.ops.convert_to_numpy(model(images, training=False))
+        yield model, lambda images: model.predict_on_batch(images.astype("float32"))
 
 
 def rematerialised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
