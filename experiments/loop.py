@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import ml_collections
@@ -13,7 +15,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, label_noise, optimization, report, sizes, workdir
+from experiments import checks, label_noise, metrics, optimization, report, sizes, workdir
 from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -236,10 +238,11 @@ def train(
             counts = devices.counts_damaged
             damaged = [part if counts else None for part in (engine.damaged_in_evaluation, engine.damaged)]
             disagreements = label_noise.find(source, config, predict, damaged, counts)
+            several = _measure_several(source, config, predict, damaged[0], counts) if source.multi_label else None
             if writes:
                 _write_model(model, source, folder)
-                labels_to_look_at = label_noise.write(disagreements, source, folder)
-                _write_report(config, source, engine, devices, confusion, predicted, labels_to_look_at, folder)
+                further = label_noise.write(disagreements, source, folder)
+                _write_report(config, source, engine, devices, confusion, several, predicted, further, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
 
 
@@ -248,6 +251,22 @@ def _examples(config: ml_collections.ConfigDict, source: sources.Source) -> tupl
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     kept = weights.numpy() > 0
     return images.numpy()[kept][: report.CONTACT_SHEET], targets.numpy()[kept][: report.CONTACT_SHEET]
+
+
+def _measure_several(
+    source: sources.Source,
+    config: ml_collections.ConfigDict,
+    predict: Callable[[np.ndarray], np.ndarray],
+    damaged: DamagedImages | None,
+    python: bool,
+) -> dict[str, Any]:
+    """What `metrics.measure_several` says of the held-out images."""
+    found = []
+    batches = pipeline.evaluation_batches(source, config, damaged=damaged, python=python)
+    for images, targets, weights in batches.as_numpy_iterator():
+        found.append((predict(images)[weights > 0], targets[weights > 0]))
+    probabilities, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return metrics.measure_several(probabilities, labels, source.class_names)
 
 
 def _has_stopped_improving(
@@ -330,8 +349,9 @@ def _write_report(
     engine: Engine,
     devices: Devices,
     confusion: np.ndarray | None,
+    several: dict[str, Any] | None,
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
-    labels_to_look_at: list[str],
+    further: list[str],
     folder: epath.Path,
 ) -> None:
     _keep_names_of_damaged(engine, folder)
@@ -341,6 +361,10 @@ def _write_report(
     cost = coatnet_tf.profile(engine.model)
     left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
+    if several is not None:
+        chosen["Mean average precision"] = f"{several['mean_average_precision']:.2%}"
+        chosen["Accuracy"] = "the share of the images of which the likeliest class is one of theirs"
+        further = ["## Classes", "", *report.class_table(several["by_class"]), "", *further]
     if config.dataset.balance == "sampling":
         chosen["Classes"] = "as many training images of each in every epoch"
     if config.dataset.balance == "weights":
@@ -359,7 +383,7 @@ def _write_report(
         confusion=confusion,
         class_names=source.class_names,
         examples=examples,
-        further=labels_to_look_at,
+        further=further,
         facts={
             **chosen,
             "Parameters": f"{cost.params:,}",

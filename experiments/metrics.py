@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn import metrics
 
 CALIBRATION_BINS = 15
+_OF_CLASS = ("precision", "recall", "f1")
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -50,6 +51,42 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
     }
 
 
+def measure_several(probabilities: np.ndarray, targets: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Measures predictions of images that can have several classes.
+
+    Args:
+        probabilities: Of each class by itself, `[images, classes]`.
+        targets: `[images, classes]` with 1 for each class of the image.
+        class_names: Names of the classes.
+
+    Returns:
+        `images`, `mean_average_precision` (of the classes that have images), `loss` (binary cross-entropy, summed over
+        the classes), and `by_class` with `images`, `average_precision` (`None` for a class without images), and
+        `precision`, `recall` and `f1` above a probability of 1/2, as `measure` has them.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import measure_several
+    >>> measured = measure_several(np.array([[0.9, 0.2], [0.4, 0.6]]), np.array([[1, 0], [1, 1]]), ("cat", "dog"))
+    >>> measured["mean_average_precision"], measured["by_class"]["cat"]["recall"]
+    (1.0, 0.5)
+    """
+    chance = np.where(targets == 1, probabilities, 1 - probabilities)
+    chance = np.maximum(chance.astype("float64"), np.finfo("float32").tiny)
+    numbers = metrics.precision_recall_fscore_support(targets, probabilities > 0.5, zero_division=np.nan)
+    of_classes = _named(numbers, class_names)
+    for name, mine, theirs in zip(class_names, targets.T, probabilities.T, strict=True):
+        precision = float(metrics.average_precision_score(mine, theirs)) if mine.any() else None
+        of_classes[name] = {"images": int(mine.sum()), "average_precision": precision, **of_classes[name]}
+    precisions = [of_class["average_precision"] for of_class in of_classes.values()]
+    return {
+        "images": len(targets),
+        "mean_average_precision": float(np.mean([value for value in precisions if value is not None])),
+        "loss": float(-np.log(chance).sum(axis=-1).mean()),
+        "by_class": of_classes,
+    }
+
+
 def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Measures each class.
 
@@ -74,16 +111,18 @@ def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, dic
         sample_weight=confusion.ravel(),
         zero_division=np.nan,
     )
-    numbers = (
-        {
-            key: None if math.isnan(value) else float(value)
-            for key, value in zip(("precision", "recall", "f1"), of_class, strict=True)
-        }
-        for of_class in zip(*measured[:3], strict=True)
-    )
+    of_classes = _named(measured, class_names)
     return {
-        name: {"images": int(images), **of_class}
-        for name, images, of_class in zip(class_names, confusion.sum(axis=1), numbers, strict=True)
+        name: {"images": int(images), **of_classes[name]}
+        for name, images in zip(class_names, confusion.sum(axis=1), strict=True)
+    }
+
+
+def _named(measured: Sequence[Any], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Precision, recall and F1 of scikit-learn by class; what is not defined is `None`."""
+    return {
+        name: {key: None if math.isnan(value) else float(value) for key, value in zip(_OF_CLASS, values, strict=True)}
+        for name, *values in zip(class_names, *measured[:3], strict=True)
     }
 
 

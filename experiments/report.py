@@ -82,10 +82,13 @@ def class_table(of_classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.2%}"
 
-    lines = ["| class | images | precision | recall | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
+    keys = [key for key in next(iter(of_classes.values())) if key != "images"]
+    titles = ["F1" if key == "f1" else key.replace("_", " ") for key in keys]
+    lines = [f"| class | images | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(keys)]
     for name, of_class in of_classes.items():
-        shares = " | ".join(percent(of_class[key]) for key in ("precision", "recall", "f1"))
-        lines.append(f"| {cell(name)} | {of_class['images']:,} | {shares} |")
+        lines.append(
+            f"| {cell(name)} | {of_class['images']:,} | {' | '.join(percent(of_class[key]) for key in keys)} |"
+        )
     return lines
 
 

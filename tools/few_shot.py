@@ -251,7 +251,7 @@ def _numbers(flag: str, text: Sequence[str]) -> list[int]:
 
 if __name__ == "__main__":
     path_flags.define("model", None, "Folder of a finished run, .keras file, or a name of coatnet_tf.list_weights().")
-    path_flags.define("data", None, "Dataset: folder:PATH or tfds:NAME.")
+    path_flags.define("data", None, "Dataset: folder:PATH, csv:FILE or tfds:NAME.")
     flags.DEFINE_string("train_split", "train", "Split to draw from.")
     flags.DEFINE_string("eval_split", "validation", "Split to be asked about.")
     flags.DEFINE_list("shots", "1,5,10", "Images of each class.")

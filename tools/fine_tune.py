@@ -4,11 +4,11 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
 
-The images lie in one folder per class. By their names one in five is held out: where the loss on these is lowest, the
-weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
-`validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
-what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
-override them.
+The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/labels_file.md`).
+By their names one in five is held out: where the loss on these is lowest, the weights are kept, and training stops when
+it has not fallen for some epochs. With class folders in `train`, those in `validation` are held out in their place if
+they are there; those in `test` are never trained on nor chosen by, and are what to report. The values are those of
+`experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like override them.
 
 `--output` becomes the folder of the run, with `report.md`, `evaluation/` (and `test_evaluation/`) and `serving/1`. The
 same command resumes a stopped run. Exit status: as `experiments.train`.
@@ -32,7 +32,7 @@ import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
 from experiments import evaluate, logs, path_flags, recipe_flags, sizes, train, workdir
-from experiments.data import folder, folder_splits
+from experiments.data import folder, folder_splits, labels_file
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
 from tools import export_saved_model
@@ -128,19 +128,21 @@ class Images:
         train_count: Number of its training images.
         test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
         channels: Of the images if they are arrays; 0 for pictures, which can be read as grey or RGB.
+        multi_label: Whether an image can have several classes.
     """
 
     data: str
     train_count: int
     test: str = ""
     channels: int = 0
+    multi_label: bool = False
 
 
 def find_images(path: str, channels: int = 0) -> Images:
-    """Looks at a folder of images and refuses what cannot be fine-tuned on.
+    """Looks at images and refuses what cannot be fine-tuned on.
 
     Args:
-        path: The folder.
+        path: The folder, or `csv:FILE`, a file of labels.
         channels: `dataset.channels` of the recipe.
 
     Returns:
@@ -150,6 +152,8 @@ def find_images(path: str, channels: int = 0) -> Images:
         FileNotFoundError: If there is no such folder, or no image in it.
         ValueError: If there is one class only, or a class has nothing to train on or nothing held out.
     """
+    if path.startswith("csv:"):
+        return _find_labels(path, channels)
     root, test = path.rstrip("/"), ""
     layout = folder_splits.find_layout(root, "train")
     if layout.splits:
@@ -163,6 +167,17 @@ def find_images(path: str, channels: int = 0) -> Images:
     found = folder.read(root, "train", "validation", channels)
     folder.check_classes(root, found.class_names, {"to train on": found.train, "held out": found.held_out})
     return Images(f"folder:{root}", found.train.count, test, found.channels)
+
+
+def _find_labels(data: str, channels: int) -> Images:
+    """The images of a file of labels."""
+    path = data.removeprefix("csv:")
+    found = labels_file.read(path, "train", "validation", channels)
+    labels_file.check_classes(path, found.class_names, {"to train on": found.train, "held out": found.held_out})
+    test = data if labels_file.has_test_images(path) else ""
+    if test:
+        labels_file.read(path, "train", "test", channels)  # refuses other classes than those of train
+    return Images(data, found.train.count, test, found.channels, found.multi_label)
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -180,6 +195,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.init_from, config.reset_head = start.init_from, True
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
+    config.loss = "sigmoid" if images.multi_label else config.loss
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
     config.optimizer.learning_rate = start.learning_rate
     config.update_from_flattened_dict(overrides)
@@ -200,8 +216,9 @@ def finish(output: epath.Path, test: str) -> list[str]:
     for name, data, split in (("evaluation", "", ""), ("test_evaluation", test, "test")):
         if name == "evaluation" or test:
             measured = evaluate.evaluate(output, output / name, data, split)
-            lines.append(f"{measured['images']} {'test' if split else 'held-out'} images: top-1 ")
-            lines[-1] += f"{evaluate.describe_top1(measured)}; see {output / name}/evaluation.md and confusion.png"
+            lines.append(f"{measured['images']} {'test' if split else 'held-out'} images: ")
+            lines[-1] += f"{evaluate.describe_result(measured)}; see {output / name}/evaluation.md"
+            lines[-1] += " and confusion.png" if "top1" in measured else ""
     options = export_saved_model.ExportOptions(
         workdir=Path(output), output=Path(output) / "serving", fold=True, version=1, overwrite=True
     )
@@ -231,7 +248,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    path_flags.define("images", None, "Folder of class-named folders of images, or of train, validation, test of such.")
+    path_flags.define("images", None, "Folder of class-named folders of images or of splits of such, or csv:FILE.")
     path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
     path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")

@@ -49,6 +49,7 @@ class Folder:
         left_out: Files and folders that are not read.
         notes: Sentences for the user: which folder was taken for what, and what became of all files.
         channels: Of the images if they are arrays, as the first one has them; 0 if they are pictures.
+        multi_label: Whether an image can have several classes, as in a file of labels.
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +58,7 @@ class Folder:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     channels: int = 0
+    multi_label: bool = False
 
 
 def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Folder:
@@ -109,9 +111,9 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
     else:
         files = _of_split(path, left_out)
         class_names = sorted(files)
-        train = {name: [file for file in files[name] if not _is_held_out(path, file)] for name in files}
+        train = {name: [file for file in files[name] if not is_held_out(path, file)] for name in files}
         held_out = {
-            name: [file for file in files[name] if eval_split == ALL or _is_held_out(path, file)] for name in files
+            name: [file for file in files[name] if eval_split == ALL or is_held_out(path, file)] for name in files
         }
     files_of_all = {file for of_class in (train, held_out) for files in of_class.values() for file in files}
     arrays = {file for file in files_of_all if is_array(file)}
@@ -225,8 +227,11 @@ def _join(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles
     return ImageFiles(tuple(path for path, _ in labelled), tuple(label for _, label in labelled))
 
 
-def _is_held_out(root: str, path: str) -> bool:
-    """By the path from the root on; a link is where its file is, so that no picture is on both sides."""
+def is_held_out(root: str, path: str) -> bool:
+    """Whether one image in five is this one, by its path from the root on; a link is where its file is.
+
+    So no picture is on both sides.
+    """
     if os.path.islink(path):
         root, path = os.path.realpath(root), os.path.realpath(path)
     digest = hashlib.sha256(path.removeprefix(f"{root}/").encode()).digest()

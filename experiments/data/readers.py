@@ -130,7 +130,7 @@ class ImageFiles:
     """
 
     paths: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
     @property
     def count(self) -> int:
@@ -148,12 +148,20 @@ class ImageFiles:
         for path, label in zip(self.paths, self.labels, strict=True):
             yield f"{path} {label}"
 
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Number of the images of each class."""
+        return np.bincount(np.array(self.labels, "int64"), minlength=num_classes)
+
+    def _targets(self) -> tf.Tensor:
+        """The labels, as of `Example`."""
+        return tf.constant(self.labels, tf.int64)
+
     def _order(self, seed: Any) -> tf.Tensor:
         """Places of the files by a seed, int64 `[2]`."""
         return permutation(self.count, seed)
 
     def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
-        examples = {"name": tf.constant(self.paths), "label": tf.constant(self.labels, tf.int64)}
+        examples = {"name": tf.constant(self.paths), "label": self._targets()}
         order = tf.range(self.count) if seed is None else self._order(seed)
         wanted = {field: tf.gather(values, order[first:last]) for field, values in examples.items()}
         return tf.data.Dataset.from_tensor_slices(wanted).map(
@@ -161,6 +169,33 @@ class ImageFiles:
             num_parallel_calls=_FILES_AT_ONCE,
             deterministic=True,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelFiles(ImageFiles):
+    """Image files with any number of labels each.
+
+    Args:
+        paths: Paths of the files.
+        labels: Their labels, a tuple of numbers each.
+        num_classes: Number of classes.
+    """
+
+    num_classes: int
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        return self._matrix.sum(axis=0, dtype="int64")
+
+    def _targets(self) -> tf.Tensor:
+        return tf.constant(self._matrix)
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """The labels as uint8 `[count, classes]`."""
+        matrix = np.zeros((self.count, self.num_classes), "uint8")
+        for row, labels in zip(matrix, self.labels, strict=True):
+            row[list(labels)] = 1
+        return matrix
 
 
 @dataclasses.dataclass(frozen=True)

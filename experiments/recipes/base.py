@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.reset_head = False  # with init_from: begin with a new classifier
 
     config.dataset = ml_collections.ConfigDict()
-    config.dataset.name = ""  # of TFDS or of this project, or folder:PATH
+    config.dataset.name = ""  # of TFDS or of this project, folder:PATH, or csv:FILE
     config.dataset.train_split = "train"
     config.dataset.eval_split = "validation"
     config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty

@@ -45,7 +45,7 @@ def source_of(config: ml_collections.ConfigDict) -> Source:
     if name in _CLASSES:
         classes = _CLASSES[name]
         images = TRAINING_IMAGES["imagenet21k" if name else "jft"]
-    elif name.startswith("folder:"):
+    elif name.startswith(("folder:", "csv:")):
         raise ValueError(
             f"A step is compiled for a dataset of TFDS, such as --config.dataset.name=imagenet2012; got {name}."
         )
