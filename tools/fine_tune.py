@@ -4,7 +4,7 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
 
-The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/labels_file.md`).
+The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/small_sets.md`).
 By their names one in five is held out: where the loss on these is lowest, the weights are kept, and training stops when
 it has not fallen for some epochs. With class folders in `train`, those in `validation` are held out in their place if
 they are there; those in `test` are never trained on nor chosen by, and are what to report. The values are those of

@@ -238,10 +238,11 @@ def _each_once(table: str, rows: Iterable[_Row]) -> list[_Row]:
 
 
 def _refuse_missing(table: str, rows: Sequence[_Row]) -> None:
-    missing = [row for row in rows if "://" not in row.path and not os.path.lexists(row.path)]
+    local = [row for row in rows if "://" not in row.path]
+    missing = [row for row in local if not os.path.lexists(row.path) or os.path.isdir(row.path)]
     if missing:
         raise FileNotFoundError(
-            f"{table} names {len(missing):,} of {len(rows):,} files that are not there, as "
+            f"{table} names {len(missing):,} of {len(rows):,} files that are not there, or are folders, as "
             f"{_enumerate([f'{row.path} (line {row.line})' for row in missing])}; paths are relative to the folder of "
             "the table."
         )
@@ -342,8 +343,9 @@ def _held_out_groups(table: str, rows: Sequence[_Row]) -> list[bool]:
             splitter = model_selection.GroupShuffleSplit(1, test_size=1 / folder.HELD_OUT_SHARE, random_state=0)
         else:
             splitter = model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-        _, held_out = next(iter(splitter.split(np.zeros(len(rows)), labels, groups)))
-    chosen = set(held_out.tolist())
+        parts = [part for _, part in splitter.split(np.zeros(len(rows)), labels, groups)]
+    wanted = len(rows) / folder.HELD_OUT_SHARE
+    chosen = set(min(parts, key=lambda part: abs(len(part) - wanted)).tolist())  # groups can be of unequal size
     return [place in chosen for place in range(len(rows))]
 
 
