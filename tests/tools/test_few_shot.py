@@ -104,6 +104,15 @@ def test_vectors_are_those_of_the_images(model_file, photos):
     np.testing.assert_allclose(vectors[3], expected[0], atol=1e-5)
 
 
+def test_published_weights_see_images_as_they_were_evaluated(model_file, monkeypatch):
+    name = "timm/coatnet_0_rw_224.sw_in1k"
+    network = keras.models.load_model(model_file, compile=False)
+    monkeypatch.setattr(coatnet_tf, "from_pretrained", {name: network}.get)
+    model, view = few_shot.load_embeddings(name)
+    assert model.output_shape == (None, 32)
+    assert (view.size, view.crop, view.interpolation) == ((32, 32), "0.95", "bicubic")
+
+
 @pytest.mark.slow
 def test_the_program(model_file, photos):
     def call(*flags):
