@@ -94,8 +94,8 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
     """A copy of a model for other classes: the last Dense layer begins anew, everything before it has the same weights.
 
     Args:
-        model: A functional or sequential model that ends in a Dense layer, as CoAtNet and its rivals do. It is not
-            changed.
+        model: A functional or sequential model that ends in a Dense layer, as CoAtNet and its rivals do, or in an
+            activation behind one. It is not changed.
         classes: Number of classes of the copy.
 
     Returns:
@@ -115,6 +115,8 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
     if not is_positive_int(classes):
         raise ValueError(f"classes must be a positive integer; got {classes!r}.")
     classifier = model.outputs[0]._keras_history.operation
+    while isinstance(classifier, keras.layers.Activation | keras.layers.Softmax):
+        classifier = classifier.input._keras_history.operation
     if not isinstance(classifier, keras.layers.Dense):
         raise ValueError(
             f"{model.name} ends in {classifier.name}, which is no Dense layer, so that there is no classifier to begin "

@@ -75,7 +75,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
     Returns:
         An image of the same shape, with values of 0 to 255 in the rectangle, each as likely.
     """
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 5))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     height, width, _ = image.shape
     drawn = (_ERASING_ATTEMPTS,)
     areas = tf.random.stateless_uniform(drawn, seeds[0], *_ERASED_AREA) * (height * width)

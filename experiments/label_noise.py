@@ -83,7 +83,8 @@ def find(
             seen += len(images)
             for place, path in enumerate(paths):  # fewer than images in the last batch
                 if weights[place]:
-                    example = images[place], targets[place], probabilities[place]
+                    # Copies: a view would keep the whole batch.
+                    example = (x[place].copy() for x in (images, targets, probabilities))
                     found += _disagreement(path, split, source, *example)
             found = _sorted(found)
     return found

@@ -71,14 +71,15 @@ def test_embeddings_are_pooled_by_the_head(tiny, model, images):
     assert coatnet_tf.embeddings(small_vit()).output_shape == (None, 32)
 
 
-@pytest.mark.parametrize("kind", ["plain", "own", "sequential"])
+@pytest.mark.parametrize("kind", ["plain", "own", "own activation", "sequential"])
 def test_a_new_classifier_on_the_same_network(tiny, images, kind):
     base = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=5, name="tiny")
     name = "predictions"
     if kind != "plain":
         base, name = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False, pooling="avg"), "mine"
         image = keras.Input(SHAPE)
-        base = keras.Model(image, keras.layers.Dense(5, name=name)(base(image)))
+        scores = keras.layers.Dense(5, name=name)(base(image))
+        base = keras.Model(image, keras.layers.Softmax()(scores) if kind == "own activation" else scores)
         base = keras.Sequential([keras.Input(SHAPE), *base.layers[1:]]) if kind == "sequential" else base
     coatnet_tf.freeze(base, until="s2")
     base.compile("adam", "mse")
