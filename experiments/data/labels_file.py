@@ -38,6 +38,7 @@ OTHER_SPLIT = "of splits that are neither trained on nor held out"
 _DELIMITERS = (",", ";", "\t")
 _NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
 _NAMED_AT_MOST = 5
+_FEW_CLASSES = 20  # numbers of so few images may be names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> fol
 def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, ImageFiles]) -> None:
     """Refuses what no classifier can be trained on; see `folder.check_classes`."""
     images = next(iter(splits.values())).count
-    if len(class_names) > images / 2 and all(map(_is_number, class_names)):
+    if len(class_names) > max(images / 2, _FEW_CLASSES) and all(map(_is_number, class_names)):
         raise ValueError(
             f"{path}: {len(class_names)} different numbers label {images} images. The column label holds classes; "
             "quantities cannot be learned here."
@@ -209,8 +210,7 @@ def _places(path: str, header: Sequence[str]) -> dict[str, int]:
 def _row(table: str, line: int, cells: Mapping[str, str]) -> _Row:
     if not cells["path"]:
         raise ValueError(f"{table}, line {line}: the column path is empty.")
-    root = table.rpartition("/")[0] or "."
-    path = cells["path"]
+    root, path = _folder_of(table), cells["path"]
     if "://" not in path:
         path = os.path.normpath(path if "://" in root else os.path.join(root, path))
         if "\\" in path and not os.path.exists(path):  # as Windows writes it
@@ -251,7 +251,7 @@ def _refuse_missing(table: str, rows: Sequence[_Row]) -> None:
 def _not_named(table: str, rows: Sequence[_Row]) -> list[LeftOut]:
     """Files in the folders of the images that no row names."""
     named = {os.path.abspath(path) for path in (table, *(row.path for row in rows))}
-    folders = sorted({os.path.dirname(row.path) for row in rows if "://" not in row.path})
+    folders = sorted({os.path.dirname(row.path) or "." for row in rows if "://" not in row.path})
     beside = (f"{place}/{name}" for place in folders for name in sorted(os.listdir(place)))
     return [
         LeftOut(path, NOT_NAMED)
@@ -319,12 +319,21 @@ def _refuse_parted(table: str, train: Sequence[_Row], held_out: Sequence[_Row]) 
 def _hold_out(table: str, rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
     """Parts training images: by groups, if there are any, or by their paths."""
     if not any(row.group for row in rows):
-        root = table.rpartition("/")[0] or "."
-        chosen = [folder.is_held_out(root, row.path) for row in rows]
+        chosen = [folder.is_held_out(_folder_of(table), _from_table(table, row.path)) for row in rows]
     else:
         chosen = _held_out_groups(table, rows)
     parts = [[row for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen == side] for side in (False, True)]
     return parts[0], parts[1]
+
+
+def _folder_of(table: str) -> str:
+    return table.rpartition("/")[0] or "."
+
+
+def _from_table(table: str, path: str) -> str:
+    """The path by way of the folder of the table: the same behind that, whichever way the table is named."""
+    root = _folder_of(table)
+    return path if "://" in path else f"{root}/{os.path.relpath(path, root)}"
 
 
 def _held_out_groups(table: str, rows: Sequence[_Row]) -> list[bool]:

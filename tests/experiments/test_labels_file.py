@@ -64,6 +64,20 @@ def test_a_table_is_read_as_folders_are(photos):
     assert set(shuffled.train.paths) == set(found.train.paths)  # whatever the order of the rows
 
 
+def test_however_the_table_is_named_the_same_images_are_held_out(photos, monkeypatch):
+    (photos / "tables").mkdir()
+    for name, up in (("labels.csv", ""), ("tables/labels.csv", "../")):
+        write(photos, [[f"{up}{path}", label] for path, label in rows()], name=name)
+        monkeypatch.chdir(photos)
+        expected = {path[-6:] for path in read(f"{photos}/{name}").held_out.paths}
+        assert 8 <= len(expected) <= 30
+        for other in (name, f"./{name}", f"../{photos.name}/{name}"):
+            assert {path[-6:] for path in read(other).held_out.paths} == expected
+    (photos / "photos" / "labels.csv").write_text("path,label\n" + "".join(f"{n:02d}.jpg,{n % 3}\n" for n in range(90)))
+    monkeypatch.chdir(photos / "photos")
+    assert read("labels.csv").held_out.count and not read("labels.csv").left_out
+
+
 @pytest.mark.parametrize(
     "options",
     [
