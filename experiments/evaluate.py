@@ -68,6 +68,8 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
             f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
             f"{len(class_names)} ({', '.join(class_names[:3])}, ...); they must be the same, in the same order."
         )
+    if source.multi_label and config.loss == "softmax":
+        raise ValueError(f"Images of {source.name} can have several classes, and the model gives each one (softmax).")
     model = keras.models.load_model(run / workdir.MODEL, compile=False)
     if model.input_shape[-1] != source.channels:
         raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
@@ -155,9 +157,11 @@ def main(argv: list[str]) -> None:
         measured = evaluate(run, output, flags.FLAGS.data or "", flags.FLAGS.split)
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    further = {"top-5": "top5", "calibration error": "calibration_error"}
-    numbers = [f"{name} {measured[key]:.4f}" for name, key in ({"loss": "loss"} | further).items() if key in measured]
-    print(f"{measured['images']} images: {describe_result(measured)}, {', '.join(numbers)}; see {output}/evaluation.md")
+    further = f"loss {measured['loss']:.4f}"
+    if "top1" in measured:
+        calibration = f"calibration error {measured['calibration_error']:.4f}"
+        further = f"top-5 {measured['top5']:.2%}, {further}, {calibration}"
+    print(f"{measured['images']} images: {describe_result(measured)}, {further}; see {output}/evaluation.md")
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def main(argv: list[str]) -> None:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
         images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0))
         config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     train.run(config, output)
     try:

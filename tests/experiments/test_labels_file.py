@@ -325,3 +325,8 @@ def test_a_run_on_a_table(run, photos, config, tmp_path, labels):
     with pytest.raises(ValueError, match="has no split 'test'; it has no column `split`, and --split=all takes all"):
         evaluate.evaluate(output, tmp_path / "evaluation", split="test")
     assert evaluate.evaluate(output, tmp_path / "all", split="all")["images"] == 90
+    if labels == "one":
+        table = [[path, "|".join(NAMES) if n % 2 else label] for n, (path, label) in enumerate(rows())]
+        other = f"csv:{write(photos, table, name='several.csv')}"
+        with pytest.raises(ValueError, match=r"can have several classes, and the model gives each one \(softmax\)"):
+            evaluate.evaluate(output, tmp_path / "other", other, "all")
