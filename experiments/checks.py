@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import losses, sizes, tuning
+from experiments import augment, losses, sizes, tuning
 from experiments.data import images, views
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config, model_norms
@@ -15,6 +15,7 @@ CHOICES = {
     "loss": losses.LOSSES,
     "tune": tuning.WAYS,
     "augment.crop": ("none", "inception"),
+    "dataset.balance": ("none", "weights", "sampling"),
 }
 AT_LEAST_ONE = (
     "epochs",
@@ -33,10 +34,12 @@ AT_LEAST_ZERO = (
     "augment.randaugment_layers",
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
+    "augment.cutmix_alpha",
     "optimizer.min_learning_rate",
     "optimizer.weight_decay",
 )
 UP_TO_ONE = ("augment.randaugment_probability", "optimizer.layer_decay")  # and above 0
+PROBABILITIES = ("augment.random_erasing",)
 SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
@@ -62,6 +65,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
         (ABOVE_ZERO, lambda value: value > 0, "above 0"),
         (UP_TO_ONE, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        (PROBABILITIES, lambda value: 0 <= value <= 1, "at least 0 and at most 1"),
     )
     for fields, fits, words in ranges:
         for field in fields:
@@ -105,10 +109,15 @@ def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
             "last_blocks or all."
         )
     if config.tune == tuning.HEAD:
-        if config.augment.mixup_alpha:
+        if augment.mixes_pairs(config.augment):
             raise ValueError(
-                "config.tune=head computes the features of each image once, and Mixup would mix other images each "
-                "time; set --config.augment.mixup_alpha=0."
+                "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones each "
+                "time; set --config.augment.mixup_alpha=0 --config.augment.cutmix_alpha=0."
+            )
+        if config.dataset.balance == "sampling":
+            raise ValueError(
+                "config.tune=head computes the features of each image once, in the order that they are stored in; "
+                "take --config.dataset.balance=weights."
             )
         if config.optimizer.layer_decay != 1:
             raise ValueError(
@@ -144,5 +153,7 @@ def check_batch_size(config: ml_collections.ConfigDict, devices: Devices) -> Non
             "replicas of TensorFlow, except on TPU; take one device, --strategy=sharded, or conv_norm = 'layer_norm' "
             "in the recipe's model (Table 8: as accurate)."
         )
-    if config.augment.mixup_alpha and share % 2:
-        raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
+    if augment.mixes_pairs(config.augment) and share % 2:
+        raise ValueError(
+            f"Mixup and CutMix pair images, and a replica's share of {share} is odd; choose another batch size."
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import ml_collections
@@ -14,7 +16,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, optimization, report, sizes, tuning, workdir
+from experiments import checks, label_noise, metrics, optimization, report, sizes, tuning, workdir
 from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -248,10 +250,16 @@ def train(
             stop_if_there_is_a_problem()
         confusion = engine.confusion()
         examples = _examples(config, source)
-        with engine.result(folder, examples[0]) as (model, probabilities):
+        with engine.result(folder) as (model, predict):
+            predicted = (*examples, predict(examples[0]))
+            counts = devices.counts_damaged
+            damaged = [part if counts else None for part in (engine.damaged_in_evaluation, engine.damaged)]
+            disagreements = label_noise.find(source, config, predict, damaged, counts)
+            several = _measure_several(source, config, predict, damaged[0], counts) if source.multi_label else None
             if writes:
                 _write_model(model, source, folder)
-                _write_report(config, source, engine, devices, confusion, (*examples, probabilities), folder)
+                further = label_noise.write(disagreements, source, folder)
+                _write_report(config, source, engine, devices, confusion, several, predicted, further, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
 
 
@@ -260,6 +268,22 @@ def _examples(config: ml_collections.ConfigDict, source: sources.Source) -> tupl
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     kept = weights.numpy() > 0
     return images.numpy()[kept][: report.CONTACT_SHEET], targets.numpy()[kept][: report.CONTACT_SHEET]
+
+
+def _measure_several(
+    source: sources.Source,
+    config: ml_collections.ConfigDict,
+    predict: Callable[[np.ndarray], np.ndarray],
+    damaged: DamagedImages | None,
+    python: bool,
+) -> dict[str, Any]:
+    """What `metrics.measure_several` says of the held-out images."""
+    found = []
+    batches = pipeline.evaluation_batches(source, config, damaged=damaged, python=python)
+    for images, targets, weights in batches.as_numpy_iterator():
+        found.append((predict(images)[weights > 0], targets[weights > 0]))
+    probabilities, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return metrics.measure_several(probabilities, labels, source.class_names)
 
 
 def _has_stopped_improving(
@@ -342,7 +366,9 @@ def _write_report(
     engine: Engine,
     devices: Devices,
     confusion: np.ndarray | None,
+    several: dict[str, Any] | None,
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    further: list[str],
     folder: epath.Path,
 ) -> None:
     _keep_names_of_damaged(engine, folder)
@@ -352,6 +378,15 @@ def _write_report(
     cost = coatnet_tf.profile(engine.network)
     left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
+    if several is not None:
+        chosen["Mean average precision"] = f"{several['mean_average_precision']:.2%}"
+        chosen["Accuracy"] = "the share of the images of which the likeliest class is one of theirs"
+        further = ["## Classes", "", *report.class_table(several["by_class"]), "", *further]
+    if config.dataset.balance == "sampling":
+        chosen["Classes"] = "as many training images of each in every epoch"
+    if config.dataset.balance == "weights":
+        weights = zip(source.class_names, sources.class_weights(source), strict=True)
+        chosen["Weights of the classes in the training loss"] = ", ".join(f"{n} {w:.3g}" for n, w in weights)
     if engine.best is not None:
         rows = workdir.read_metrics(folder)
         chosen["Kept"] = (
@@ -365,6 +400,7 @@ def _write_report(
         confusion=confusion,
         class_names=source.class_names,
         examples=examples,
+        further=further,
         facts={
             **chosen,
             "Parameters": f"{cost.params:,}",

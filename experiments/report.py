@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from experiments import charts, workdir
+from experiments import charts, metrics, workdir
 from experiments.charts import plt
 
 CONTACT_SHEET = 40  # images
@@ -27,6 +27,7 @@ def write(
     class_names: Sequence[str],
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
     facts: Mapping[str, str],
+    further: Sequence[str] = (),
 ) -> None:
     """Writes `report.md` with `curves.png`, `confusion.png` and `predictions.png`.
 
@@ -39,14 +40,17 @@ def write(
         examples: Images `[n, height, width, channels]` in [0, 255], targets `[n, classes]` with 1 for each
             class of the image, and probabilities `[n, classes]`.
         facts: Further lines for the table on top.
+        further: Lines of Markdown for the end.
     """
     plot_curves(rows, folder / "curves.png")
     if confusion is not None:
         plot_confusion(confusion, class_names, folder / "confusion.png")
     plot_predictions(*examples, class_names, folder / "predictions.png")
     result = workdir.result_of(rows)
+    of_classes = None if confusion is None else metrics.by_class(confusion, class_names)
     table = {
         "Held-out accuracy": f"{result['eval_accuracy']:.2%}",
+        **({"Balanced accuracy (mean recall)": f"{metrics.balanced_accuracy(of_classes):.2%}"} if of_classes else {}),
         "Held-out loss": f"{result['eval_loss']:.4f}",
         **facts,
         "Epochs": f"{rows[-1]['epoch']:g}",
@@ -61,10 +65,28 @@ def write(
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
-    if confusion is not None:
+    if of_classes is not None:
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
+        lines += [*class_table(of_classes), ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
+    lines += further
     (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def class_table(of_classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of what `metrics.by_class` returns; what is not defined stays empty."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share:.2%}"
+
+    keys = [key for key in next(iter(of_classes.values())) if key != "images"]
+    titles = ["F1" if key == "f1" else key.replace("_", " ") for key in keys]
+    lines = [f"| class | images | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(keys)]
+    for name, of_class in of_classes.items():
+        lines.append(
+            f"| {cell(name)} | {of_class['images']:,} | {' | '.join(percent(of_class[key]) for key in keys)} |"
+        )
+    return lines
 
 
 def cell(text: str) -> str:

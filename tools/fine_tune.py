@@ -6,12 +6,12 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/head --config.tune=head
     python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/folds --folds=5
 
-The images lie in one folder per class. By their names one in five is held out: where the loss on these is lowest, the
-weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
-`validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
-what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
-override them. `--config.tune` says what is trained: all of the network, its head alone, its last blocks, or LoRA;
-`auto` tries several and keeps the best.
+The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/small_sets.md`).
+By their names one in five is held out: where the loss on these is lowest, the weights are kept, and training stops when
+it has not fallen for some epochs. With class folders in `train`, those in `validation` are held out in their place if
+they are there; those in `test` are never trained on nor chosen by, and are what to report. The values are those of
+`experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like override them. `--config.tune` says what is
+trained: all of the network, its head alone, its last blocks, or LoRA; `auto` tries several and keeps the best.
 
 `--folds=5` says how good such a training is: five are done, each of which holds out another fifth of the images, and
 `folds.md` in `--output` has the mean and its interval. `--init_from=none` begins at random weights.
@@ -38,7 +38,7 @@ import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
 from experiments import cross_validation, evaluate, logs, path_flags, recipe_flags, sizes, train, tries, tuning, workdir
-from experiments.data import folder, folder_splits
+from experiments.data import folder, folder_splits, labels_file
 from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -152,19 +152,21 @@ class Images:
         train_count: Number of its training images.
         test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
         channels: Of the images if they are arrays; 0 for pictures, which can be read as grey or RGB.
+        multi_label: Whether an image can have several classes.
     """
 
     data: str
     train_count: int
     test: str = ""
     channels: int = 0
+    multi_label: bool = False
 
 
 def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Images:
-    """Looks at a folder of images and refuses what cannot be fine-tuned on.
+    """Looks at images and refuses what cannot be fine-tuned on.
 
     Args:
-        path: The folder.
+        path: The folder, or `csv:FILE`, a file of labels.
         channels: `dataset.channels` of the recipe.
         fold: That is held out, in the place of validation images or those chosen by name.
 
@@ -176,6 +178,8 @@ def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Image
         ValueError: If there is one class only, or a class has nothing to train on or nothing held out; or if a fold is
             to be held out and there are validation images.
     """
+    if path.startswith("csv:"):
+        return _find_labels(path, channels)
     root, test = path.rstrip("/"), ""
     layout = folder_splits.find_layout(root, "train")
     if layout.splits:
@@ -198,6 +202,17 @@ def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Image
     return Images(f"folder:{root}", found.train.count, test, found.channels)
 
 
+def _find_labels(data: str, channels: int) -> Images:
+    """The images of a file of labels."""
+    path = data.removeprefix("csv:")
+    found = labels_file.read(path, "train", "validation", channels)
+    labels_file.check_classes(path, found.class_names, {"to train on": found.train, "held out": found.held_out})
+    test = data if labels_file.has_test_images(path) else ""
+    if test:
+        labels_file.read(path, "train", "test", channels)  # refuses other classes than those of train
+    return Images(data, found.train.count, test, found.channels, found.multi_label)
+
+
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
     """The recipe of the run.
 
@@ -213,6 +228,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.init_from, config.reset_head = start.init_from, bool(start.init_from)
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
+    config.loss = "sigmoid" if images.multi_label else config.loss
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
     config.optimizer.learning_rate = start.learning_rate * (LORA_FACTOR if overrides.get("tune") == tuning.LORA else 1)
     config.update_from_flattened_dict(overrides)
@@ -249,14 +265,16 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
     """
     lines = ["", "How good it is"]
     for name, of_images in measured.items():
-        lines.append(f"  {of_images['images']} {name} images: top-1 {evaluate.describe_top1(of_images)};")
-        lines.append(f"  balanced over the classes {of_images['balanced_accuracy']:.2%}")
+        lines.append(f"  {of_images['images']} {name} images: {evaluate.describe_result(of_images)}")
+        if "balanced_accuracy" in of_images:
+            lines.append(f"  balanced over the classes {of_images['balanced_accuracy']:.2%}")
     *_, name = measured
-    lines += ["", f"What it confuses, of the {name} images"]
-    for pair in measured[name]["confused"][:3]:
-        lines.append(f"  {pair['true']} taken for {pair['predicted']}: {pair['images']} of {pair['of']}")
-    if not measured[name]["confused"]:
-        lines.append("  nothing")
+    if "confused" in measured[name]:
+        lines += ["", f"What it confuses, of the {name} images"]
+        for pair in measured[name]["confused"][:3]:
+            lines.append(f"  {pair['true']} taken for {pair['predicted']}: {pair['images']} of {pair['of']}")
+        if not measured[name]["confused"]:
+            lines.append("  nothing")
     evaluation = output / ("test_evaluation" if name == "test" else "evaluation")
     lines += [
         "",
@@ -269,8 +287,8 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
         "What to do next",
         f"  python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv",
     ]
-    low, high = measured[name]["top1_interval"]
-    if name != "test":
+    low, high = measured[name].get("top1_interval", (0, 0))
+    if name != "test" and "confused" in measured[name]:
         lines.append("  --folds=5, in another --output, holds each image out once: a better guess at how good it is")
     elif high - low > WIDE_INTERVAL:
         lines.append("  more test images: they narrow the interval")
@@ -294,6 +312,8 @@ def main(argv: list[str]) -> None:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
         if folds and overrides.get("tune") == tries.AUTO:
             raise ValueError("--folds measures one way of training; give another --config.tune than auto with it.")
+        if folds and flags.FLAGS.images.startswith("csv:"):
+            raise ValueError("--folds parts a folder of images; a table says by its column split what is held out.")
         if count == 1:
             raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
         images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0), folds[0] if folds else None)
@@ -303,7 +323,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(
                 "--config.tune=auto tries what to train of weights that are given; --init_from=none is all."
             )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     if not start.init_from:
         logging.info(ABOUT_NO_WEIGHTS, config.model.name)
@@ -326,7 +346,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    path_flags.define("images", None, "Folder of class-named folders of images, or of train, validation, test of such.")
+    path_flags.define("images", None, "Folder of class-named folders of images or of splits of such, or csv:FILE.")
     path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, a name, or none.")
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
     path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")

@@ -137,7 +137,7 @@ def training_batches(
         view = tf.cast(example["position"] // of_epoch % len(features.values), index.dtype)
         places = tf.stack([view, index], axis=-1)
         weight = tf.gather_nd(weights, places)
-        return tf.gather_nd(values, places), tf.gather(targets, index), weight, tf.ones_like(weight)
+        return tf.gather_nd(values, places), tf.gather(targets, index), weight, tf.ones((tf.shape(weight)[0], 2))
 
     batch_size = context.get_per_replica_batch_size(config.batch_size)
     batches = order.examples(first_step).unbatch().batch(batch_size, drop_remainder=True)

@@ -50,6 +50,7 @@ class Folder:
         left_out: Files and folders that are not read.
         notes: Sentences for the user: which folder was taken for what, and what became of all files.
         channels: Of the images if they are arrays, as the first one has them; 0 if they are pictures.
+        multi_label: Whether an image can have several classes, as in a file of labels.
     """
 
     class_names: tuple[str, ...]
@@ -58,6 +59,7 @@ class Folder:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     channels: int = 0
+    multi_label: bool = False
 
 
 def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Folder:
@@ -233,11 +235,14 @@ def _join(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles
 
 
 def _held_out_by_name(root: str, files: Mapping[str, Iterable[str]]) -> set[str]:
-    return {file for of_class in files.values() for file in of_class if _is_held_out(root, file)}
+    return {file for of_class in files.values() for file in of_class if is_held_out(root, file)}
 
 
-def _is_held_out(root: str, path: str) -> bool:
-    """By the path from the root on; a link is where its file is, so that no picture is on both sides."""
+def is_held_out(root: str, path: str) -> bool:
+    """Whether one image in five is this one, by its path from the root on; a link is where its file is.
+
+    So no picture is on both sides.
+    """
     if os.path.islink(path):
         root, path = os.path.realpath(root), os.path.realpath(path)
     digest = hashlib.sha256(path.removeprefix(f"{root}/").encode()).digest()

@@ -1,7 +1,8 @@
 """Input pipeline: examples of a `Source` to batches of images in [0, 255].
 
 Order and augmentation are functions of the seed and the position in the run, so a run that resumes, or one
-on more workers, sees the batches it would have seen. Mixup happens in the training step: batches travel as bytes.
+on more workers, sees the batches it would have seen. Mixup, and the targets of CutMix, are mixed in the training step:
+batches travel as bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
-from experiments.data.readers import Reader
+from experiments.data.readers import BalancedFiles, ImageFiles, Reader
 from experiments.data.sources import Source
 
 _CHUNK = 32  # images decoded by one thread at a time, at most
@@ -29,8 +30,12 @@ _Load = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # an image of it
 
 
 def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
-    """The order of a run's examples; those that Mixup pairs stay together."""
-    return Order(source.train, config.batch_size, 2 if config.augment.mixup_alpha else 1, config.seed)
+    """The order of a run's examples; those that Mixup and CutMix pair stay together."""
+    reader = source.train
+    if config.dataset.balance == "sampling":
+        assert isinstance(reader, ImageFiles)  # see `sources.check_for_training`
+        reader = BalancedFiles(reader.paths, reader.labels)
+    return Order(reader, config.batch_size, 2 if augment.mixes_pairs(config.augment) else 1, config.seed)
 
 
 def _plain(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
@@ -67,6 +72,9 @@ def _augmented(source: Source, config: ml_collections.ConfigDict, python: bool) 
                 settings.randaugment_pixel_scale,
                 settings.randaugment_probability,
             )
+        if settings.random_erasing:
+            erase_seed = tf.random.experimental.stateless_fold_in(rand_seed, 1)
+            image = augment.random_erasing(image, erase_seed, settings.random_erasing)
         return image
 
     return load
@@ -93,25 +101,42 @@ def training_batches(
 
     Returns:
         Dataset of `(image, target, weight, share)`: uint8 `[batch, height, width, channels]`, uint8
-        `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch]`,
-        the image's share in its mixture with its neighbour (see `augment.mixup`).
+        `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch, 2]`,
+        the shares of image and target in their mixtures with their neighbours (see `augment.mixup`). CutMix has mixed
+        the images, but not the targets. With both, each pair has one of the two, as likely.
     """
     context = context or tf.distribute.InputContext()
     settings, view = config.augment, views.of_recipe(config)
     load = _augmented(source, config, python)
     order = training_order(source, config)
 
+    def seed_of_pair(position: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
+
     def share(position: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
-        return augment.mixup_share(seed, settings.mixup_alpha)
+        return augment.mixup_share(seed_of_pair(position), settings.mixup_alpha)
+
+    def box(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Whether a pair has CutMix, and what it exchanges then."""
+        seed, choice_seed = tf.unstack(tf.random.experimental.stateless_split(seed_of_pair(position), 2))
+        begin, end = augment.cutmix_box(seed, settings.cutmix_alpha, view.size)
+        has_it = tf.random.stateless_uniform((), choice_seed) < (0.5 if settings.mixup_alpha else 1.0)
+        return has_it, begin, tf.where(has_it, end, begin)
+
+    def mixed(image: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images, with CutMix, and the shares in what is to be mixed."""
+        shares = tf.ones((image.shape[0], 2))
+        if settings.mixup_alpha:
+            shares *= tf.map_fn(share, positions, fn_output_signature=tf.float32)[:, None]
+        if settings.cutmix_alpha:
+            have_it, *boxes = tf.map_fn(box, positions, fn_output_signature=(tf.bool, tf.int32, tf.int32))
+            image, kept = augment.cutmix(image, *boxes)
+            shares = tf.where(have_it[:, None], tf.stack([tf.ones_like(kept), kept], axis=1), shares)
+        return image, shares
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
-        shares = (
-            tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
-            if settings.mixup_alpha
-            else tf.ones_like(weight)
-        )
+        image, shares = mixed(image, chunk["position"])
         return image, _targets(chunk["label"], source), weight, shares
 
     examples = order.examples(first_step, context.num_input_pipelines, context.input_pipeline_id)

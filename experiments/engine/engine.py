@@ -19,7 +19,7 @@ from keras import ops
 
 import coatnet_tf
 from experiments import augment, losses, optimization, sizes, tuning
-from experiments.data import features, pipeline
+from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
@@ -53,7 +53,8 @@ class Engine(abc.ABC):
     ) -> None:
         self.schedule = schedule
         self._config, self._source, self._devices = config, source, devices
-        self._loss_of = losses.make_loss(config.loss, config.label_smoothing)
+        weights = sources.class_weights(source) if config.dataset.balance == "weights" else None
+        self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
@@ -158,17 +159,17 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def result(
-        self, folder: epath.Path, images: np.ndarray
-    ) -> contextlib.AbstractContextManager[tuple[keras.Model, np.ndarray]]:
+        self, folder: epath.Path
+    ) -> contextlib.AbstractContextManager[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         """The model for its users, of the weights that the network has now, and what it says; all processes must ask.
 
         Args:
             folder: Folder of the run, for what is needed meanwhile.
-            images: `[n, height, width, channels]` in [0, 255], the same on all processes.
 
         Returns:
-            Within the context, on the chief: a model in float32 that gives probabilities, which can be saved, and those
-            of the images, `[n, classes]`.
+            Within the context: on the chief a model in float32 that gives probabilities, which can be saved; and a
+            function of images, `[n, height, width, channels]` in [0, 255], to their probabilities, `[n, classes]`,
+            which all processes have to call with the same images.
         """
 
     def state(self) -> dict[str, list[keras.Variable]]:
@@ -197,7 +198,7 @@ class Engine(abc.ABC):
     def _mixed(self, images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, Any, Any]:
         """A batch in floating point, mixed if the recipe says so; see `pipeline.training_batches`."""
         images, targets = ops.cast(images, "float32"), ops.cast(targets, "float32")
-        if self._config.augment.mixup_alpha:
+        if augment.mixes_pairs(self._config.augment):
             return augment.mixup(images, targets, weights, shares)
         return images, targets, weights
 

@@ -105,7 +105,7 @@ class JaxEngine(Engine):
             ((*self.model.input_shape[1:],), np.uint8),
             ((self._source.num_classes,), np.uint8),
             ((), np.float32),
-            ((), np.float32),
+            ((2,), np.float32),
         )
         groups = self._stepped()
         shardings = self._shardings(groups)
@@ -282,7 +282,7 @@ class JaxEngine(Engine):
         return lambda images: np.asarray(embed(values, jax.device_put(images.numpy(), sharding)))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
         with self._merged() as weights:
@@ -291,19 +291,25 @@ class JaxEngine(Engine):
         model = without_values(self._result_model)
         for index, variable in enumerate(model.weights):
             variable._value = orbax_checkpoints.Stored(read, "model", index)
-        yield model, self._probabilities(images)
+        yield model, self._predictor()
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+    def _predictor(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Images to their probabilities, by the values that the model has now."""
+
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
             with keras.StatelessScope(zip(self.network.variables, values, strict=True)):
                 logits = self._logits(self.network, images)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
         values = [v.value for v in self.network.variables]
-        images = jax.device_put(images.astype(np.float32), whole(self._mesh))
-        return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+        compiled = jax.jit(call, out_shardings=whole(self._mesh))
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(values, jax.device_put(images.astype(np.float32), whole(self._mesh))))
+
+        return predict
 
 
 def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:
