@@ -112,7 +112,7 @@ def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
         if augment.mixes_pairs(config.augment):
             raise ValueError(
                 "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones each "
-                "time; set --config.augment.mixup_alpha=0 --config.augment.cutmix_alpha=0."
+                "time; set both of config.augment.mixup_alpha and cutmix_alpha to 0."
             )
         if config.dataset.balance == "sampling":
             raise ValueError(
