@@ -111,8 +111,8 @@ def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
     if config.tune == tuning.HEAD:
         if augment.mixes_pairs(config.augment):
             raise ValueError(
-                "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones each "
-                "time; set both of config.augment.mixup_alpha and cutmix_alpha to 0."
+                "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones "
+                "each time; set config.augment.mixup_alpha and config.augment.cutmix_alpha to 0."
             )
         if config.dataset.balance == "sampling":
             raise ValueError(
