@@ -239,7 +239,7 @@ def test_what_the_program_refuses(program, version, tmp_path):
     many = write(tmp_path / "many", ("serving_default", np.zeros((33, 1, 1, 1), "float32")))
     with pytest.raises(ValueError, match="Task size 33 is larger than maximum"):
         native_program.answer(program, module, many, 1, PARAMETERS)
-    (tmp_path / "text").write_text("no requests")
+    (tmp_path / "text").write_text("a text in place of requests")
     with pytest.raises(ValueError, match="text, record 0: "):
         native_program.answer(program, module, tmp_path / "text")
     (module / "saved_model.pb").write_text("no model")
