@@ -233,6 +233,7 @@ def test_what_the_program_refuses(program, version, tmp_path):
         ("regress", np.zeros((1, 1), "float32"), 'request 0: The version has no signature "regress"'),
         ("serving_default", np.zeros((1, 1, 1, 1), "uint8"), "takes images, one row or more of float; got images"),
         ("serving_default", np.zeros((0, 1, 1, 1), "float32"), "one row or more"),
+        ("serving_default", np.zeros((1, 2, 2, 1), "float32"), r"request 0: .*\[1,2,2,1\]"),
     ]:
         with pytest.raises(ValueError, match=said):
             native_program.answer(program, module, write(tmp_path / "wrong", (name, value)))

@@ -85,6 +85,9 @@ absl::StatusOr<std::vector<Answer>> References(const ServedVersion& version, con
   return answers;
 }
 
+// In one line, as it is read.
+std::string Line(const absl::string_view message) { return absl::StrReplaceAll(message, {{"\n", " "}, {"\t", ""}}); }
+
 // How many requests have an answer that cannot be told from another request's.
 int CountAlike(const std::vector<Request>& requests, const std::vector<Answer>& references) {
   int alike = 0;
@@ -139,7 +142,7 @@ class LoadTest {
            long{wrong_});
     printf("start_megabytes %.1f\nmiddle_megabytes %.1f\nend_megabytes %.1f\n", megabytes_[0], megabytes_[1],
            megabytes_[2]);
-    printf("first_error %s\n", absl::StrReplaceAll(first_error_, {{"\n", " "}}).c_str());
+    printf("first_error %s\n", Line(first_error_).c_str());
   }
 
  private:
@@ -222,7 +225,8 @@ absl::Status Main(int argc, char** argv) {
       {"allowed_batch_sizes", &allowed, "Ascending, with commas."},
   };
   if (!tensorflow::Flags::Parse(&argc, argv, flags) || argc > 1 || saved_model.empty() || requests_file.empty()) {
-    return absl::InvalidArgumentError(tensorflow::Flags::Usage(argv[0], flags));
+    fprintf(stderr, "%s", tensorflow::Flags::Usage(argv[0], flags).c_str());
+    return absl::InvalidArgumentError("--saved_model, --requests and no other words but these flags are expected.");
   }
   std::unique_ptr<Batcher> batcher;
   if (size > 0) {
@@ -265,6 +269,6 @@ absl::Status Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const absl::Status status = native::Main(argc, argv);
-  if (!status.ok()) fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  if (!status.ok()) fprintf(stderr, "%s\n", native::Line(status.message()).c_str());
   return status.ok() ? 0 : 1;
 }
