@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN ?= runs/digits
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint test-tensorflow test-jax test-oldest clean
+.PHONY: demo test test-slow lint docs test-tensorflow test-jax test-oldest clean
 
 # Trains on handwritten digits, exports, serves the held-out digits in another process: see $(RUN)/report.md.
 demo: $(VENV)/installed
@@ -20,6 +20,11 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The pages of docs/, in build/site; python -m http.server --directory build/site shows them. A link or reference that leads
+# nowhere fails.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=15
 test-tensorflow: $(VENV)/installed
 	$(PYTEST) -m "not slow"
@@ -27,13 +32,14 @@ test-tensorflow: $(VENV)/installed
 # On Keras' JAX backend: the vectors of other people's code, the outputs that TensorFlow gives, the sharded engine.
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/coatnet_tf/test_layers.py tests/coatnet_tf/test_whole_network.py \
-		tests/coatnet_tf/test_half_precision.py tests/jax_backend
+		tests/coatnet_tf/test_half_precision.py tests/jax_backend tests/experiments/test_tuning.py
 
 # What takes long: whole runs, stopped and resumed; replicas; every runtime and kind of file; the documentation followed
 # in processes; the oldest libraries that are allowed.
 test-slow: $(VENV)/installed test-oldest
 	$(PYTEST) -m slow
-	KERAS_BACKEND=jax $(PYTEST) -m slow tests/jax_backend tests/experiments/test_nothing_lost.py
+	KERAS_BACKEND=jax $(PYTEST) -m slow tests/jax_backend tests/experiments/test_nothing_lost.py \
+		tests/experiments/test_tuning.py tests/experiments/test_balance.py tests/experiments/test_label_noise.py
 	KERAS_BACKEND=jax $(PYTEST) tests/coatnet_tf/test_model.py tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
 

@@ -22,6 +22,7 @@ from coatnet_tf.model import (
 )
 from coatnet_tf.pretrained import PretrainedWeights, list_weights, save_timm
 from coatnet_tf.pretrained.configs import RELATIVES
+from coatnet_tf.surgery import embeddings, features, reset_classifier, resize
 from coatnet_tf.weights import Loaded, load_weights
 
 __version__ = "0.2.0"
@@ -47,6 +48,8 @@ __all__ = [
     "StageConfig",
     "StemConfig",
     "decode_predictions",
+    "embeddings",
+    "features",
     "fold_for_inference",
     "freeze",
     "from_pretrained",
@@ -59,6 +62,8 @@ __all__ = [
     "profile",
     "profile_layers",
     "rescale",
+    "reset_classifier",
+    "resize",
     "rivals",
     "save_timm",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 
@@ -43,7 +43,7 @@ def freeze(model: keras.Model, until: str | None = None, norms: bool = True) -> 
     if not model.built:
         raise ValueError(f"{model.name} is not built; call it on an image once, or give it a keras.Input.")
     layers = list(_layers(model))
-    frozen = 0 if until is None else _end(model, [layer.name for layer in layers], until)
+    frozen = 0 if until is None else last_of(model, layers, until) + 1
     model.trainable = True
     for number, layer in enumerate(layers):
         within = list(layer._flatten_layers())  # itself first
@@ -62,14 +62,22 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def _end(model: keras.Model, names: list[str], until: str) -> int:
-    """The number of layers up to the last one that is meant."""
-    pattern = re.compile(rf"{re.escape(until)}(_block\d+)?" + (r"|stem_\w+" if until == "stem" else ""))
-    found = [number for number, name in enumerate(names, start=1) if pattern.fullmatch(name)]
+def last_of(model: keras.Model, layers: Iterable[keras.layers.Layer], part: str) -> int:
+    """The place of the last layer that belongs to a part of a network.
+
+    Args:
+        model: The model, for the message.
+        layers: Its layers in order.
+        part: A layer, such as `"s3_block02"`, a stage (`"s3"`) or the stem (`"stem"`).
+
+    Raises:
+        ValueError: If there is no such layer or stage; it names the nearest.
+    """
+    names = [layer.name for layer in layers]
+    pattern = re.compile(rf"{re.escape(part)}(_block\d+)?" + (r"|stem_\w+" if part == "stem" else ""))
+    found = [place for place, name in enumerate(names) if pattern.fullmatch(name)]
     if not found:
         known = list(dict.fromkeys([*(re.sub(r"_block\d+$", "", name) for name in names), *names]))
-        near = difflib.get_close_matches(until, known, n=3, cutoff=0.3) or known[:5]
-        raise ValueError(
-            f"There is no layer or stage {until!r} in {model.name} to freeze up to; the nearest are {', '.join(near)}."
-        )
+        near = difflib.get_close_matches(part, known, n=3, cutoff=0.3) or known[:5]
+        raise ValueError(f"There is no layer or stage {part!r} in {model.name}; the nearest are {', '.join(near)}.")
     return found[-1]

@@ -16,10 +16,17 @@ from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
 from coatnet_tf.layers.parts import change_of
 from coatnet_tf.network import ImageShape
-from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
+from coatnet_tf.pretrained import (
+    find_pretrained,
+    find_published,
+    is_pretrained_name,
+    is_published_name,
+    load_initial_weights,
+)
 from coatnet_tf.weights import load_weights as load_weights_of_file
 
 PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
+PRESET_PACKAGE, PRESET_CLASS = "coatnet_tf", "CoAtNetKerasHubBackbone"  # of coatnet_tf.keras_hub
 
 
 def CoAtNet(config: str | CoAtNetConfig, *args: Any, **kwargs: Any) -> keras.Model:
@@ -55,11 +62,12 @@ def from_pretrained(
     classifier that begins anew, is reported in a warning that names them.
 
     Args:
-        name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`. The file is downloaded once,
+        name: A name that `list_weights` lists, such as `"timm/coatnet_0_rw_224.sw_in1k"`, or `"hf://USER/NAME"` of a
+            model that `tools.publish` put on Hugging Face's Hub. The file is downloaded once,
             checked by its hash and kept in the cache of huggingface_hub (of Keras for keras-cv-attention-models).
         path: A file to use in place of the download: `.safetensors` or `.pth` of timm, `.h5` of
-            keras-cv-attention-models. The tag behind the dot of `name` may be left out then, and networks without
-            published weights are known too, such as `"timm/coatnet_0_224"`.
+            keras-cv-attention-models, the folder of `tools.publish`. The tag behind the dot of `name` may be left out
+            then, and networks without published weights are known too, such as `"timm/coatnet_0_224"`.
         reset_head: Whether the classifier begins anew, as it must for another number of `classes`.
         **arguments: Arguments of `CoAtNet` but `config` and `weights`; `input_shape` and `classes` are those of the
             weights by default.
@@ -82,7 +90,7 @@ def from_pretrained(
     """
     if "weights" in arguments:
         raise ValueError(f"from_pretrained takes no weights beside those of {name}; give a file of its own as `path`.")
-    network = find_pretrained(name, path)
+    network: Any = find_published(name, path) if is_published_name(name) else find_pretrained(name, path)
     pretrained = network.read()
     classes = arguments.pop("classes", None)
     if arguments.get("include_top", True) and (classes is None or not reset_head):
@@ -95,7 +103,8 @@ def from_pretrained(
         classes = found
     shape = arguments.pop("input_shape", None)
     if shape is None and arguments.get("input_tensor") is None:
-        shape = (network.image_size, network.image_size, 3)
+        shape = network.input_shape
+    arguments = {"classifier_activation": network.classifier_activation, **arguments}
     model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
     warn_of_changes(pretrained.load(model, reset_head), name)
     return model
@@ -184,6 +193,8 @@ class CoAtNetBackbone(keras.Model):
     def save_to_preset(self, folder: str | os.PathLike[str]) -> None:
         """Writes the backbone as a folder that KerasHub calls a preset: `config.json` and `model.weights.h5`.
 
+        KerasHub reads it once `coatnet_tf.keras_hub` is imported, as a `CoAtNetKerasHubBackbone`.
+
         Args:
             folder: The folder; made if it is missing.
 
@@ -195,30 +206,39 @@ class CoAtNetBackbone(keras.Model):
         if (folder / PRESET_CONFIG).exists():
             raise FileExistsError(f"{folder} holds a preset already; give another folder.")
         self.save_weights(folder / PRESET_WEIGHTS)
-        config = keras.saving.serialize_keras_object(self)
+        config = {
+            **keras.saving.serialize_keras_object(self),
+            "module": "coatnet_tf.keras_hub",
+            "class_name": PRESET_CLASS,
+            "registered_name": f"{PRESET_PACKAGE}>{PRESET_CLASS}",
+        }
         (folder / PRESET_CONFIG).write_text(json.dumps(config, indent=2))
 
     @classmethod
-    def from_preset(cls, folder: str | os.PathLike[str], load_weights: bool = True) -> CoAtNetBackbone:
-        """Reads what `save_to_preset` wrote.
+    def from_preset(cls, preset: str | os.PathLike[str], load_weights: bool = True) -> CoAtNetBackbone:
+        """Reads what `save_to_preset` wrote, or that of a `CoAtNetKerasHubBackbone`.
 
         Args:
-            folder: The folder.
+            preset: The folder.
             load_weights: Whether to load the weights, or leave them random.
 
         Raises:
             FileNotFoundError: If the folder is no preset.
             ValueError: If it is the preset of another class, or the weights do not fit.
         """
-        path = Path(folder) / PRESET_CONFIG
+        path = Path(preset) / PRESET_CONFIG
+        if "://" in os.fspath(preset):
+            raise ValueError(
+                f"{preset} is no folder of this machine; coatnet_tf.keras_hub.{PRESET_CLASS}.from_preset reads it."
+            )
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} is no preset: there is no {PRESET_CONFIG} in it.")
+            raise FileNotFoundError(f"{preset} is no preset: there is no {PRESET_CONFIG} in it.")
         config = json.loads(path.read_text())
-        if config.get("class_name") != cls.__name__:
-            raise ValueError(f"{folder} is a preset of {config.get('class_name')!r}, not of {cls.__name__}.")
-        backbone = keras.saving.deserialize_keras_object(config)
+        if config.get("class_name") != PRESET_CLASS:
+            raise ValueError(f"{preset} is a preset of {config.get('class_name')!r}, not of {PRESET_CLASS}.")
+        backbone = cls.from_config(config["config"])
         if load_weights:
-            load_weights_of_file(backbone, Path(folder) / PRESET_WEIGHTS)
+            load_weights_of_file(backbone, Path(preset) / PRESET_WEIGHTS)
         return backbone
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import losses, sizes
+from experiments import augment, losses, sizes, tuning
 from experiments.data import images, views
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config, model_norms
@@ -13,9 +13,20 @@ CHOICES = {
     "dtype": ("float32", "mixed_bfloat16"),
     "interpolation": ("", *images.INTERPOLATIONS),
     "loss": losses.LOSSES,
+    "tune": tuning.WAYS,
     "augment.crop": ("none", "inception"),
+    "dataset.balance": ("none", "weights", "sampling"),
 }
-AT_LEAST_ONE = ("epochs", "batch_size", "steps_per_call", "accumulation_steps", "max_skipped_steps")
+AT_LEAST_ONE = (
+    "epochs",
+    "batch_size",
+    "steps_per_call",
+    "accumulation_steps",
+    "max_skipped_steps",
+    "head_views",
+    "tuned_blocks",
+    "lora_rank",
+)
 AT_LEAST_ZERO = (
     "dataset.channels",
     "checkpoint_steps",
@@ -23,10 +34,12 @@ AT_LEAST_ZERO = (
     "augment.randaugment_layers",
     "augment.randaugment_magnitude",
     "augment.mixup_alpha",
+    "augment.cutmix_alpha",
     "optimizer.min_learning_rate",
     "optimizer.weight_decay",
 )
-PROBABILITIES = ("augment.randaugment_probability",)  # above 0, up to 1
+UP_TO_ONE = ("augment.randaugment_probability", "optimizer.layer_decay")  # and above 0
+PROBABILITIES = ("augment.random_erasing",)
 SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
 ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
 
@@ -51,7 +64,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
         (SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
         (ABOVE_ZERO, lambda value: value > 0, "above 0"),
-        (PROBABILITIES, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        (UP_TO_ONE, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        (PROBABILITIES, lambda value: 0 <= value <= 1, "at least 0 and at most 1"),
     )
     for fields, fits, words in ranges:
         for field in fields:
@@ -72,6 +86,49 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         )
     if config.reset_head and not config.init_from:
         raise ValueError("--reset_head has a meaning only with --init_from.")
+
+
+def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
+    """Refuses ways of training a part of the network that have no meaning for the recipe."""
+    if config.tune == tuning.ALL:
+        return
+    if not config.init_from:
+        raise ValueError(
+            f"config.tune={config.tune} leaves most of the network as it is, and without --init_from that is random: "
+            "give weights to begin with, or --config.tune=all."
+        )
+    blocks = tuning.count_blocks(config)
+    if config.tune == tuning.LAST_BLOCKS and config.tuned_blocks > sum(blocks.values()):
+        raise ValueError(
+            f"config.tuned_blocks must be at most {sum(blocks.values())}, the blocks of {config.model.name}; got "
+            f"{config.tuned_blocks}."
+        )
+    if config.tune == tuning.LORA and not blocks["transformer"]:
+        raise ValueError(
+            f"config.tune=lora adds to attention and feed-forward layers, and {config.model.name} has none; take head, "
+            "last_blocks or all."
+        )
+    if config.tune == tuning.HEAD:
+        if augment.mixes_pairs(config.augment):
+            raise ValueError(
+                "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones "
+                "each time; set config.augment.mixup_alpha and config.augment.cutmix_alpha to 0."
+            )
+        if config.dataset.balance == "sampling":
+            raise ValueError(
+                "config.tune=head computes the features of each image once, in the order that they are stored in; "
+                "take --config.dataset.balance=weights."
+            )
+        if config.optimizer.layer_decay != 1:
+            raise ValueError(
+                "config.optimizer.layer_decay is between the stages of the network, and config.tune=head trains none "
+                "of them; set it to 1."
+            )
+        if not devices.hold_features:
+            raise ValueError(
+                "config.tune=head computes all features in one process, on CPUs or GPUs; take --strategy=one_device, "
+                "mirrored, or sharded with one process."
+            )
 
 
 def check_batch_size(config: ml_collections.ConfigDict, devices: Devices) -> None:
@@ -96,5 +153,7 @@ def check_batch_size(config: ml_collections.ConfigDict, devices: Devices) -> Non
             "replicas of TensorFlow, except on TPU; take one device, --strategy=sharded, or conv_norm = 'layer_norm' "
             "in the recipe's model (Table 8: as accurate)."
         )
-    if config.augment.mixup_alpha and share % 2:
-        raise ValueError(f"Mixup pairs images, and a replica's share of {share} is odd; choose another batch size.")
+    if augment.mixes_pairs(config.augment) and share % 2:
+        raise ValueError(
+            f"Mixup and CutMix pair images, and a replica's share of {share} is odd; choose another batch size."
+        )

@@ -4,8 +4,9 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
-Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, top-5, loss,
-calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`.
+Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
+top-5, loss, calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`. Where
+an image can have several classes: mean average precision, loss and the table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import logs, metrics, path_flags, report, workdir
-from experiments.data import folder, folder_files, pipeline, sources
+from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.stops import RunStopped
 
@@ -35,11 +36,12 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     Args:
         run: Folder of the run.
         output: Folder for the report; made if it is missing.
-        data: Dataset in place of the run's, `tfds:NAME` or `folder:PATH`.
+        data: Dataset in place of the run's, `tfds:NAME`, `folder:PATH` or `csv:FILE`.
         split: Split in place of the run's held-out one.
 
     Returns:
-        What `metrics.measure` returns, `damaged_images` (their names), `left_out` (how many files of a folder are not
+        What `metrics.measure` returns, or `metrics.measure_several` if an image can have several classes,
+        `damaged_images` (their names), `left_out` (how many files of a folder are not
         read, and why) and `chose_the_epoch`: whether these images chose the weights, by early stopping, so that what is
         measured on them is optimistic.
 
@@ -53,10 +55,11 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     chosen_on = (dataset.name, dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
     on_others = (dataset.name, dataset.eval_split) != chosen_on
-    if not dataset.name.startswith("folder:"):
+    files = sources.of_files(dataset.name)
+    if files is None:
         dataset.train_split = dataset.eval_split  # which alone is read
     elif on_others:
-        folder.check_split(dataset.name.removeprefix("folder:"), dataset.train_split, dataset.eval_split)
+        files[0].check_split(files[1], dataset.train_split, dataset.eval_split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
     class_names = tuple((run / workdir.CLASSES).read_text().splitlines())
@@ -65,21 +68,26 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
             f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
             f"{len(class_names)} ({', '.join(class_names[:3])}, ...); they must be the same, in the same order."
         )
-    if source.multi_label:
-        raise ValueError(f"Images of {source.name} can have several classes; top-1 and the like suppose one.")
+    if source.multi_label and config.loss == "softmax":
+        raise ValueError(f"Images of {source.name} can have several classes, and the model gives each one (softmax).")
     model = keras.models.load_model(run / workdir.MODEL, compile=False)
     if model.input_shape[-1] != source.channels:
         raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
 
     damaged = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
-    probabilities, labels = _predict(model, source, config, damaged)
-    measured = metrics.measure(probabilities, labels, class_names)
+    probabilities, targets = _predict(model, source, config, damaged)
+    if source.multi_label:
+        measured = metrics.measure_several(probabilities, targets, class_names)
+    else:
+        measured = metrics.measure(probabilities, targets.argmax(axis=-1), class_names)
     measured["damaged_images"] = damaged.names
     measured["left_out"] = folder_files.count_by_reason(source.left_out)
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
     output.mkdir(parents=True, exist_ok=True)
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
-    report.plot_confusion(metrics.confusion_matrix(probabilities, labels), class_names, output / "confusion.png")
+    if not source.multi_label:
+        confusion = metrics.confusion_matrix(probabilities, targets.argmax(axis=-1))
+        report.plot_confusion(confusion, class_names, output / "confusion.png")
     title = f"{config.model.name} on {source.name}, {config.dataset.eval_split}"
     workdir.write_whole(output / "evaluation.md", _describe(title, measured))
     if source.left_out:
@@ -90,16 +98,17 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
 def _predict(
     model: keras.Model, source: sources.Source, config: ml_collections.ConfigDict, damaged: DamagedImages
 ) -> tuple[np.ndarray, np.ndarray]:
-    probabilities, labels = [], []
+    """Probabilities and targets, `[images, classes]` each."""
+    probabilities, kept_targets = [], []
     with tqdm.tqdm(total=source.eval.count, unit=" images", unit_scale=True) as progress:
         for images, targets, weights in pipeline.evaluation_batches(source, config, damaged=damaged):
             kept = weights.numpy() > 0  # neither filling nor damaged
             probabilities.append(model.predict_on_batch(images.numpy().astype("float32"))[kept])
-            labels.append(targets.numpy().argmax(axis=-1)[kept])
+            kept_targets.append(targets.numpy()[kept])
             progress.update(int(kept.sum()))
             if problem := damaged.problem():
                 raise RunStopped(problem)
-    return np.concatenate(probabilities), np.concatenate(labels)
+    return np.concatenate(probabilities), np.concatenate(kept_targets)
 
 
 def describe_top1(measured: dict[str, Any]) -> str:
@@ -109,26 +118,33 @@ def describe_top1(measured: dict[str, Any]) -> str:
     return f"{measured['top1']:.2%} (95 % interval: {low:.2%} to {high:.2%}{weakened})"
 
 
+def describe_result(measured: dict[str, Any]) -> str:
+    """What was measured in one line: top-1, or of several classes an image the mean average precision."""
+    if "top1" in measured:
+        return f"top-1 {describe_top1(measured)}"
+    weakened = " (optimistic, as these images chose the epoch)" if measured["chose_the_epoch"] else ""
+    return f"mean average precision {measured['mean_average_precision']:.2%}{weakened}"
+
+
 def _describe(title: str, measured: dict[str, Any]) -> str:
     """The text of `evaluation.md`."""
-
-    def percent(share: float | None) -> str:
-        return "" if share is None else f"{share:.2%}"
-
     lines = [f"# {report.cell(title)}", "", "| | |", "| --- | --- |", f"| Images | {measured['images']:,} |"]
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
     if measured["left_out"]:
         lines += [f"| Files that are not read | {measured['left_out']}; see {workdir.LEFT_OUT} |"]
-    lines += [f"| Top-1 | {describe_top1(measured)} |", f"| Top-5 | {measured['top5']:.2%} |"]
+    if "top1" not in measured:
+        lines += [f"| Mean average precision | {measured['mean_average_precision']:.2%} |"]
+        lines += [f"| Loss | {measured['loss']:.4f} |", "", *report.class_table(measured["by_class"])]
+        return "\n".join(lines) + "\n"
+    lines += [f"| Top-1 | {describe_top1(measured)} |"]
+    lines += [
+        f"| Balanced accuracy (mean recall) | {measured['balanced_accuracy']:.2%} |",
+        f"| Top-5 | {measured['top5']:.2%} |",
+    ]
     lines += [f"| Loss | {measured['loss']:.4f} |"]
     lines += [f"| Calibration error | {measured['calibration_error']:.4f} |", ""]
     lines += ["![Counts by true and predicted class](confusion.png)", ""]
-    lines += ["| class | images | recall | precision |", "| --- | --- | --- | --- |"]
-    for name, of_class in measured["by_class"].items():
-        lines.append(
-            f"| {report.cell(name)} | {of_class['images']:,} | {percent(of_class['recall'])} | "
-            f"{percent(of_class['precision'])} |"
-        )
+    lines += report.class_table(measured["by_class"])
     return "\n".join(lines) + "\n"
 
 
@@ -141,16 +157,17 @@ def main(argv: list[str]) -> None:
         measured = evaluate(run, output, flags.FLAGS.data or "", flags.FLAGS.split)
     except (ValueError, FileNotFoundError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(
-        f"{measured['images']} images: top-1 {describe_top1(measured)}, top-5 {measured['top5']:.2%}, loss "
-        f"{measured['loss']:.4f}, calibration error {measured['calibration_error']:.4f}; see {output}/evaluation.md"
-    )
+    further = f"loss {measured['loss']:.4f}"
+    if "top1" in measured:
+        calibration = f"calibration error {measured['calibration_error']:.4f}"
+        further = f"top-5 {measured['top5']:.2%}, {further}, {calibration}"
+    print(f"{measured['images']} images: {describe_result(measured)}, {further}; see {output}/evaluation.md")
 
 
 if __name__ == "__main__":
     path_flags.define("workdir", None, "Folder of the finished run.")
     path_flags.define("output", None, "Folder for the report; WORKDIR/evaluation by default.")
-    path_flags.define("data", None, "Dataset in place of the run's: tfds:NAME or folder:PATH.")
+    path_flags.define("data", None, "Dataset in place of the run's: tfds:NAME, folder:PATH or csv:FILE.")
     flags.DEFINE_string("split", "", "Split in place of the run's held-out one.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

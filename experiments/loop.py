@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import ml_collections
@@ -13,7 +16,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, optimization, report, sizes, workdir
+from experiments import checks, label_noise, metrics, optimization, report, sizes, tuning, workdir
 from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -41,10 +44,11 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
     """
     checks.check_values(config)
     checks.check_batch_size(config, devices)
+    checks.check_tuning(config, devices)
     make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
     views.settle(config, folder)
     workdir.check(folder, config)
-    if config.init_from and not workdir.has_checkpoints(folder):
+    if _begins_with_weights(config, folder):
         _check_initial_weights(config.init_from)
     source = sources.prepare(config.dataset, devices.chief_first)
     sources.check_for_training(source, config.dataset)
@@ -75,6 +79,11 @@ def make_schedule(
     return optimization.make_schedule(config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch)
 
 
+def _begins_with_weights(config: ml_collections.ConfigDict, folder: epath.Path) -> bool:
+    """Whether weights of `config.init_from` are read: when a run begins, and whenever it needs the features again."""
+    return bool(config.init_from) and (config.tune == tuning.HEAD or not workdir.has_checkpoints(folder))
+
+
 def _check_initial_weights(init_from: str) -> None:
     """Refuses weights that are not there, but for those that are yet to be downloaded."""
     if is_pretrained_name(init_from):
@@ -95,7 +104,12 @@ def _file_of_weights(path: str) -> epath.Path:
     return found
 
 
-def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf.Loaded:
+def _load_initial_weights(config: ml_collections.ConfigDict, model: keras.Model) -> None:
+    """Loads the weights of `config.init_from`, and says in the log what became of them."""
+    logging.info("Weights of %s: %s", config.init_from, _loaded(config, model))
+
+
+def _loaded(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf.Loaded:
     """Loads the weights of `config.init_from`: of a run, of a file, or of a name."""
     weights = config.init_from
     if is_pretrained_name(weights):
@@ -128,7 +142,8 @@ def build(
     Raises:
         ValueError: If weights do not fit, or no checkpoint can be read.
     """
-    engine = devices.engine(config, source, make_schedule(config, source))
+    load = functools.partial(_load_initial_weights, config) if _begins_with_weights(config, folder) else None
+    engine = devices.engine(config, source, make_schedule(config, source), load)
     checkpoints = devices.checkpoints(folder, engine.state())
     step = checkpoints.restore_latest()
     if not devices.same_on_all(step):
@@ -138,9 +153,9 @@ def build(
         )
     if step:
         workdir.check_data(folder, source)
+        if config.tune == tuning.HEAD:
+            workdir.check_backbone(folder, engine.backbone_digest)
         logging.info("Resuming %s at step %d.", folder, step)
-    elif config.init_from:
-        logging.info("Weights of %s: %s", config.init_from, _load_initial_weights(config, engine.model))
     return engine, checkpoints, step
 
 
@@ -175,10 +190,14 @@ def train(
     writes = devices.is_chief
     if writes:
         workdir.claim(folder, config, source)
+        if config.tune == tuning.HEAD:
+            workdir.write_whole(folder / workdir.BACKBONE, engine.backbone_digest + "\n")
         workdir.drop_metrics_after(folder, step)
         _restore_names_of_damaged(engine, folder)
     logging.info("Training on %s.", devices)
     logging.info(pipeline.describe(source, config))
+    if config.tune != tuning.ALL:
+        logging.info("Trained: %s.", tuning.describe(config, engine.model))
 
     def stop_if_there_is_a_problem() -> None:
         engine.share_damaged()
@@ -231,10 +250,16 @@ def train(
             stop_if_there_is_a_problem()
         confusion = engine.confusion()
         examples = _examples(config, source)
-        with engine.result(folder, examples[0]) as (model, probabilities):
+        with engine.result(folder) as (model, predict):
+            predicted = (*examples, predict(examples[0]))
+            counts = devices.counts_damaged
+            damaged = [part if counts else None for part in (engine.damaged_in_evaluation, engine.damaged)]
+            disagreements = label_noise.find(source, config, predict, damaged, counts)
+            several = _measure_several(source, config, predict, damaged[0], counts) if source.multi_label else None
             if writes:
                 _write_model(model, source, folder)
-                _write_report(config, source, engine, devices, confusion, (*examples, probabilities), folder)
+                further = label_noise.write(disagreements, source, folder)
+                _write_report(config, source, engine, devices, confusion, several, predicted, further, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
 
 
@@ -243,6 +268,22 @@ def _examples(config: ml_collections.ConfigDict, source: sources.Source) -> tupl
     images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
     kept = weights.numpy() > 0
     return images.numpy()[kept][: report.CONTACT_SHEET], targets.numpy()[kept][: report.CONTACT_SHEET]
+
+
+def _measure_several(
+    source: sources.Source,
+    config: ml_collections.ConfigDict,
+    predict: Callable[[np.ndarray], np.ndarray],
+    damaged: DamagedImages | None,
+    python: bool,
+) -> dict[str, Any]:
+    """What `metrics.measure_several` says of the held-out images."""
+    found = []
+    batches = pipeline.evaluation_batches(source, config, damaged=damaged, python=python)
+    for images, targets, weights in batches.as_numpy_iterator():
+        found.append((predict(images)[weights > 0], targets[weights > 0]))
+    probabilities, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return metrics.measure_several(probabilities, labels, source.class_names)
 
 
 def _has_stopped_improving(
@@ -280,7 +321,7 @@ def find_problem(config: ml_collections.ConfigDict, source: sources.Source, engi
         return problem
     if engine.skipped.longest >= config.max_skipped_steps:
         step = engine.skipped.last
-        names = pipeline.example_names(source, config, step)
+        names = engine.example_names(step)
         return (
             f"{engine.skipped.longest} steps in a row had a loss or gradient that is not finite and were not applied; "
             f"the last: step {step}, on {', '.join(names[:5])}, ... ({len(names)} images). Look at these images; "
@@ -325,16 +366,27 @@ def _write_report(
     engine: Engine,
     devices: Devices,
     confusion: np.ndarray | None,
+    several: dict[str, Any] | None,
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    further: list[str],
     folder: epath.Path,
 ) -> None:
     _keep_names_of_damaged(engine, folder)
     damaged = f"{sum(len(part.names) for _, part in _damaged_by_file(engine, folder)):,}"
     if not devices.counts_damaged:
         damaged = "not counted, but named in the logs of the hosts"
-    cost = coatnet_tf.profile(engine.model)
+    cost = coatnet_tf.profile(engine.network)
     left_out = folder_files.count_by_reason(source.left_out)
     chosen = {}
+    if several is not None:
+        chosen["Mean average precision"] = f"{several['mean_average_precision']:.2%}"
+        chosen["Accuracy"] = "the share of the images of which the likeliest class is one of theirs"
+        further = ["## Classes", "", *report.class_table(several["by_class"]), "", *further]
+    if config.dataset.balance == "sampling":
+        chosen["Classes"] = "as many training images of each in every epoch"
+    if config.dataset.balance == "weights":
+        weights = zip(source.class_names, sources.class_weights(source), strict=True)
+        chosen["Weights of the classes in the training loss"] = ", ".join(f"{n} {w:.3g}" for n, w in weights)
     if engine.best is not None:
         rows = workdir.read_metrics(folder)
         chosen["Kept"] = (
@@ -348,9 +400,11 @@ def _write_report(
         confusion=confusion,
         class_names=source.class_names,
         examples=examples,
+        further=further,
         facts={
             **chosen,
             "Parameters": f"{cost.params:,}",
+            **({} if config.tune == tuning.ALL else {"Trained": tuning.describe(config, engine.model)}),
             "Multiply-accumulates an image": f"{cost.macs:,}",
             "How images come to the model": pipeline.describe(source, config),
             "Training images": f"{source.train.count:,}",

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 LOSSES = ("softmax", "sigmoid")
 
 
-def make_loss(name: str, label_smoothing: float) -> Callable[[Any, Any], Any]:
+def make_loss(name: str, label_smoothing: float, class_weights: np.ndarray | None = None) -> Callable[[Any, Any], Any]:
     """Cross-entropy of targets and logits, one value for each example.
 
     Args:
         name: `"softmax"`, or `"sigmoid"`: a binary cross-entropy for each class, summed over the classes.
         label_smoothing: Share of each target spread evenly: over all classes (softmax), or over yes and
             no (sigmoid).
+        class_weights: `[classes]`, what the value of an example of each class is multiplied by; of a mixture, their
+            mean by its shares. All 1 by default.
 
     Returns:
         Function of targets and logits, `[batch, classes]`, that returns `[batch]`.
@@ -27,6 +30,9 @@ def make_loss(name: str, label_smoothing: float) -> Callable[[Any, Any], Any]:
     """
     if name not in LOSSES:
         raise ValueError(f"config.loss must be one of {', '.join(LOSSES)}; got {name!r}.")
+    if class_weights is not None:
+        plain, weights = make_loss(name, label_smoothing), class_weights.astype("float32")
+        return lambda targets, logits: plain(targets, logits) * ops.sum(targets * weights, axis=-1)
     if name == "softmax":
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
     mean = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy import stats
 from sklearn import metrics
 
 CALIBRATION_BINS = 15
+_OF_CLASS = ("precision", "recall", "f1")
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -21,9 +24,10 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
         class_names: Names of the classes.
 
     Returns:
-        `images`, `top1`, `top1_interval` (95 %), `top5`, `loss` (cross-entropy), `calibration_error`, and `by_class`
-        with `images`, `recall` (`None` for a class without images) and `precision` (`None` for one that is never
-        predicted).
+        `images`, `top1`, `top1_interval` (95 %), `balanced_accuracy` (the mean of the recalls), `top5`, `loss`
+        (cross-entropy), `calibration_error`, `confused` (see `most_confused`), and `by_class` with `images`,
+        `precision` (`None` for a class that is never predicted), `recall` (`None` for one without images) and `f1`
+        (`None` for one that is neither).
 
     Example:
     >>> import numpy as np
@@ -34,31 +38,101 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[st
     """
     predicted = probabilities.argmax(axis=-1)
     right = predicted == labels
+    confusion = confusion_matrix(probabilities, labels)
+    of_classes = by_class(confusion, class_names)
     # scikit-learn's log_loss clips at 2e-16, and wants probabilities that sum to 1, which a sigmoid's do not.
     chance = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo("float32").tiny)
     return {
         "images": len(labels),
         "top1": float(metrics.accuracy_score(labels, predicted)),
         "top1_interval": wilson_interval(int(right.sum()), len(labels)),
+        "balanced_accuracy": balanced_accuracy(of_classes),
         "top5": top_k_accuracy(probabilities, labels, 5),
         "loss": float(-np.log(chance).mean()),
         "calibration_error": calibration_error(probabilities.max(axis=-1), right),
-        "by_class": _by_class(predicted, labels, class_names),
+        "confused": most_confused(confusion, class_names),
+        "by_class": of_classes,
     }
 
 
-def _by_class(predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    precision, recall, _, images = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=range(len(class_names)), zero_division=np.nan
-    )
+def measure_several(probabilities: np.ndarray, targets: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Measures predictions of images that can have several classes.
+
+    Args:
+        probabilities: Of each class by itself, `[images, classes]`.
+        targets: `[images, classes]` with 1 for each class of the image.
+        class_names: Names of the classes.
+
+    Returns:
+        `images`, `mean_average_precision` (of the classes that have images), `loss` (binary cross-entropy, summed over
+        the classes), and `by_class` with `images`, `average_precision` (`None` for a class without images), and
+        `precision`, `recall` and `f1` above a probability of 1/2, as `measure` has them.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import measure_several
+    >>> measured = measure_several(np.array([[0.9, 0.2], [0.4, 0.6]]), np.array([[1, 0], [1, 1]]), ("cat", "dog"))
+    >>> measured["mean_average_precision"], measured["by_class"]["cat"]["recall"]
+    (1.0, 0.5)
+    """
+    chance = np.where(targets == 1, probabilities, 1 - probabilities)
+    chance = np.maximum(chance.astype("float64"), np.finfo("float32").tiny)
+    numbers = metrics.precision_recall_fscore_support(targets, probabilities > 0.5, zero_division=np.nan)
+    of_classes = _named(numbers, class_names)
+    for name, mine, theirs in zip(class_names, targets.T, probabilities.T, strict=True):
+        precision = float(metrics.average_precision_score(mine, theirs)) if mine.any() else None
+        of_classes[name] = {"images": int(mine.sum()), "average_precision": precision, **of_classes[name]}
+    precisions = [of_class["average_precision"] for of_class in of_classes.values()]
     return {
-        name: {
-            "images": int(images[index]),
-            "recall": None if math.isnan(recall[index]) else float(recall[index]),
-            "precision": None if math.isnan(precision[index]) else float(precision[index]),
-        }
-        for index, name in enumerate(class_names)
+        "images": len(targets),
+        "mean_average_precision": float(np.mean([value for value in precisions if value is not None])),
+        "loss": float(-np.log(chance).sum(axis=-1).mean()),
+        "by_class": of_classes,
     }
+
+
+def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Measures each class.
+
+    Args:
+        confusion: Counts of images by true class (rows) and predicted class (columns), `[classes, classes]`.
+        class_names: Names of the classes.
+
+    Returns:
+        `images`, `precision`, `recall` and `f1` by class, as `measure` has them.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import by_class
+    >>> by_class(np.array([[3, 1], [0, 2]]), ("cat", "dog"))["cat"]
+    {'images': 4, 'precision': 1.0, 'recall': 0.75, 'f1': 0.8571428571428571}
+    """
+    true, predicted = np.indices(confusion.shape).reshape(2, -1)
+    measured = metrics.precision_recall_fscore_support(
+        true,
+        predicted,
+        labels=range(len(class_names)),
+        sample_weight=confusion.ravel(),
+        zero_division=np.nan,
+    )
+    of_classes = _named(measured, class_names)
+    return {
+        name: {"images": int(images), **of_classes[name]}
+        for name, images in zip(class_names, confusion.sum(axis=1), strict=True)
+    }
+
+
+def _named(measured: Sequence[Any], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Precision, recall and F1 of scikit-learn by class; what is not defined is `None`."""
+    return {
+        name: {key: None if math.isnan(value) else float(value) for key, value in zip(_OF_CLASS, values, strict=True)}
+        for name, *values in zip(class_names, *measured[:3], strict=True)
+    }
+
+
+def balanced_accuracy(of_classes: Mapping[str, Mapping[str, Any]]) -> float:
+    """The mean of the recalls of the classes that have images, from `by_class`."""
+    return float(np.mean([of_class["recall"] for of_class in of_classes.values() if of_class["recall"] is not None]))
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -112,6 +186,37 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = [abs(np.sum(confidence[bins == b] - right[bins == b])) for b in range(CALIBRATION_BINS)]
     return float(np.sum(gaps) / len(right))
+
+
+def most_confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that are confused most, at most five.
+
+    Args:
+        confusion: Counts by true and predicted class, `[classes, classes]`.
+        class_names: Names of the classes.
+
+    Returns:
+        By falling number: `true` and `predicted` (names), `images` (how many of the one were taken for the other) and
+        `of` (how many of the one there are).
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import most_confused
+    >>> most_confused(np.array([[8, 2], [0, 9]]), ("cat", "dog"))
+    [{'true': 'cat', 'predicted': 'dog', 'images': 2, 'of': 10}]
+    """
+    wrong = confusion - np.diag(np.diag(confusion))
+    places = zip(*np.unravel_index(np.argsort(-wrong, axis=None, kind="stable"), wrong.shape), strict=True)
+    return [
+        {
+            "true": class_names[true],
+            "predicted": class_names[predicted],
+            "images": int(wrong[true, predicted]),
+            "of": int(confusion[true].sum()),
+        }
+        for true, predicted in itertools.islice(places, 5)
+        if wrong[true, predicted]
+    ]
 
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -91,10 +92,70 @@ class ReducedAdamW(keras.optimizers.AdamW):
     """AdamW for gradients that the training step has summed over all replicas, to clip them by their norm.
 
     Keras would sum them once more; a test with two replicas compares the moments.
+
+    Args:
+        *args: Arguments of `keras.optimizers.AdamW`.
+        weight_decay: Likewise.
+        factors: On the learning rate, weight decay included, of each variable that it is built for; 1 by default.
+        **kwargs: Arguments of `keras.optimizers.AdamW`.
     """
+
+    def __init__(self, *args: Any, weight_decay: float, factors: Sequence[float] = (), **kwargs: Any) -> None:
+        super().__init__(*args, weight_decay=weight_decay, **kwargs)
+        self._factors, self._decay = tuple(factors), weight_decay
+
+    def _factor(self, variable: Any) -> float:
+        return self._factors[self._get_variable_index(variable)]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        rate = learning_rate * self._factor(variable) if self._factors else learning_rate
+        super().update_step(gradient, variable, rate)
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        if not self._factors:
+            super()._apply_weight_decay(variables)
+            return
+        for factor in sorted(set(self._factors)):
+            self.weight_decay = self._decay * factor
+            super()._apply_weight_decay([variable for variable in variables if self._factor(variable) == factor])
+        self.weight_decay = self._decay
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         return list(grads_and_vars)
+
+
+def layer_factors(model: keras.Model, decay: float) -> list[float]:
+    """Factors on the learning rate of a CoAtNet's trainable variables, that fall from the head to the stem.
+
+    As timm has them (`timm.optim.param_groups_layer_decay` with the groups of its CoAtNets): the head has 1, the last
+    stage `decay`, the one before `decay**2`, ..., the stem the smallest. A norm in front of the pool belongs to the
+    last stage.
+
+    Args:
+        model: A CoAtNet.
+        decay: Above 0 and at most 1.
+
+    Returns:
+        A factor for each of `model.trainable_variables`.
+
+    Example:
+    >>> import coatnet_tf
+    >>> from experiments.optimization import layer_factors
+    >>> config = coatnet_tf.make_config("tiny", (1, 1, 1), (8, 16, 32), "CT")
+    >>> model = coatnet_tf.CoAtNet(config, input_shape=(32, 32, 3), classes=10)
+    >>> sorted(set(layer_factors(model, 0.5)))
+    [0.125, 0.25, 0.5, 1.0]
+    """
+    groups: dict[int, int] = {}  # by variable
+    names = ["stem"]  # of the groups
+    for layer in model.layers:
+        stage, is_block, _ = layer.name.partition("_block")
+        if is_block and stage != names[-1]:
+            names.append(stage)
+        if layer.name == "head_pool":
+            names.append("head")
+        groups |= {id(variable): len(names) - 1 for variable in layer.trainable_variables}
+    return [decay ** (len(names) - 1 - groups[id(variable)]) for variable in model.trainable_variables]
 
 
 def make_optimizer(
@@ -109,7 +170,7 @@ def make_optimizer(
     relative-bias tables. Gradients are clipped by the training step, which sees all replicas.
 
     Args:
-        settings: `weight_decay`.
+        settings: `weight_decay` and `layer_decay`.
         model: A built model.
         schedule: Learning rate, from `make_schedule`.
         ema_decay: Decay of the moving average of the weights that is evaluated; 0 for none.
@@ -118,7 +179,8 @@ def make_optimizer(
         A built Keras optimizer.
     """
     averaging = {"use_ema": True, "ema_momentum": ema_decay} if ema_decay else {}
-    optimizer = ReducedAdamW(schedule, weight_decay=settings.weight_decay, **averaging)
+    factors = () if settings.layer_decay == 1 else layer_factors(model, settings.layer_decay)
+    optimizer = ReducedAdamW(schedule, weight_decay=settings.weight_decay, factors=factors, **averaging)
     optimizer.exclude_from_weight_decay(
         var_list=[v for v in model.trainable_variables if v.path.rpartition("/")[2] in NOT_DECAYED]
     )

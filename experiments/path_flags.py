@@ -6,14 +6,15 @@ import os
 
 from absl import flags
 
-_PREFIX = "folder:"  # of a dataset
+_PREFIXES = ("folder:", "csv:")  # of a dataset
 
 
 def expand(path: str) -> str:
     """A path, or something that can be one, as a program takes it.
 
     `~` becomes the home directory, which the shell leaves to programs behind a `=`; slashes at the end go, as they make
-    no difference. A dataset's name keeps its `folder:`; names and addresses such as `gs://bucket` stay as they are.
+    no difference. A dataset's name keeps its `folder:` or `csv:`; names and addresses such as `gs://bucket` stay as
+    they are.
 
     Raises:
         ValueError: If it is empty, or the home directory of nobody.
@@ -21,7 +22,7 @@ def expand(path: str) -> str:
     >>> expand("runs/mine/"), expand("folder:/data/my flowers/"), expand("tfds:digits"), expand("/")
     ('runs/mine', 'folder:/data/my flowers', 'tfds:digits', '/')
     """
-    prefix = _PREFIX if path.startswith(_PREFIX) else ""
+    prefix = next(filter(path.startswith, _PREFIXES), "")
     path = path.removeprefix(prefix)
     if not path.strip(" "):
         raise ValueError("a path is expected, and there is none; leave the flag out for its default.")

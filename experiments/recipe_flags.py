@@ -153,13 +153,14 @@ def _is_a(kind: type, value: str) -> bool:
 
 def _advice(name: str, fields: Mapping[str, Any]) -> str:
     """The nearest fields: of the same last name, or else alike."""
-    last = name.rpartition(".")[2]
+    group, _, last = name.rpartition(".")
     same = [field for field in fields if field.rpartition(".")[2] == last]
     by_last: dict[str, list[str]] = {}
     for field in fields:
         by_last.setdefault(field.rpartition(".")[2], []).append(field)
     alike = [f for near in difflib.get_close_matches(last, by_last, n=3, cutoff=0.6) for f in by_last[near]]
     initials = [f for f in fields if "".join(word[0] for word in f.rpartition(".")[2].split("_")) == last]  # lr
+    initials = [f for f in initials if f.startswith(f"{group}.")] or initials
     near = same or list(dict.fromkeys([*initials, *alike]))[:3] or difflib.get_close_matches(name, fields, n=3)
     if not near:
         return f"; it has {', '.join(fields)}"

@@ -6,19 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from etils import epath
 
-from experiments import workdir
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-matplotlib.rcParams["text.parse_math"] = False  # a class can be called "$5 to $10"
+from experiments import charts, metrics, workdir
+from experiments.charts import plt
 
 CONTACT_SHEET = 40  # images
 _COUNTS_SHOWN_UP_TO = 20  # classes
+_LONGEST_NAME, _LONGEST_TITLE = 30, 15  # letters of a class beside the counts, and above an image
+_INCHES_PER_LETTER = 0.09
 
 
 def write(
@@ -30,6 +27,7 @@ def write(
     class_names: Sequence[str],
     examples: tuple[np.ndarray, np.ndarray, np.ndarray],
     facts: Mapping[str, str],
+    further: Sequence[str] = (),
 ) -> None:
     """Writes `report.md` with `curves.png`, `confusion.png` and `predictions.png`.
 
@@ -42,14 +40,17 @@ def write(
         examples: Images `[n, height, width, channels]` in [0, 255], targets `[n, classes]` with 1 for each
             class of the image, and probabilities `[n, classes]`.
         facts: Further lines for the table on top.
+        further: Lines of Markdown for the end.
     """
     plot_curves(rows, folder / "curves.png")
     if confusion is not None:
         plot_confusion(confusion, class_names, folder / "confusion.png")
     plot_predictions(*examples, class_names, folder / "predictions.png")
     result = workdir.result_of(rows)
+    of_classes = None if confusion is None else metrics.by_class(confusion, class_names)
     table = {
         "Held-out accuracy": f"{result['eval_accuracy']:.2%}",
+        **({"Balanced accuracy (mean recall)": f"{metrics.balanced_accuracy(of_classes):.2%}"} if of_classes else {}),
         "Held-out loss": f"{result['eval_loss']:.4f}",
         **facts,
         "Epochs": f"{rows[-1]['epoch']:g}",
@@ -64,10 +65,28 @@ def write(
         "",
     ]
     lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
-    if confusion is not None:
+    if of_classes is not None:
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
+        lines += [*class_table(of_classes), ""]
     lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
+    lines += further
     (folder / workdir.REPORT).write_text("\n".join(lines))
+
+
+def class_table(of_classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of what `metrics.by_class` returns; what is not defined stays empty."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share:.2%}"
+
+    keys = [key for key in next(iter(of_classes.values())) if key != "images"]
+    titles = ["F1" if key == "f1" else key.replace("_", " ") for key in keys]
+    lines = [f"| class | images | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(keys)]
+    for name, of_class in of_classes.items():
+        lines.append(
+            f"| {cell(name)} | {of_class['images']:,} | {' | '.join(percent(of_class[key]) for key in keys)} |"
+        )
+    return lines
 
 
 def cell(text: str) -> str:
@@ -108,18 +127,24 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: epath.Path) -> None:
     """Draws counts by true class (rows) and predicted class (columns), coloured by share of the row."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, 3.0 + 0.5 * len(class_names))
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(class_names) <= _COUNTS_SHOWN_UP_TO:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
-        for row, column in np.ndindex(*confusion.shape):
-            if confusion[row, column]:
-                color = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, f"{confusion[row, column]:.0f}", ha="center", va="center", color=color, size=8)
-    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {confusion.trace() / confusion.sum():.2%}")
-    _save(figure, path)
+    with charts.names_in_any_script(class_names):
+        names = [charts.shorten(name, _LONGEST_NAME) for name in class_names]
+        side = min(12.0, 3.0 + 0.5 * len(names))
+        if len(names) <= _COUNTS_SHOWN_UP_TO:
+            side += _INCHES_PER_LETTER * max(map(charts.width, names))
+        figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+        axes.imshow(shares, cmap=charts.SHARES, vmin=0, vmax=1)
+        if len(class_names) <= _COUNTS_SHOWN_UP_TO:
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
+            for row, column in np.ndindex(*confusion.shape):
+                if confusion[row, column]:
+                    color = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(
+                        column, row, f"{confusion[row, column]:.0f}", ha="center", va="center", color=color, size=8
+                    )
+        axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {confusion.trace() / confusion.sum():.2%}")
+        _save(figure, path)
 
 
 def plot_predictions(
@@ -129,7 +154,7 @@ def plot_predictions(
     class_names: Sequence[str],
     path: epath.Path,
 ) -> None:
-    """Draws a contact sheet: each image with its predicted class and probability, mistakes in red if these are known.
+    """Draws a contact sheet: each image with its predicted class and probability, and its own class if that is another.
 
     Args:
         images: `[n, height, width, channels]` in [0, 255].
@@ -138,20 +163,24 @@ def plot_predictions(
         class_names: Names of the classes.
         path: PNG to write.
     """
-    columns = 8
-    rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
-        predicted = int(scores.argmax())
-        axes.imshow(picture_of(image), cmap="gray")
-        text = f"{class_names[predicted]} {scores[predicted]:.0%}"
-        right = targets is None or targets[index][predicted]
-        if targets is not None and not right:
-            text += f"\nnot {class_names[int(targets[index].argmax())]}"
-        axes.set_title(text, size=8, color="black" if right else "red")
-    _save(figure, path)
+    with charts.names_in_any_script(class_names):
+        names = [charts.shorten(name, _LONGEST_TITLE) for name in class_names]
+        columns = 8
+        rows = -(-len(images) // columns)
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
+            predicted = int(scores.argmax())
+            axes.imshow(picture_of(image), cmap="gray")
+            text = f"{names[predicted]} {scores[predicted]:.0%}"
+            right = targets is None or targets[index][predicted]
+            if targets is not None and not right:
+                text += f"\nnot {names[int(targets[index].argmax())]}"
+            axes.set_title(text, size=8, color="black" if right else charts.VERMILLION)
+        _save(figure, path)
 
 
 def _save(figure: Any, path: epath.Path) -> None:

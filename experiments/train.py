@@ -86,7 +86,7 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.
 if __name__ == "__main__":
     recipe_flags.define_file(required=True)
     path_flags.define("workdir", None, "Folder of the run; the same command resumes what it holds.")
-    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME or folder:PATH.")
+    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME, folder:PATH or csv:FILE.")
     path_flags.define(
         "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
     )

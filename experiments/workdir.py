@@ -23,6 +23,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 CLASSES = "classes.txt"
 DATA = "data.json"
+BACKBONE = "backbone.sha256"  # of the weights whose features a head is trained on
 DAMAGED = "damaged.txt"  # training images that could not be decoded
 DAMAGED_IN_EVALUATION = "damaged_in_evaluation.txt"
 LEFT_OUT = "left_out.txt"  # files of a folder of images that are not read, with the reason
@@ -114,6 +115,23 @@ def check_data(workdir: epath.Path, source: Source) -> None:
             f"{before['eval']} held-out images of {len(before['classes'])} classes, now {now['train']}, {now['eval']} "
             f"and {len(now['classes'])}{', in other files' if only_files else ''}. Put it back, or "
             "begin anew in another --workdir."
+        )
+
+
+def check_backbone(workdir: epath.Path, digest: str) -> None:
+    """Refuses to go on with a head on other features than the run began with.
+
+    Args:
+        workdir: Folder of the run.
+        digest: Of the weights that give the features.
+
+    Raises:
+        ValueError: If the weights have changed.
+    """
+    if (workdir / BACKBONE).read_text().strip() != digest:
+        raise ValueError(
+            f"The weights of --init_from have changed since the run in {workdir} began, and its head was trained on "
+            "features of the former: put them back, or begin anew in another --workdir."
         )
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 
-from experiments import logs, path_flags, recipe_flags
+from experiments import augment, logs, path_flags, recipe_flags
 from tools.tpu import chips, compiling, estimate, steps
 from tools.tpu.environment import BACKENDS
 
@@ -102,7 +102,7 @@ def largest_batch(
     Raises:
         ValueError: If the smallest one does not.
     """
-    unit = config.accumulation_steps * (2 if config.augment.mixup_alpha else 1)
+    unit = config.accumulation_steps * (2 if augment.mixes_pairs(config.augment) else 1)
     config.optimizer.warmup_steps = config.optimizer.warmup_epochs = 0  # it may be longer than a run of large batches
     best: dict[str, Any] | None = None
     fits, fails, guessing = 0, 0, True  # in units; 0 fails: none is known

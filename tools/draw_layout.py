@@ -13,18 +13,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from absl import app, flags
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from experiments import path_flags
+from experiments import charts, path_flags
+from experiments.charts import plt
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tools", "experiments", "coatnet_tf")  # arrows run from left to right
 PNG_KEY = "layout"
-_COLOURS = {"tools": "#fde3c8", "experiments": "#d6e9d2", "coatnet_tf": "#cfe0f3"}
+_COLOURS = {
+    "tools": charts.PALE[charts.VERMILLION],
+    "experiments": charts.PALE[charts.GREEN],
+    "coatnet_tf": charts.PALE[charts.BLUE],
+}
 
 
 def rooms(root: Path = ROOT) -> dict[str, list[str]]:
@@ -117,7 +118,7 @@ def draw(output: Path, root: Path = ROOT) -> None:
             xytext=(left + width, bottom + height / 2),
             arrowprops={
                 "arrowstyle": "-|>",
-                "color": "0.35" if same else "#b03a2e",
+                "color": charts.GREY if same else charts.VERMILLION,
                 "alpha": 0.6,
                 "connectionstyle": f"arc3,rad={-0.35 if (bottom > to_bottom) else 0.35}" if same else "arc3,rad=0",
             },

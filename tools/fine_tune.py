@@ -3,12 +3,18 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=timm/coatnet_0_rw_224.sw_in1k --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=runs/pretrained --output=runs/mine
     python -m tools.fine_tune --images=/path/to/images --init_from=coatnet-0.keras --model=coatnet-0 --output=runs/mine
+    python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/head --config.tune=head
+    python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/folds --folds=5
 
-The images lie in one folder per class. By their names one in five is held out: where the loss on these is lowest, the
-weights are kept, and training stops when it has not fallen for some epochs. With class folders in `train`, those in
-`validation` are held out in their place if they are there; those in `test` are never trained on nor chosen by, and are
-what to report. The values are those of `experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like
-override them.
+The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/small_sets.md`).
+By their names one in five is held out: where the loss on these is lowest, the weights are kept, and training stops when
+it has not fallen for some epochs. With class folders in `train`, those in `validation` are held out in their place if
+they are there; those in `test` are never trained on nor chosen by, and are what to report. The values are those of
+`experiments/recipes/small_folder.py`, and `--config.epochs=20` and the like override them. `--config.tune` says what is
+trained: all of the network, its head alone, its last blocks, or LoRA; `auto` tries several and keeps the best.
+
+`--folds=5` says how good such a training is: five are done, each of which holds out another fifth of the images, and
+`folds.md` in `--output` has the mean and its interval. `--init_from=none` begins at random weights.
 
 `--output` becomes the folder of the run, with `report.md`, `evaluation/` (and `test_evaluation/`) and `serving/1`. The
 same command resumes a stopped run. Exit status: as `experiments.train`.
@@ -20,19 +26,20 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
-from experiments import evaluate, logs, path_flags, recipe_flags, sizes, train, workdir
-from experiments.data import folder, folder_splits
+from experiments import cross_validation, evaluate, logs, path_flags, recipe_flags, sizes, train, tries, tuning, workdir
+from experiments.data import folder, folder_splits, labels_file
+from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
 from tools import export_saved_model
@@ -41,6 +48,13 @@ FIRST_KERNEL = "stem_conv01#0"
 PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
 RGB = 3
 TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
+LORA_FACTOR = 10  # its rate over that of all weights: docs/fine_tuning.md
+NO_WEIGHTS = "none"  # for --init_from
+ABOUT_NO_WEIGHTS = (
+    "%s begins at random weights: expect a lower accuracy than from trained ones, much lower with few images, and try "
+    "more epochs."
+)
+WIDE_INTERVAL = 0.1  # of an accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +62,10 @@ class Start:
     """Where to begin.
 
     Args:
-        init_from: Folder of a finished run, or a file of weights.
+        init_from: Folder of a finished run, or a file of weights; empty for random ones.
         model: The recipe's fields of the network.
         image_size: Of the images it was trained on, as recipes have it.
-        channels: Of these images.
+        channels: Of these images; 0 for any.
         learning_rate: Peak of the learning rate that suits the network.
     """
 
@@ -66,9 +80,10 @@ def find_start(init_from: str, model: str = "") -> Start:
     """Turns what the user names into a network and its weights.
 
     Args:
-        init_from: Folder of a finished run, a `.keras` or `.weights.h5` file, or a name that
-            `coatnet_tf.list_weights` lists.
+        init_from: Folder of a finished run, a `.keras` or `.weights.h5` file, a name that
+            `coatnet_tf.list_weights` lists, or `NO_WEIGHTS`.
         model: Which of `coatnet_tf.FAMILY` or `coatnet_tf.RELATIVES` a file is for; a run and a name say it themselves.
+            Without weights it is `"coatnet-0"` by default.
 
     Returns:
         A `Start`.
@@ -83,6 +98,9 @@ def find_start(init_from: str, model: str = "") -> Start:
         if model not in ("", network.config):
             raise ValueError(f"{init_from} is for the model {network.config}, not {model}; leave --model out.")
         return Start(init_from, _relative(network.config), network.image_size, RGB, defaults.optimizer.learning_rate)
+    if init_from == NO_WEIGHTS:
+        fields = _fields_of(model or "coatnet-0", "Which network is to be trained?")
+        return Start("", fields, defaults.image_size, 0, TUNING_SHARE * defaults.optimizer.learning_rate)
     path = epath.Path(init_from)
     if path.is_dir():
         if model:
@@ -90,19 +108,25 @@ def find_start(init_from: str, model: str = "") -> Start:
         recipe = workdir.read_recipe(path, workdir.MODEL)
         # How large a rate suits a network depends on its width: its own training knows.
         learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
+        learning_rate /= LORA_FACTOR if recipe.get("tune") == tuning.LORA else 1
         return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
     if not path.exists():
         raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
     channels = _channels(path)
+    # Its input size is no part of a file: the recipe has the paper's, and --config.image_size another.
+    fields = _fields_of(model, f"Which network are the weights {path} for?")
+    return Start(init_from, fields, defaults.image_size, channels, defaults.optimizer.learning_rate)
+
+
+def _fields_of(model: str, question: str) -> ml_collections.ConfigDict:
+    """The recipe's fields of a network; a ValueError with the question if there is none of the name."""
     known = (*coatnet_tf.FAMILY, *coatnet_tf.RELATIVES)
     if model not in known:
         raise ValueError(
-            f"Which network are the weights {path} for? Give --model, one of {', '.join(known)}"
+            f"{question} Give --model, one of {', '.join(known)}"
             + (f"; got {model!r}." if model else ", or a run's folder in place of the file.")
         )
-    # Its input size is no part of a file: the recipe has the paper's, and --config.image_size another.
-    fields = base.family_model(model.replace("-", "")) if model in coatnet_tf.FAMILY else _relative(model)
-    return Start(init_from, fields, defaults.image_size, channels, defaults.optimizer.learning_rate)
+    return base.family_model(model.replace("-", "")) if model in coatnet_tf.FAMILY else _relative(model)
 
 
 def _relative(name: str) -> ml_collections.ConfigDict:
@@ -128,28 +152,34 @@ class Images:
         train_count: Number of its training images.
         test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
         channels: Of the images if they are arrays; 0 for pictures, which can be read as grey or RGB.
+        multi_label: Whether an image can have several classes.
     """
 
     data: str
     train_count: int
     test: str = ""
     channels: int = 0
+    multi_label: bool = False
 
 
-def find_images(path: str, channels: int = 0) -> Images:
-    """Looks at a folder of images and refuses what cannot be fine-tuned on.
+def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Images:
+    """Looks at images and refuses what cannot be fine-tuned on.
 
     Args:
-        path: The folder.
+        path: The folder, or `csv:FILE`, a file of labels.
         channels: `dataset.channels` of the recipe.
+        fold: That is held out, in the place of validation images or those chosen by name.
 
     Returns:
         An `Images`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
-        ValueError: If there is one class only, or a class has nothing to train on or nothing held out.
+        ValueError: If there is one class only, or a class has nothing to train on or nothing held out; or if a fold is
+            to be held out and there are validation images.
     """
+    if path.startswith("csv:"):
+        return _find_labels(path, channels)
     root, test = path.rstrip("/"), ""
     layout = folder_splits.find_layout(root, "train")
     if layout.splits:
@@ -157,12 +187,30 @@ def find_images(path: str, channels: int = 0) -> Images:
         if "test" in usable:
             test = f"folder:{root}"
             folder.read(root, "train", "test", channels)  # refuses other classes than those of train
-        if "validation" not in usable:
+        if fold and "validation" in usable:
+            raise ValueError(
+                f"{root} has validation images of its own; leave --folds out to hold these out, or divide the training "
+                f"images into folds: --images={root}/{layout.splits['train']}."
+            )
+        if fold:
+            root += f"/{layout.splits['train']}"
+        elif "validation" not in usable:
             folder.say(f"{root}/{layout.splits['train']} is divided, as there are no validation images beside it.")
             root += f"/{layout.splits['train']}"
-    found = folder.read(root, "train", "validation", channels)
+    found = folder.read(root, "train", str(fold or "validation"), channels)
     folder.check_classes(root, found.class_names, {"to train on": found.train, "held out": found.held_out})
     return Images(f"folder:{root}", found.train.count, test, found.channels)
+
+
+def _find_labels(data: str, channels: int) -> Images:
+    """The images of a file of labels."""
+    path = data.removeprefix("csv:")
+    found = labels_file.read(path, "train", "validation", channels)
+    labels_file.check_classes(path, found.class_names, {"to train on": found.train, "held out": found.held_out})
+    test = data if labels_file.has_test_images(path) else ""
+    if test:
+        labels_file.read(path, "train", "test", channels)  # refuses other classes than those of train
+    return Images(data, found.train.count, test, found.channels, found.multi_label)
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -177,16 +225,17 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
         The recipe.
     """
     config = small_folder.get_config(str(images.train_count))
-    config.init_from, config.reset_head = start.init_from, True
+    config.init_from, config.reset_head = start.init_from, bool(start.init_from)
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
+    config.loss = "sigmoid" if images.multi_label else config.loss
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
-    config.optimizer.learning_rate = start.learning_rate
+    config.optimizer.learning_rate = start.learning_rate * (LORA_FACTOR if overrides.get("tune") == tuning.LORA else 1)
     config.update_from_flattened_dict(overrides)
     return config
 
 
-def finish(output: epath.Path, test: str) -> list[str]:
+def finish(output: epath.Path, test: str) -> str:
     """Evaluates and exports a trained run.
 
     Args:
@@ -194,18 +243,58 @@ def finish(output: epath.Path, test: str) -> list[str]:
         test: As of `Images`.
 
     Returns:
-        What to tell the user, line by line.
+        What to tell the user.
     """
-    lines = []
-    for name, data, split in (("evaluation", "", ""), ("test_evaluation", test, "test")):
-        if name == "evaluation" or test:
-            measured = evaluate.evaluate(output, output / name, data, split)
-            lines.append(f"{measured['images']} {'test' if split else 'held-out'} images: top-1 ")
-            lines[-1] += f"{evaluate.describe_top1(measured)}; see {output / name}/evaluation.md and confusion.png"
+    measured = {"held-out": evaluate.evaluate(output, output / "evaluation")}
+    if test:
+        measured["test"] = evaluate.evaluate(output, output / "test_evaluation", test, "test")
     options = export_saved_model.ExportOptions(
         workdir=Path(output), output=Path(output) / "serving", fold=True, version=1, overwrite=True
     )
-    return [*lines, f"SavedModel: {export_saved_model.export(options)}"]
+    return describe(output, measured, export_saved_model.export(options), workdir.read_recipe(output).tune)
+
+
+def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_model: Path, tune: str) -> str:
+    """How good a run is, what it confuses, where things are, and what to do next: one screen.
+
+    Args:
+        output: Folder of the run.
+        measured: What `evaluate.evaluate` returned, by what the images are called; the most trustworthy are the last.
+        saved_model: The export.
+        tune: What was trained.
+    """
+    lines = ["", "How good it is"]
+    for name, of_images in measured.items():
+        lines.append(f"  {of_images['images']} {name} images: {evaluate.describe_result(of_images)}")
+        if "balanced_accuracy" in of_images:
+            lines.append(f"  balanced over the classes {of_images['balanced_accuracy']:.2%}")
+    *_, name = measured
+    if "confused" in measured[name]:
+        lines += ["", f"What it confuses, of the {name} images"]
+        for pair in measured[name]["confused"][:3]:
+            lines.append(f"  {pair['true']} taken for {pair['predicted']}: {pair['images']} of {pair['of']}")
+        if not measured[name]["confused"]:
+            lines.append("  nothing")
+    evaluation = output / ("test_evaluation" if name == "test" else "evaluation")
+    lines += [
+        "",
+        "Where things are",
+        f"  {output / workdir.REPORT}: curves, and held-out images with what is said of them",
+        f"  {evaluation / 'evaluation.md'}: each class, and who is taken for whom",
+        f"  {output / workdir.MODEL}: the model, for Keras",
+        f"  {saved_model}: the same for TensorFlow Serving (SavedModel)",
+        "",
+        "What to do next",
+        f"  python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv",
+    ]
+    low, high = measured[name].get("top1_interval", (0, 0))
+    if name != "test" and "confused" in measured[name]:
+        lines.append("  --folds=5, in another --output, holds each image out once: a better guess at how good it is")
+    elif high - low > WIDE_INTERVAL:
+        lines.append("  more test images: they narrow the interval")
+    if tune in (tuning.HEAD, tuning.LAST_BLOCKS):
+        lines.append("  --config.tune=all, in another --output, trains all of the network: longer, and often better")
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -214,27 +303,55 @@ def main(argv: list[str]) -> None:
     logs.show_ours()
     output = epath.Path(flags.FLAGS.output)
     overrides = recipe_flags.overrides()
+    count, minutes = flags.FLAGS.folds, flags.FLAGS.auto_minutes
+    folds = [Fold(number, count, overrides.get("seed", 0)) for number in range(1, count + 1)]
     try:
         for flag in ("output", "init_from"):
             path = getattr(flags.FLAGS, flag)
             if "://" in path:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
-        images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0))
-        config = configure(images, find_start(flags.FLAGS.init_from, flags.FLAGS.model), overrides)
-    except (ValueError, FileNotFoundError) as error:
+        if folds and overrides.get("tune") == tries.AUTO:
+            raise ValueError("--folds measures one way of training; give another --config.tune than auto with it.")
+        if folds and flags.FLAGS.images.startswith("csv:"):
+            raise ValueError("--folds parts a folder of images; a table says by its column split what is held out.")
+        if count == 1:
+            raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
+        images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0), folds[0] if folds else None)
+        start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
+        config = configure(images, start, overrides)
+        if config.tune == tries.AUTO and not start.init_from:
+            raise ValueError(
+                "--config.tune=auto tries what to train of weights that are given; --init_from=none is all."
+            )
+    except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    train.run(config, output)
+    if not start.init_from:
+        logging.info(ABOUT_NO_WEIGHTS, config.model.name)
+
+    def of_fold(fold: Fold) -> ml_collections.ConfigDict:
+        return configure(images, start, {**overrides, "dataset.eval_split": str(fold)})
+
     try:
-        print("\n".join(finish(output, images.test)))
+        if folds:
+            print(cross_validation.run(of_fold, folds, output) + f"\nThe report is {output / cross_validation.REPORT}")
+            return
+        if config.tune == tries.AUTO:
+            output = tries.run(lambda way: configure(images, start, {**overrides, "tune": way}), output, minutes)
+            print((output.parent / tries.REPORT).read_text())
+        else:
+            train.run(config, output)
+        print(finish(output, images.test))
     except (OSError, ValueError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":
-    path_flags.define("images", None, "Folder of class-named folders of images, or of train, validation, test of such.")
-    path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, or a name.")
+    path_flags.define("images", None, "Folder of class-named folders of images or of splits of such, or csv:FILE.")
+    path_flags.define("init_from", None, "Weights to begin with: a run's folder, .keras, .weights.h5, a name, or none.")
     flags.DEFINE_string("model", "", "With a file: which network it is for, such as coatnet-0 or coatnet_0_rw.")
     path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")
+    flags.DEFINE_integer("folds", 0, "Train so many times, holding out another part each time; 0: once.", lower_bound=0)
+    flags.DEFINE_float("auto_minutes", 60, "With --config.tune=auto: when to begin no further try.", lower_bound=0)
     recipe_flags.define_fields(small_folder.get_config())
     flags.mark_flags_as_required(["images", "init_from", "output"])
     app.run(main)

@@ -21,6 +21,7 @@ import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -53,12 +54,14 @@ class Classifier:
         view: What it sees of an image.
         class_names: Names of the classes.
         classify: uint8 images `[n, height, width, channels]` to probabilities `[n, classes]`.
+        model: The Keras model, for images in [0, 255]; `None` of an export.
     """
 
     channels: int
     view: views.View
     class_names: tuple[str, ...]
     classify: Callable[[np.ndarray], np.ndarray]
+    model: keras.Model | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +124,14 @@ def load_classifier(
         raise ValueError(f"{file} gives {model.output_shape}, not one score per class.")
     class_names = model_files.name_classes(model, file, names)
     view = model_files.view_of(model, file, crop, interpolation)
-    model, _ = served_model.with_probabilities(model_files.with_preprocessing(model, file, preprocessing), file)
+    model = model_files.with_preprocessing(model, file, preprocessing)
+    classifier, _ = served_model.with_probabilities(model, file)
     return Classifier(
         model.input_shape[-1],
         view,
         tuple(class_names),
-        lambda images: model.predict_on_batch(images.astype("float32")),
+        lambda images: classifier.predict_on_batch(images.astype("float32")),
+        model,
     )
 
 

@@ -9,6 +9,7 @@ from coatnet_tf.pretrained.networks import (
     load_initial_weights,
     save_timm,
 )
+from coatnet_tf.pretrained.published import find_published, is_published_name
 from coatnet_tf.pretrained.tensor_files import read_tensors
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "PretrainedNetwork",
     "PretrainedWeights",
     "find_pretrained",
+    "find_published",
     "is_pretrained_name",
+    "is_published_name",
     "list_weights",
     "load_initial_weights",
     "read_tensors",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -139,33 +141,51 @@ def download(weights: PretrainedWeights) -> str:
         OSError: If it can be neither downloaded nor found in the cache, or the disk is full.
         ValueError: If the file is not the one that was published, by its hash; it is removed then.
     """
-    by_hub = weights.name.startswith("timm/")
+    if weights.name.startswith("timm/"):
+        return download_from_hub(weights.name, weights.name, "model.safetensors")
+    with _explained(weights.name):
+        return _download_from_release(weights)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Says of an OSError of a download what to do."""
     try:
-        path = _download_from_hub(weights.name) if by_hub else _download_from_release(weights)
+        yield
     except OSError as error:
         full = error.errno == errno.ENOSPC
         why = "the disk is full" if full else f"it is not in the cache and could not be downloaded ({error})"
         raise OSError(
-            f"{weights.name} is not there: {why}. {'Make room' if full else 'Connect to the network'} and call again, "
+            f"{name} is not there: {why}. {'Make room' if full else 'Connect to the network'} and call again, "
             "or give a file that you have: from_pretrained(name, path=FILE)."
         ) from error
-    return path
 
 
-def _download_from_hub(name: str) -> str:
+def download_from_hub(name: str, repository: str, file: str) -> str:
+    """The path of a file of a repository on Hugging Face's Hub, downloaded if it is not cached.
+
+    Args:
+        name: What messages call it.
+        repository: `USER/NAME`.
+        file: Name of the file.
+
+    Raises:
+        ImportError, OSError, ValueError: As `download` raises them.
+    """
     try:
         import huggingface_hub.errors
     except ImportError as error:
         raise ImportError(f"{name} needs huggingface_hub: pip install 'coatnet_tf[pretrained]'.") from error
-    try:
-        path = huggingface_hub.hf_hub_download(name, "model.safetensors")
-    except (huggingface_hub.errors.HfHubHTTPError, ValueError) as error:
-        raise OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    with _explained(name):
+        try:
+            path = huggingface_hub.hf_hub_download(repository, file)
+        except (huggingface_hub.errors.HfHubHTTPError, ValueError) as error:
+            raise OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     # What the path links to is named by the hash that the hub gave for the file.
     blob = Path(path).parent / os.readlink(path) if os.path.islink(path) else Path(path)
     if _SHA256.fullmatch(blob.name) and _sha256(path) != blob.name:
-        for file in (blob.resolve(), blob, Path(path)):
-            file.unlink(missing_ok=True)
+        for damaged in (blob.resolve(), blob, Path(path)):
+            damaged.unlink(missing_ok=True)
         raise ValueError(f"{name} arrived damaged: its SHA-256 is not {blob.name}. The file was removed; call again.")
     return path
 

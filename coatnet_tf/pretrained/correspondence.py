@@ -12,10 +12,10 @@ import keras
 import numpy as np
 
 from coatnet_tf.layers import TransformerBlock
-from coatnet_tf.pretrained.conversions import Conversion, FlippedTable
+from coatnet_tf.pretrained.conversions import Conversion
 from coatnet_tf.weights import Loaded, adapt_channels, resize_table
 from coatnet_tf.weights.keras_file import enumerate_names
-from coatnet_tf.weights.resizing import describe_adapted, is_of_other_channels
+from coatnet_tf.weights.resizing import describe_adapted, is_of_other_channels, is_other_table
 
 Tensors = dict[str, np.ndarray]
 _BLOCK = re.compile(r"s(\d+)_block(\d+)")
@@ -121,7 +121,7 @@ def load_tensors(
             continue
         for variable, value in zip(entry.variables, parts, strict=True):
             shape = tuple(variable.shape)
-            if isinstance(entry.conversion, FlippedTable) and value.shape != shape and value.shape[0] == shape[0]:
+            if is_other_table(variable.path, shape, value.shape):
                 resized.append(f"{variable.path} from {value.shape} to {shape}")
                 value = resize_table(value, (shape[1], shape[2]))
             elif is_of_other_channels(variable.path, shape, value.shape):

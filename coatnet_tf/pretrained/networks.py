@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
+from typing import ClassVar
 
 import keras
 import numpy as np
 
+from coatnet_tf.network import ImageShape
 from coatnet_tf.pretrained import catalog
 from coatnet_tf.pretrained.configs import RELATIVES
 from coatnet_tf.pretrained.correspondence import Naming, load_named, make_tensors
@@ -39,6 +41,12 @@ class PretrainedNetwork:
     config: str
     image_size: int
     path: str | None = None
+    classifier_activation: ClassVar[str] = "softmax"
+
+    @property
+    def input_shape(self) -> ImageShape:
+        """Of its images, which are RGB."""
+        return self.image_size, self.image_size, 3
 
     def read(self) -> PretrainedFile:
         """The weights, downloaded if need be; raises what `catalog.download` and `read_tensors` raise."""
@@ -201,9 +209,9 @@ def save_timm(model: keras.Model, network: str, path: str | os.PathLike[str]) ->
     differences = find_differences(model, RELATIVES[expected.config])
     if not any(layer.name == "predictions" for layer in model.layers):
         differences.append("it lacks the layer predictions")
-    size = (expected.image_size, expected.image_size, 3)
-    if not differences and model.input_shape[1:] != size:
-        differences.append(f"it takes images {model.input_shape[1:]} and must take {size}, as the name says")
+    shape = expected.input_shape
+    if not differences and model.input_shape[1:] != shape:
+        differences.append(f"it takes images {model.input_shape[1:]} and must take {shape}, as the name says")
     if differences:
         raise ValueError(f"{model.name!r} is not {network}: {enumerate_names(differences, '; ')}.{_why(differences)}")
     write_tensors(make_tensors(model, TIMM), path)

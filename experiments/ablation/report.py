@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from experiments.ablation.statistics import Summary, conclude, rounded
 from experiments.ablation.studies import STUDIES
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from experiments.charts import plt
 
 
 def write(name: str, summaries: Sequence[Summary], images: int, folder: Path) -> str:

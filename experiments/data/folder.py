@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 
 from absl import logging
 
+from experiments.data import folds
 from experiments.data.folder_files import (
     BESIDE_PICTURES,
     EXTENSIONS,
@@ -49,6 +50,7 @@ class Folder:
         left_out: Files and folders that are not read.
         notes: Sentences for the user: which folder was taken for what, and what became of all files.
         channels: Of the images if they are arrays, as the first one has them; 0 if they are pictures.
+        multi_label: Whether an image can have several classes, as in a file of labels.
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Folder:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     channels: int = 0
+    multi_label: bool = False
 
 
 def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Folder:
@@ -69,7 +72,8 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
         path: The folder; also on object storage.
         train_split: Name of the folder to train on; `train` where a recipe for another dataset says otherwise.
         eval_split: Name of the folder to hold out; otherwise that of a validation split, or else of a test split.
-            `"all"` holds out every image of the class folders, to evaluate on them.
+            `"all"` holds out every image of the class folders, to evaluate on them; the name of a `folds.Fold` the
+            images of that.
         channels: `dataset.channels` of the recipe. With 0, arrays beside pictures are left out: those may be masks or
             features of the pictures.
 
@@ -83,8 +87,14 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
     """
     path = path.rstrip("/") or "/"
     layout = find_layout(path, train_split)
+    fold = folds.parse(eval_split)
+    if fold and layout.splits:
+        raise ValueError(
+            f"{path} is divided into splits; for folds give a folder with one folder a class, such as "
+            f"{path}/{layout.splits['train']}."
+        )
     for field, split in (("train_split", train_split), ("eval_split", eval_split)):
-        of_other_datasets = "[" in split or purpose_of(split) or split == ALL
+        of_other_datasets = "[" in split or purpose_of(split) or split == ALL or folds.parse(split)
         if split not in layout.folders and not of_other_datasets:
             raise ValueError(
                 f"{path} has no folder {split!r}, as config.dataset.{field} says; it has {', '.join(layout.folders)}."
@@ -109,10 +119,9 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
     else:
         files = _of_split(path, left_out)
         class_names = sorted(files)
-        train = {name: [file for file in files[name] if not _is_held_out(path, file)] for name in files}
-        held_out = {
-            name: [file for file in files[name] if eval_split == ALL or _is_held_out(path, file)] for name in files
-        }
+        chosen = fold.held_out(path, files) if fold else _held_out_by_name(path, files)
+        train = {name: [file for file in files[name] if file not in chosen] for name in files}
+        held_out = {name: [file for file in files[name] if eval_split == ALL or file in chosen] for name in files}
     files_of_all = {file for of_class in (train, held_out) for files in of_class.values() for file in files}
     arrays = {file for file in files_of_all if is_array(file)}
     if arrays and not channels and len(arrays) < len(files_of_all):
@@ -225,8 +234,15 @@ def _join(class_names: Iterable[str], files: dict[str, list[str]]) -> ImageFiles
     return ImageFiles(tuple(path for path, _ in labelled), tuple(label for _, label in labelled))
 
 
-def _is_held_out(root: str, path: str) -> bool:
-    """By the path from the root on; a link is where its file is, so that no picture is on both sides."""
+def _held_out_by_name(root: str, files: Mapping[str, Iterable[str]]) -> set[str]:
+    return {file for of_class in files.values() for file in of_class if is_held_out(root, file)}
+
+
+def is_held_out(root: str, path: str) -> bool:
+    """Whether one image in five is this one, by its path from the root on; a link is where its file is.
+
+    So no picture is on both sides.
+    """
     if os.path.islink(path):
         root, path = os.path.realpath(root), os.path.realpath(path)
     digest = hashlib.sha256(path.removeprefix(f"{root}/").encode()).digest()

@@ -197,6 +197,17 @@ def _reason_by_content(path: str) -> str:
     return f"{name}{NOT_READ}" if name else NO_IMAGE
 
 
+def reason_to_leave_out(path: str) -> str:
+    """Why a file that somebody has named is left out, as `LeftOut` has it; empty if it is an image."""
+    if not os.path.exists(path):
+        return NOWHERE
+    if not os.path.isfile(path):
+        return SPECIAL
+    if not os.access(path, os.R_OK):
+        return FORBIDDEN
+    return "" if path.lower().endswith(EXTENSIONS) else _reason_by_content(path)
+
+
 def is_array(path: str) -> bool:
     """Whether a file is an array, by its name."""
     return path.lower().endswith(ARRAY_EXTENSION)

@@ -1,7 +1,8 @@
 """Input pipeline: examples of a `Source` to batches of images in [0, 255].
 
 Order and augmentation are functions of the seed and the position in the run, so a run that resumes, or one
-on more workers, sees the batches it would have seen. Mixup happens in the training step: batches travel as bytes.
+on more workers, sees the batches it would have seen. Mixup, and the targets of CutMix, are mixed in the training step:
+batches travel as bytes.
 """
 
 from __future__ import annotations
@@ -19,44 +20,33 @@ from experiments.data import headers, images, other_formats, views
 from experiments.data.damage import DamagedImages
 from experiments.data.depth import DarkImages
 from experiments.data.order import Order
+from experiments.data.readers import BalancedFiles, ImageFiles, Reader
 from experiments.data.sources import Source
 
 _CHUNK = 32  # images decoded by one thread at a time, at most
 _READY_BATCHES = 2  # prepared ahead of the step
 
+_Load = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # an image of its position in the run, name and file
+
 
 def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
-    """The order of a run's examples; those that Mixup pairs stay together."""
-    return Order(source.train, config.batch_size, 2 if config.augment.mixup_alpha else 1, config.seed)
+    """The order of a run's examples; those that Mixup and CutMix pair stay together."""
+    reader = source.train
+    if config.dataset.balance == "sampling":
+        assert isinstance(reader, ImageFiles)  # see `sources.check_for_training`
+        reader = BalancedFiles(reader.paths, reader.labels)
+    return Order(reader, config.batch_size, 2 if augment.mixes_pairs(config.augment) else 1, config.seed)
 
 
-def training_batches(
-    source: Source,
-    config: ml_collections.ConfigDict,
-    first_step: int = 0,
-    context: tf.distribute.InputContext | None = None,
-    damaged: DamagedImages | None = None,
-    python: bool = True,
-) -> tf.data.Dataset:
-    """Endless batches of augmented training images.
+def _plain(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
+    """What makes the image that evaluation sees."""
+    view = views.of_recipe(config)
+    return lambda position, name, encoded: view.load(encoded, source.channels, python=python)
 
-    Args:
-        source: The dataset.
-        config: `seed`, `batch_size` (all replicas together), `augment` and what `views.of_recipe` reads.
-        first_step: Step of the run to begin at.
-        context: Share of this worker, from `strategy.distribute_datasets_from_function`.
-        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
-            without it they are printed.
-        python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
 
-    Returns:
-        Dataset of `(image, target, weight, share)`: uint8 `[batch, height, width, channels]`, uint8
-        `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch]`,
-        the image's share in its mixture with its neighbour (see `augment.mixup`).
-    """
-    context = context or tf.distribute.InputContext()
+def _augmented(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
+    """What makes the training image of a position in the run."""
     settings, view = config.augment, views.of_recipe(config)
-    order = training_order(source, config)
     dark = DarkImages() if python else None
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
@@ -82,19 +72,71 @@ def training_batches(
                 settings.randaugment_pixel_scale,
                 settings.randaugment_probability,
             )
+        if settings.random_erasing:
+            erase_seed = tf.random.experimental.stateless_fold_in(rand_seed, 1)
+            image = augment.random_erasing(image, erase_seed, settings.random_erasing)
         return image
 
+    return load
+
+
+def training_batches(
+    source: Source,
+    config: ml_collections.ConfigDict,
+    first_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
+    damaged: DamagedImages | None = None,
+    python: bool = True,
+) -> tf.data.Dataset:
+    """Endless batches of augmented training images.
+
+    Args:
+        source: The dataset.
+        config: `seed`, `batch_size` (all replicas together), `augment` and what `views.of_recipe` reads.
+        first_step: Step of the run to begin at.
+        context: Share of this worker, from `strategy.distribute_datasets_from_function`.
+        damaged: Counts the images that cannot be decoded, in place of which there is one of weight 0;
+            without it they are printed.
+        python: Whether Python runs where the batches are made; without it only JPEG and PNG are read.
+
+    Returns:
+        Dataset of `(image, target, weight, share)`: uint8 `[batch, height, width, channels]`, uint8
+        `[batch, classes]` with 1 for each class of the image, float32 `[batch]`, and float32 `[batch, 2]`,
+        the shares of image and target in their mixtures with their neighbours (see `augment.mixup`). CutMix has mixed
+        the images, but not the targets. With both, each pair has one of the two, as likely.
+    """
+    context = context or tf.distribute.InputContext()
+    settings, view = config.augment, views.of_recipe(config)
+    load = _augmented(source, config, python)
+    order = training_order(source, config)
+
+    def seed_of_pair(position: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
+
     def share(position: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(config.seed, tf.int64), -1 - position // 2])  # apart from those of images
-        return augment.mixup_share(seed, settings.mixup_alpha)
+        return augment.mixup_share(seed_of_pair(position), settings.mixup_alpha)
+
+    def box(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Whether a pair has CutMix, and what it exchanges then."""
+        seed, choice_seed = tf.unstack(tf.random.experimental.stateless_split(seed_of_pair(position), 2))
+        begin, end = augment.cutmix_box(seed, settings.cutmix_alpha, view.size)
+        has_it = tf.random.stateless_uniform((), choice_seed) < (0.5 if settings.mixup_alpha else 1.0)
+        return has_it, begin, tf.where(has_it, end, begin)
+
+    def mixed(image: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images, with CutMix, and the shares in what is to be mixed."""
+        shares = tf.ones((image.shape[0], 2))
+        if settings.mixup_alpha:
+            shares *= tf.map_fn(share, positions, fn_output_signature=tf.float32)[:, None]
+        if settings.cutmix_alpha:
+            have_it, *boxes = tf.map_fn(box, positions, fn_output_signature=(tf.bool, tf.int32, tf.int32))
+            image, kept = augment.cutmix(image, *boxes)
+            shares = tf.where(have_it[:, None], tf.stack([tf.ones_like(kept), kept], axis=1), shares)
+        return image, shares
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
-        shares = (
-            tf.map_fn(share, chunk["position"], fn_output_signature=tf.float32)
-            if settings.mixup_alpha
-            else tf.ones_like(weight)
-        )
+        image, shares = mixed(image, chunk["position"])
         return image, _targets(chunk["label"], source), weight, shares
 
     examples = order.examples(first_step, context.num_input_pipelines, context.input_pipeline_id)
@@ -123,23 +165,52 @@ def evaluation_batches(
         Dataset of `(image, target, weight)`: uint8 `[batch, height, width, channels]`, uint8
         `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
     """
-    context = context or tf.distribute.InputContext()
-    view = views.of_recipe(config)
+    load = _plain(source, config, python)
+    return _in_order(source.eval, load, source, config, 0, context or tf.distribute.InputContext(), damaged, python)
 
-    def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return view.load(encoded, source.channels, python=python)
+
+def view_batches(
+    source: Source, config: ml_collections.ConfigDict, view: int, damaged: DamagedImages
+) -> tf.data.Dataset:
+    """All training images once, in order, in a view: the first is that of evaluation, the others are augmented.
+
+    Args:
+        source: The dataset.
+        config: As of `training_batches`.
+        view: Number of the view, from 0.
+        damaged: As of `training_batches`.
+
+    Returns:
+        As of `evaluation_batches`.
+    """
+    load = _augmented(source, config, True) if view else _plain(source, config, True)
+    first = view * source.train.count  # the positions at which a run would see the images in order
+    return _in_order(source.train, load, source, config, first, tf.distribute.InputContext(), damaged, True)
+
+
+def _in_order(
+    reader: Reader,
+    load: _Load,
+    source: Source,
+    config: ml_collections.ConfigDict,
+    first: int,
+    context: tf.distribute.InputContext,
+    damaged: DamagedImages | None,
+    python: bool,
+) -> tf.data.Dataset:
+    """All images of a split once, in order, at positions from `first` on, the last batch filled up."""
 
     def prepare(chunk: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, weight = _load_chunk(chunk, load, source, view.size, damaged, python)
+        image, weight = _load_chunk(chunk, load, source, views.of_recipe(config).size, damaged, python)
         return image, _targets(chunk["label"], source), weight
 
-    examples = source.eval.read(0, source.eval.count)
+    examples = reader.read(0, reader.count)
     label = examples.element_spec["label"]
     filling = tf.data.Dataset.from_tensors(
         {"image": tf.constant(""), "label": tf.zeros(label.shape, label.dtype), "name": tf.constant("")}
     )
-    examples = examples.concatenate(filling.repeat(-source.eval.count % config.batch_size))
-    examples = examples.map(lambda example: {**example, "position": tf.zeros((), tf.int64)})
+    examples = examples.concatenate(filling.repeat(-reader.count % config.batch_size))
+    examples = examples.enumerate(start=first).map(lambda position, example: {**example, "position": position})
     examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
     batch_size = context.get_per_replica_batch_size(config.batch_size)
     return _batches(examples.batch(1), batch_size, 1, prepare)
@@ -181,7 +252,7 @@ def _batches(
 
 def _load_chunk(
     chunk: dict[str, tf.Tensor],
-    load: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
+    load: _Load,
     source: Source,
     size: sizes.Size,
     damaged: DamagedImages | None,

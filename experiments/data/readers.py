@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -128,7 +130,7 @@ class ImageFiles:
     """
 
     paths: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
     @property
     def count(self) -> int:
@@ -146,15 +148,88 @@ class ImageFiles:
         for path, label in zip(self.paths, self.labels, strict=True):
             yield f"{path} {label}"
 
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Number of the images of each class."""
+        return np.bincount(np.array(self.labels, "int64"), minlength=num_classes)
+
+    def _targets(self) -> tf.Tensor:
+        """The labels, as of `Example`."""
+        return tf.constant(self.labels, tf.int64)
+
+    def _order(self, seed: Any) -> tf.Tensor:
+        """Places of the files by a seed, int64 `[2]`."""
+        return permutation(self.count, seed)
+
     def read(self, first: Any, last: Any, seed: Any = None) -> tf.data.Dataset:
-        examples = {"name": tf.constant(self.paths), "label": tf.constant(self.labels, tf.int64)}
-        order = tf.range(self.count) if seed is None else permutation(self.count, seed)
+        examples = {"name": tf.constant(self.paths), "label": self._targets()}
+        order = tf.range(self.count) if seed is None else self._order(seed)
         wanted = {field: tf.gather(values, order[first:last]) for field, values in examples.items()}
         return tf.data.Dataset.from_tensor_slices(wanted).map(
             lambda example: {"image": _read_whole(example["name"]), **example},
             num_parallel_calls=_FILES_AT_ONCE,
             deterministic=True,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelFiles(ImageFiles):
+    """Image files with any number of labels each.
+
+    Args:
+        paths: Paths of the files.
+        labels: Their labels, a tuple of numbers each.
+        num_classes: Number of classes.
+    """
+
+    num_classes: int
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        return self._matrix.sum(axis=0, dtype="int64")
+
+    def _targets(self) -> tf.Tensor:
+        return tf.constant(self._matrix)
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """The labels as uint8 `[count, classes]`."""
+        matrix = np.zeros((self.count, self.num_classes), "uint8")
+        for row, labels in zip(matrix, self.labels, strict=True):
+            row[list(labels)] = 1
+        return matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class BalancedFiles(ImageFiles):
+    """The same number of files of each class, with a seed: of small classes some again, of large ones some.
+
+    An order of `count` places has `count / classes` of each class, those first in number that stand first if it is no
+    whole number. A file comes again when all others of its class have come as often.
+    """
+
+    def _order(self, seed: Any) -> tf.Tensor:
+        slots, ranks, chosen = self._slots
+        # By class and round, and at random within a round; then all classes among one another.
+        slot_seed, order_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        keys = ranks * 2**32 + tf.random.stateless_uniform(ranks.shape, slot_seed, 0, 2**32, tf.int64)
+        files = tf.gather(slots, tf.gather(tf.argsort(keys, stable=True), chosen))
+        return tf.gather(files, permutation(self.count, order_seed))
+
+    @functools.cached_property
+    def _slots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Files in every round of their class, ranks by class and round, and which places by rank are taken."""
+        labels = np.array(self.labels)
+        classes, sizes = np.unique(labels, return_counts=True)
+        wanted = np.full(len(classes), self.count // len(classes))
+        wanted[: self.count % len(classes)] += 1
+        slots, ranks, chosen = [], [], []
+        first = rank = 0
+        for name, size, number in zip(classes, sizes, wanted, strict=True):
+            rounds = -(-number // size)
+            slots.append(np.tile(np.flatnonzero(labels == name), rounds))
+            ranks.append(np.repeat(np.arange(rank, rank + rounds), size))
+            chosen.append(first + np.arange(number))
+            first, rank = first + rounds * size, rank + rounds
+        return np.concatenate(slots), np.concatenate(ranks).astype("int64"), np.concatenate(chosen)
 
 
 def _read_whole(path: tf.Tensor) -> tf.Tensor:

@@ -12,9 +12,10 @@ import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from sklearn.utils import class_weight
 
 from experiments import logs
-from experiments.data import digits, fashion_mnist, folder, image_archives
+from experiments.data import digits, fashion_mnist, folder, image_archives, labels_file
 from experiments.data.folder_files import LeftOut
 from experiments.data.readers import ImageFiles, Reader, RecordFiles
 
@@ -24,6 +25,9 @@ OWN_BUILDERS = {
     "fashion_mnist_idx": fashion_mnist.FashionMnistIdx,
     "image_archives": image_archives.ImageArchives,
 }
+
+
+_OF_FILES = {"folder": folder, "csv": labels_file}  # by the prefix of a dataset's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     """Finds and prepares the dataset of a recipe.
 
     Args:
-        dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, or `folder:PATH`), `train_split`,
+        dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, `folder:PATH` or `csv:FILE`), `train_split`,
             `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty),
             `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own: of a
             folder 3 for pictures, and for arrays those of the first).
@@ -74,16 +78,16 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     name = dataset.name.removeprefix("tfds:")
     if not name:
         raise ValueError(
-            "config.dataset.name is empty; name a dataset with --data=tfds:NAME or --data=folder:PATH, as this recipe "
-            "has none of its own."
+            "config.dataset.name is empty; name a dataset with --data=tfds:NAME, --data=folder:PATH or "
+            "--data=csv:FILE, as this recipe has none of its own."
         )
-    if name.startswith("folder:"):
-        path = name.removeprefix("folder:")
-        found = folder.read(path, dataset.train_split, dataset.eval_split, dataset.channels)
+    files = of_files(name)
+    if files is not None:
+        found = files[0].read(files[1], dataset.train_split, dataset.eval_split, dataset.channels)
         for note in found.notes:
             folder.say(note)
         channels = dataset.channels or found.channels or 3
-        return Source(name, found.train, found.held_out, found.class_names, channels, left_out=found.left_out)
+        return Source(name, found.train, found.held_out, found.class_names, channels, found.multi_label, found.left_out)
     find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
     builder = find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now
@@ -100,19 +104,56 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
 
 
 def check_for_training(source: Source, dataset: ml_collections.ConfigDict) -> None:
-    """Refuses folders of images that can be evaluated, but not trained on.
+    """Refuses images that can be evaluated, but not trained on as the recipe says.
 
     Args:
         source: What `prepare` returned.
         dataset: What it was given.
 
     Raises:
-        ValueError: If all images are held out, there is one class only, or a class has no training images.
+        ValueError: If all images are held out, there is one class only, a class has no training images, or
+            `dataset.balance` is not for them.
     """
-    if isinstance(source.train, ImageFiles):
+    if dataset.balance != "none" and source.multi_label:
+        raise ValueError(
+            f"Images of {source.name} can have several classes, and config.dataset.balance={dataset.balance} supposes "
+            "one each; leave it out."
+        )
+    if dataset.balance == "sampling" and not isinstance(source.train, ImageFiles):
+        raise ValueError(
+            f"config.dataset.balance=sampling draws files of a folder, and {source.name} is none; take weights."
+        )
+    files = of_files(source.name)
+    if files is not None:
         if dataset.eval_split == folder.ALL:
             raise ValueError(f"config.dataset.eval_split={folder.ALL} holds out the training images too; name a split.")
-        folder.check_classes(source.name, source.class_names, {"to train on": source.train})
+        files[0].check_classes(source.name, source.class_names, {"to train on": source.train})
+
+
+def of_files(name: str) -> tuple[Any, str] | None:
+    """What reads a dataset of image files, the module `folder` or `labels_file`, and its path; `None` for others."""
+    prefix, colon, path = name.partition(":")
+    return (_OF_FILES[prefix], path) if colon and prefix in _OF_FILES else None
+
+
+def class_weights(source: Source) -> np.ndarray:
+    """Weights of the classes that make all count the same: images / (classes x images of the class).
+
+    Args:
+        source: The dataset, each image of one class; without files of its own it is read once for its labels.
+
+    Returns:
+        float64 `[classes]`, of mean 1 over the training images; 0 for a class without any.
+    """
+    if isinstance(source.train, ImageFiles):
+        labels = np.array(source.train.labels)
+    else:
+        read = source.train.read(0, source.train.count).map(lambda example: example["label"])
+        labels = np.fromiter(read.as_numpy_iterator(), "int64")
+    found = np.unique(labels)
+    weights = np.zeros(source.num_classes)
+    weights[found] = class_weight.compute_class_weight("balanced", classes=found, y=labels)
+    return weights
 
 
 def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -125,8 +166,8 @@ def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBui
         known = tfds.list_builders()
         near = difflib.get_close_matches(name, known, n=5)
         raise ValueError(
-            f"There is no dataset {name!r}; the known ones are {', '.join(OWN_BUILDERS)}, folder:PATH and the "
-            f"{len(known)} names that tfds.list_builders() gives{', such as ' + ', '.join(near) if near else ''}."
+            f"There is no dataset {name!r}; the known ones are {', '.join(OWN_BUILDERS)}, folder:PATH, csv:FILE and "
+            f"the {len(known)} names that tfds.list_builders() gives{', such as ' + ', '.join(near) if near else ''}."
         ) from None
 
 

@@ -37,6 +37,11 @@ class Devices(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def hold_features(self) -> bool:
+        """Whether features of all images can be computed and held: by one process."""
+
+    @property
+    @abc.abstractmethod
     def meets_in_parts(self) -> bool:
         """Whether BatchNorm can be of all devices where a batch is taken in parts or activations are recomputed."""
 
@@ -54,6 +59,7 @@ class Devices(abc.ABC):
         config: ml_collections.ConfigDict,
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> Engine:
         """The model of a recipe on these devices, with its step.
 
@@ -61,6 +67,7 @@ class Devices(abc.ABC):
             config: The recipe.
             source: The dataset.
             schedule: Learning rate of the run.
+            load: Gives the network the weights to begin with; by default they are random.
         """
 
     @abc.abstractmethod

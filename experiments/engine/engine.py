@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
+import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import ml_collections
 import numpy as np
+import tensorflow as tf
 from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization, sizes
+from experiments import augment, losses, optimization, sizes, tuning
+from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
@@ -32,9 +36,12 @@ class Engine(abc.ABC):
         source: The dataset.
         schedule: Learning rate of the run.
         devices: Those of the run.
+        load: Gives the network the weights to begin with; by default they are random.
     """
 
     batches: Iterator[Any]  # those to come, on the devices; from `begin`
+    network: keras.Model  # from images to logits
+    model: keras.Model  # what is trained: the network, or its head, from features to logits
 
     def __init__(
         self,
@@ -42,17 +49,26 @@ class Engine(abc.ABC):
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         devices: Devices,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> None:
         self.schedule = schedule
         self._config, self._source, self._devices = config, source, devices
-        self._loss_of = losses.make_loss(config.loss, config.label_smoothing)
+        weights = sources.class_weights(source) if config.dataset.balance == "weights" else None
+        self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         self._model_config = self._fitting(make_model_config(config.model))
         keras.utils.set_random_seed(config.seed)  # behind what may draw from it
         with self._scope():
-            self.model = self._make_model()
+            self.network = self._make_model()
+        # All that a step changes beside what it trains; what is frozen later is none of it.
+        self._statistics = [v for v in self.network.non_trainable_variables if v.dtype.startswith("float")]
+        if load is not None:
+            load(self.network)
+        with self._scope():
+            self.model = tuning.prepare(self.network, config)
+            self._frozen, self._last_frozen = tuning.frozen_layers(self.model)
             self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
             self.loss = keras.metrics.Mean(name="train_loss")
             self.accuracy = keras.metrics.Mean(name="train_accuracy")
@@ -65,7 +81,7 @@ class Engine(abc.ABC):
             self.best = BestEpoch(self.model.weights) if config.early_stop_patience else None
 
     def _make_model(self) -> keras.Model:
-        """The model that is trained, which gives logits."""
+        """The network, which gives logits."""
         config = self._config
         return coatnet_tf.CoAtNet(
             self._model_config,
@@ -74,6 +90,14 @@ class Engine(abc.ABC):
             classifier_activation=None,
             dtype=config.dtype,
         )
+
+    @functools.cached_property
+    def backbone_digest(self) -> str:
+        """SHA-256 of the weights that give the features; they are in no checkpoint of a run that trains the head."""
+        digest = hashlib.sha256()
+        for weight in tuning.backbone_of(self.network).weights:
+            digest.update(ops.convert_to_numpy(weight.value).tobytes())
+        return digest.hexdigest()
 
     @abc.abstractmethod
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -91,23 +115,61 @@ class Engine(abc.ABC):
     def train(self, count: int) -> None:
         """Takes training steps."""
 
+    @functools.cached_property
+    def _features(self) -> features.Features:
+        """Of the training images, for a run that trains the head."""
+        return features.of_training(self._source, self._config, self._embed, self.damaged, self._devices.is_chief)
+
+    @functools.cached_property
+    def _held_out_features(self) -> features.Features:
+        arguments = self._embed, self.damaged_in_evaluation, self._devices.is_chief
+        return features.of_held_out(self._source, self._config, *arguments)
+
+    @functools.cached_property
+    def _embed(self) -> features.Embed:
+        return self._make_embed(tuning.backbone_of(self.network))
+
+    @abc.abstractmethod
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+        """What computes features by a model from images to these, in inference mode."""
+
+    def _training_batches(self, step: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """The share of this process of the batches from a step on."""
+        if self._config.tune == tuning.HEAD:
+            return features.training_batches(self._features, self._config, step, context)
+        damaged, python = self._counted_here(self.damaged), self._devices.counts_damaged
+        return pipeline.training_batches(self._source, self._config, step, context, damaged, python)
+
+    def _evaluation_batches(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """The share of this process of the batches of the held-out split, again and again."""
+        if self._config.tune == tuning.HEAD:
+            return features.evaluation_batches(self._held_out_features, self._config, context).repeat()
+        damaged, python = self._counted_here(self.damaged_in_evaluation), self._devices.counts_damaged
+        return pipeline.evaluation_batches(self._source, self._config, context, damaged, python).repeat()
+
+    def example_names(self, step: int) -> list[str]:
+        """Names of the examples of one training step's batch, all workers together."""
+        if self._config.tune == tuning.HEAD:
+            return self._features.example_names(self._config, step)
+        return pipeline.example_names(self._source, self._config, step)
+
     @abc.abstractmethod
     def _evaluate(self, count: int) -> None:
         """Updates the metrics of evaluation by the next batches of the held-out split."""
 
     @abc.abstractmethod
     def result(
-        self, folder: epath.Path, images: np.ndarray
-    ) -> contextlib.AbstractContextManager[tuple[keras.Model, np.ndarray]]:
-        """The model for its users, of the weights that the model has now, and what it says; all processes have to ask.
+        self, folder: epath.Path
+    ) -> contextlib.AbstractContextManager[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+        """The model for its users, of the weights that the network has now, and what it says; all processes must ask.
 
         Args:
             folder: Folder of the run, for what is needed meanwhile.
-            images: `[n, height, width, channels]` in [0, 255], the same on all processes.
 
         Returns:
-            Within the context, on the chief: a model in float32 that gives probabilities, which can be saved, and those
-            of the images, `[n, classes]`.
+            Within the context: on the chief a model in float32 that gives probabilities, which can be saved; and a
+            function of images, `[n, height, width, channels]` in [0, 255], to their probabilities, `[n, classes]`,
+            which all processes have to call with the same images.
         """
 
     def state(self) -> dict[str, list[keras.Variable]]:
@@ -136,7 +198,7 @@ class Engine(abc.ABC):
     def _mixed(self, images: Any, targets: Any, weights: Any, shares: Any) -> tuple[Any, Any, Any]:
         """A batch in floating point, mixed if the recipe says so; see `pipeline.training_batches`."""
         images, targets = ops.cast(images, "float32"), ops.cast(targets, "float32")
-        if self._config.augment.mixup_alpha:
+        if augment.mixes_pairs(self._config.augment):
             return augment.mixup(images, targets, weights, shares)
         return images, targets, weights
 
@@ -149,7 +211,7 @@ class Engine(abc.ABC):
     def _evaluate_step(self, images: Any, targets: Any, weights: Any) -> Any:
         """Updates the metrics of evaluation by a batch, and returns its losses."""
         targets = ops.cast(targets, "float32")
-        logits = self._logits(ops.cast(images, "float32"))
+        logits = self._logits(self.model, ops.cast(images, "float32"))
         values = self._eval_loss_of(targets, logits)
         self.eval_loss.update_state(values, weights)
         self.eval_accuracy.update_state(share_of_top_class(targets, logits), weights)
@@ -157,9 +219,9 @@ class Engine(abc.ABC):
             self._confusion.update_state(ops.argmax(targets, axis=-1), logits, weights)
         return values
 
-    def _logits(self, images: Any) -> Any:
-        """What the model says of images, without training."""
-        return self.model(images, training=False)
+    def _logits(self, model: keras.Model, images: Any) -> Any:
+        """What a model says of images, or of features, without training."""
+        return model(images, training=False)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -224,11 +286,18 @@ class Engine(abc.ABC):
         """The model for its users, in float32 and with probabilities, with new weights."""
         return coatnet_tf.CoAtNet(
             coatnet_tf.get_config(make_model_config(self._config.model), drop_path_rate=0.0, dropout=0.0),
-            input_shape=self.model.input_shape[1:],
+            input_shape=self.network.input_shape[1:],
             classes=self._source.num_classes,
             classifier_activation=self._config.loss,
             dtype="float32",
         )
+
+    @contextlib.contextmanager
+    def _merged(self) -> Iterator[list[keras.Variable]]:
+        """The weights of the network for `_result_model`, in its order; LoRA is part of the kernels for a while."""
+        with _put_back(tuning.merged_variables(self.network)):
+            tuning.merge_lora(self.network)
+            yield tuning.plain_weights(self.network)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -178,6 +178,10 @@ class JaxDevices(Devices):
         return jax.process_index() == 0
 
     @property
+    def hold_features(self) -> bool:
+        return jax.process_count() == 1
+
+    @property
     def meets_in_parts(self) -> bool:
         return True
 
@@ -207,10 +211,11 @@ class JaxDevices(Devices):
         config: ml_collections.ConfigDict,
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> JaxEngine:
         from experiments.engine.jax_engine import JaxEngine
 
-        return JaxEngine(config, source, schedule, self)
+        return JaxEngine(config, source, schedule, self, load)
 
     def checkpoints(self, workdir: epath.Path, state: dict[str, list[keras.Variable]]) -> OrbaxCheckpoints:
         from experiments.engine.orbax_checkpoints import OrbaxCheckpoints

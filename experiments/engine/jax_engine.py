@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from keras import ops
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments.data import pipeline
+from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
 from experiments.engine.engine import Engine, share_of_top_class
@@ -41,11 +42,12 @@ class JaxEngine(Engine):
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         devices: JaxDevices,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> None:
         self._mesh, self._context = devices.mesh, devices.input_context
         self._ahead = 0 if devices.mesh.devices.flat[0].platform == "cpu" else _AHEAD
-        self._evaluation_batches: Iterator[Any] | None = None
-        super().__init__(config, source, schedule, devices)
+        self._held_out: Iterator[Any] | None = None
+        super().__init__(config, source, schedule, devices, load)
         self._train_step = self.compiled(self.train_step, self._stepped())
         metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
         self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
@@ -61,9 +63,7 @@ class JaxEngine(Engine):
         return coatnet_tf.get_config(config, **norms, **reindexing)
 
     def begin(self, step: int) -> None:
-        self.batches = self._iterate(
-            pipeline.training_batches(self._source, self._config, step, self._context, self.damaged)
-        )
+        self.batches = self._iterate(self._training_batches(step, self._context))
 
     def _iterate(self, batches: tf.data.Dataset) -> Iterator[Any]:
         """Batches on the devices; each process has read its share."""
@@ -105,7 +105,7 @@ class JaxEngine(Engine):
             ((*self.model.input_shape[1:],), np.uint8),
             ((self._source.num_classes,), np.uint8),
             ((), np.float32),
-            ((), np.float32),
+            ((2,), np.float32),
         )
         groups = self._stepped()
         shardings = self._shardings(groups)
@@ -139,8 +139,7 @@ class JaxEngine(Engine):
         with jax.named_scope("input"):
             batch = self._mixed(images, targets, weights, shares)
         variables = [*self.model.trainable_variables, *self.optimizer.variables]
-        statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
-        before = [(v, v.value) for v in (*variables, *statistics)]
+        before = [(v, v.value) for v in (*variables, *self._statistics)]
         gradients, loss, hits, weight = self._accumulated(batch)
         with jax.named_scope("optimizer"):
             gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
@@ -207,20 +206,27 @@ class JaxEngine(Engine):
             *zip(self.model.non_trainable_variables, others, strict=True),
         ]
         with keras.StatelessScope(values) as scope:
-            if self._config.rematerialise:
+            if self._config.rematerialise or self._frozen:
                 for layer in self.model.layers[1:]:  # behind the input
-                    x = self._called(layer, x, again=isinstance(layer, ResidualBlock))
+                    trained = layer.name not in self._frozen
+                    again = self._config.rematerialise and trained and isinstance(layer, ResidualBlock)
+                    x = self._called(layer, x, again, trained)
+                    if layer.name == self._last_frozen:
+                        x = jax.lax.stop_gradient(x)
             else:
                 x = self._called(self.model, x)
         return x, [scope.get_current_value(v) for v in self.model.non_trainable_variables]
 
-    def _called(self, layer: keras.layers.Layer, inputs: jax.Array, again: bool = False) -> jax.Array:
-        """Calls a layer for training on whole weights, within a scope that holds its state.
+    def _called(
+        self, layer: keras.layers.Layer, inputs: jax.Array, again: bool = False, training: bool = True
+    ) -> jax.Array:
+        """Calls a layer on whole weights, within a scope that holds its state.
 
         Args:
             layer: A built layer.
             inputs: Its input.
             again: Whether the backward pass gathers its weights and computes its inner activations again.
+            training: Whether it is called for training, or frozen.
 
         Returns:
             Its output.
@@ -232,7 +238,7 @@ class JaxEngine(Engine):
         ) -> tuple[jax.Array, list[jax.Array]]:
             values = [*zip(variables, self._gathered(layer, cut), strict=True), *zip(others, other_values, strict=True)]
             with keras.StatelessScope(values) as scope:
-                outputs = layer(x, training=True)
+                outputs = layer(x, training=training)
             return outputs, [scope.get_current_value(v) for v in others]
 
         call = jax.checkpoint(call) if again else call
@@ -252,44 +258,58 @@ class JaxEngine(Engine):
         return [_gather(self._mesh, x, dtypes[id(v)]) for v, x in zip(variables, values, strict=True)]
 
     def _evaluate(self, count: int) -> None:
-        if self._evaluation_batches is None:
-            self._evaluation_batches = self._iterate(
-                pipeline.evaluation_batches(
-                    self._source, self._config, self._context, self.damaged_in_evaluation
-                ).repeat()
-            )
+        if self._held_out is None:
+            self._held_out = self._iterate(self._evaluation_batches(self._context))
         read = {"model": self.model.variables}
-        self._run(self._evaluation_step, self._evaluated, read, self._evaluation_batches, count)
+        self._run(self._evaluation_step, self._evaluated, read, self._held_out, count)
 
-    def _logits(self, images: jax.Array) -> jax.Array:
-        variables = self.model.trainable_variables
-        values = self._gathered(self.model, [v.value for v in variables])
-        others = [(v, v.value) for v in self.model.non_trainable_variables]
+    def _logits(self, model: keras.Model, images: jax.Array) -> jax.Array:
+        variables = model.trainable_variables
+        values = self._gathered(model, [v.value for v in variables])
+        others = [(v, v.value) for v in model.non_trainable_variables]
         with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
-            return self.model(images, training=False)
+            return model(images, training=False)
+
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+        values = [v.value for v in backbone.variables]
+
+        @functools.partial(jax.jit, out_shardings=whole(self._mesh))
+        def embed(values: list[jax.Array], images: jax.Array) -> jax.Array:
+            with keras.StatelessScope(zip(backbone.variables, values, strict=True)):
+                return self._logits(backbone, images.astype(np.float32)).astype(np.float32)
+
+        sharding = batch_sharding(self._mesh)
+        return lambda images: np.asarray(embed(values, jax.device_put(images.numpy(), sharding)))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
-        orbax_checkpoints.write(place, {"model": self.model.weights})
+        with self._merged() as weights:
+            orbax_checkpoints.write(place, {"model": weights})
         read = orbax_checkpoints.read(place)
         model = without_values(self._result_model)
         for index, variable in enumerate(model.weights):
             variable._value = orbax_checkpoints.Stored(read, "model", index)
-        yield model, self._probabilities(images)
+        yield model, self._predictor()
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+    def _predictor(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Images to their probabilities, by the values that the model has now."""
+
         def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
-            with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
-                logits = self._logits(images)
+            with keras.StatelessScope(zip(self.network.variables, values, strict=True)):
+                logits = self._logits(self.network, images)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
-        values = [v.value for v in self.model.variables]
-        images = jax.device_put(images.astype(np.float32), whole(self._mesh))
-        return np.asarray(jax.jit(call, out_shardings=whole(self._mesh))(values, images))
+        values = [v.value for v in self.network.variables]
+        compiled = jax.jit(call, out_shardings=whole(self._mesh))
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(values, jax.device_put(images.astype(np.float32), whole(self._mesh))))
+
+        return predict
 
 
 def _pairs(groups: Groups, state: State) -> list[tuple[keras.Variable, jax.Array]]:

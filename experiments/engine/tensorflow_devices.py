@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -102,6 +102,10 @@ class TensorFlowDevices(Devices):
         )
 
     @property
+    def hold_features(self) -> bool:
+        return not (self._is_tpu or self._is_cluster)
+
+    @property
     def meets_in_parts(self) -> bool:
         return self._is_tpu or self.replicas == 1
 
@@ -120,10 +124,11 @@ class TensorFlowDevices(Devices):
         config: ml_collections.ConfigDict,
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> TensorFlowEngine:
         from experiments.engine.tensorflow_engine import TensorFlowEngine
 
-        return TensorFlowEngine(config, source, schedule, self)
+        return TensorFlowEngine(config, source, schedule, self, load)
 
     def checkpoints(self, workdir: epath.Path, state: dict[str, list[keras.Variable]]) -> TensorFlowCheckpoints:
         from experiments.engine.tensorflow_checkpoints import TensorFlowCheckpoints

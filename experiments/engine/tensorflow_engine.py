@@ -14,7 +14,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments.data import pipeline
+from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine.engine import Engine, share_of_top_class
 from experiments.engine.tensorflow_devices import TensorFlowDevices
@@ -30,11 +30,12 @@ class TensorFlowEngine(Engine):
         source: Source,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         devices: TensorFlowDevices,
+        load: Callable[[keras.Model], None] | None = None,
     ) -> None:
         self._strategy = devices.strategy
         # One for all evaluations: TensorFlow's end of an iterator over devices can wait a minute for a sleeping thread.
-        self._evaluation_batches: Iterator[Any] | None = None
-        super().__init__(config, source, schedule, devices)
+        self._held_out: Iterator[Any] | None = None
+        super().__init__(config, source, schedule, devices, load)
 
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return self._strategy.scope()
@@ -50,16 +51,7 @@ class TensorFlowEngine(Engine):
 
     def begin(self, step: int) -> None:
         self._part_random_streams()
-        self.batches = self._iterate(
-            lambda context: pipeline.training_batches(
-                self._source,
-                self._config,
-                step,
-                context,
-                self._counted_here(self.damaged),
-                self._devices.counts_damaged,
-            )
-        )
+        self.batches = self._iterate(lambda context: self._training_batches(step, context))
 
     def _part_random_streams(self) -> None:
         """Gives each replica random numbers of its own, from the state that all share when new or restored.
@@ -95,8 +87,7 @@ class TensorFlowEngine(Engine):
     def train_step(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> None:
         """One step of one replica, on its share of the batch; see `pipeline.training_batches`."""
         batch = self._mixed(images, targets, weights, shares)
-        statistics = [v for v in self.model.non_trainable_variables if v.dtype.startswith("float")]
-        before = [tf.identity(variable.value) for variable in statistics]
+        before = [tf.identity(variable.value) for variable in self._statistics]
         sums = self._accumulated(batch)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
@@ -104,7 +95,7 @@ class TensorFlowEngine(Engine):
         gradients, norm = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         context.merge_call(self._apply, args=(gradients, finite))
-        for variable, value in zip(statistics, before, strict=True):
+        for variable, value in zip(self._statistics, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         self._count(finite, loss, hits, weight)
 
@@ -132,11 +123,20 @@ class TensorFlowEngine(Engine):
         return [*gradients, *map(tf.reduce_sum, (values, hits, weights))]
 
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
-        if not self._config.rematerialise:
+        if not (self._config.rematerialise or self._frozen):
             return self.model(x, training=True)
         for layer in self.model.layers[1:]:  # behind the input
-            x = rematerialised(layer, x) if isinstance(layer, ResidualBlock) else layer(x, training=True)
+            trained = layer.name not in self._frozen
+            again = self._config.rematerialise and trained and isinstance(layer, ResidualBlock)
+            x = rematerialised(layer, x) if again else layer(x, training=trained)
+            if layer.name == self._last_frozen:
+                x = tf.stop_gradient(x)
         return x
+
+    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+        folded = coatnet_tf.fold_for_inference(backbone)  # the same features, sooner
+        embed = tf.function(lambda images: tf.cast(folded(tf.cast(images, tf.float32), training=False), tf.float32))
+        return lambda images: embed(images).numpy()
 
     def _apply(self, strategy: tf.distribute.Strategy, gradients: list[Any], finite: Any) -> None:
         """Applies gradients, unless they are not finite; called once for all replicas."""
@@ -150,17 +150,9 @@ class TensorFlowEngine(Engine):
         self.skipped.update(ok)
 
     def _evaluate(self, count: int) -> None:
-        if self._evaluation_batches is None:
-            self._evaluation_batches = self._iterate(
-                lambda context: pipeline.evaluation_batches(
-                    self._source,
-                    self._config,
-                    context,
-                    self._counted_here(self.damaged_in_evaluation),
-                    self._devices.counts_damaged,
-                ).repeat()
-            )
-        self._evaluate_steps(self._evaluation_batches, tf.constant(count))
+        if self._held_out is None:
+            self._held_out = self._iterate(self._evaluation_batches)
+        self._evaluate_steps(self._held_out, tf.constant(count))
 
     @tf.function
     def _evaluate_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
@@ -168,11 +160,11 @@ class TensorFlowEngine(Engine):
             self._strategy.run(self._evaluate_step, args=next(batches))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path, images: np.ndarray) -> Iterator[tuple[keras.Model, np.ndarray]]:
-        weights = self.model.get_weights()
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
         model = self._result_model()
-        model.set_weights(weights)
-        yield model, keras.ops.convert_to_numpy(model(images, training=False))
+        with self._merged() as weights:
+            model.set_weights([weight.numpy() for weight in weights])
+        yield model, lambda images: model.predict_on_batch(images.astype("float32"))
 
 
 def rematerialised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:

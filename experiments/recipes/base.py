@@ -57,15 +57,23 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_skipped_steps = 20  # in a row whose loss or gradient is not finite
     config.init_from = ""  # weights to begin with: a run's folder, a file, or a name of coatnet_tf.list_weights()
     config.reset_head = False  # with init_from: begin with a new classifier
+    # What is trained, with init_from: "all", "head" (on features that are computed once), "last_blocks" (and the head),
+    # or "lora" (the head, and small matrices beside the kernels of attention and feed-forward): experiments/tuning.py.
+    config.tune = "all"
+    config.head_views = 1  # of each image, in the features: the first is that of evaluation, the others are augmented
+    config.tuned_blocks = 2  # how many the last ones are
+    config.lora_rank = 8
 
     config.dataset = ml_collections.ConfigDict()
-    config.dataset.name = ""  # of TFDS or of this project, or folder:PATH
+    config.dataset.name = ""  # of TFDS or of this project, folder:PATH, or csv:FILE
     config.dataset.train_split = "train"
     config.dataset.eval_split = "validation"
     config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty
     config.dataset.manual_dir = ""  # files that TFDS does not download
     config.dataset.channels = 0  # that images have: 1, 3, more, or 0 for the dataset's own (a folder of pictures: 3)
     config.dataset.max_damaged_share = 0.001  # of the images
+    # For classes of unequal size: "weights" in the loss, or "sampling" as many examples of each; in training alone.
+    config.dataset.balance = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.crop = "none"  # "inception": a random part; "none": what evaluation sees
@@ -76,6 +84,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.randaugment_pixel_scale = 1.0  # of translations and cutouts; size / 224 for small images
     config.augment.randaugment_probability = 1.0  # of each operation
     config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_alpha = 0.0  # with Mixup too, each pair of images has one of the two
+    config.augment.random_erasing = 0.0  # probability
 
     config.model = ml_collections.ConfigDict()
 
@@ -86,6 +96,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 0
     config.optimizer.warmup_epochs = 0
     config.optimizer.weight_decay = 0.05
+    config.optimizer.layer_decay = 1.0  # factor on the learning rate from each stage to the one before it; 1: none
     config.optimizer.clip_norm = 1.0
     return config
 

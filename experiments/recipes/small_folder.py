@@ -31,6 +31,7 @@ def get_config(images: str = "240") -> ml_collections.ConfigDict:
     config.image_size = 224
     config.label_smoothing = 0.1
     config.steps_per_call = 20
+    config.head_views = 2
 
     config.dataset.max_damaged_share = 0.05  # a few damaged photos are named and left out
 

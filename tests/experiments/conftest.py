@@ -106,6 +106,9 @@ def every_part(config):
     config.augment.randaugment_magnitude = 5.0
     config.augment.randaugment_pixel_scale = 8 / 224
     config.augment.mixup_alpha = 0.8
+    config.optimizer.layer_decay = 0.5
+    config.augment.cutmix_alpha = 1.0
+    config.augment.random_erasing = 0.25
     return config
 
 

@@ -69,6 +69,7 @@ def test_training_batches_hold_each_example_once_an_epoch(config):
 
 @pytest.mark.parametrize("first_step", [3, 5, 8])
 def test_training_batches_go_on_where_they_stopped(config, first_step):
+    config.augment.update(mixup_alpha=0.8, cutmix_alpha=1.0, random_erasing=0.5)
     source = sources.prepare(config.dataset)
     whole = collect(pipeline.training_batches(source, config).take(10))
     rest = collect(pipeline.training_batches(source, config, first_step).take(10 - first_step))
@@ -77,8 +78,39 @@ def test_training_batches_go_on_where_they_stopped(config, first_step):
 
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.8])
-def test_workers_share_each_batch(config, mixup_alpha):
-    config.augment.mixup_alpha = mixup_alpha
+def test_pairs_exchange_what_their_targets_say(config, mixup_alpha):
+    """Each pixel is the image's own or its partner's; the share of the own ones is the target's."""
+    config.augment.update(flip=False, translate=0)
+    source = sources.prepare(config.dataset)
+    plain = []
+    for alphas in ({"mixup_alpha": 1e-9, "cutmix_alpha": 0.0}, {"mixup_alpha": mixup_alpha, "cutmix_alpha": 1.0}):
+        config.augment.update(alphas)
+        plain.append(collect(pipeline.training_batches(source, config).take(5)))
+    (images, targets, _, _), (mixed, same, _, shares) = plain
+    np.testing.assert_array_equal(targets, same)
+    partners = images.reshape(-1, 2, *images.shape[1:])[:, ::-1].reshape(images.shape)
+    differ = (images != partners).any(axis=-1)
+    own, of_partner = (mixed == images).all(axis=-1), (mixed == partners).all(axis=-1)
+    assert (own | of_partner).all()
+    has_cutmix = shares[:, 0] == 1
+    np.testing.assert_array_equal(own[~has_cutmix], True)  # Mixup is of the step
+    assert (has_cutmix.mean() == 1) if not mixup_alpha else (0.3 < has_cutmix.mean() < 0.7)
+    np.testing.assert_allclose(shares[~has_cutmix, 0], shares[~has_cutmix, 1])
+    for image in np.flatnonzero(has_cutmix):
+        rows, columns = np.nonzero(differ[image] & of_partner[image])
+        exchanged = round((1 - shares[image, 1]) * own[image].size)
+        assert len(rows) <= exchanged
+        if len(rows):  # one rectangle, but for pixels that are equal in both
+            box = np.s_[image, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert of_partner[box].all() and own[box].size <= exchanged
+    assert shares[has_cutmix, 1].std() > 0.1
+    np.testing.assert_array_equal(shares[::2], shares[1::2])
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_workers_share_each_batch(config, mixes):
+    if mixes:
+        config.augment.update(mixup_alpha=0.8, cutmix_alpha=1.0, random_erasing=0.5)
     source = sources.prepare(config.dataset)
     whole = collect(pipeline.training_batches(source, config).take(5))
     shares = [

@@ -47,6 +47,26 @@ def test_two_replicas_with_every_part_train_as_one_device(every_part):
     assert float(two.loss.result()) == pytest.approx(float(one.loss.result()), rel=1e-5)
 
 
+@pytest.mark.parametrize("way", ["head", "last_blocks", "lora"])
+def test_two_replicas_train_parts_as_one_device(config, tmp_path, way):
+    config.model.drop_path_rate = 0.0
+    start = make_engine(config)
+    start.network.save_weights(tmp_path / "start.weights.h5")
+    config.tune, config.tuned_blocks, config.init_from = way, 1, str(tmp_path / "start.weights.h5")
+
+    def trained(strategy):
+        devices = connect(strategy)
+        source = loop.prepare(config, tmp_path / "run", devices)
+        engine, _, _ = loop.build(config, tmp_path / "run", devices, source)
+        engine.begin(0)
+        engine.train(7)
+        return engine, engine.evaluate(7)
+
+    (one, row), (two, expected) = trained("one_device"), trained("mirrored")
+    assert_same_states(two, one)
+    assert row == pytest.approx(expected, rel=1e-4)
+
+
 def test_gradients_are_summed_over_replicas_once(config):
     """AdamW hardly feels a factor on all gradients; its moments do."""
     config.model.drop_path_rate = 0.0

@@ -67,7 +67,7 @@ def test_every_path_flag_of_every_program_is_one():
 WRONG = {
     "learning_rate=1": "The recipe has no field 'learning_rate'; near it is optimizer.learning_rate",
     "optimizer.lr=1": "no field 'optimizer.lr'; near it is optimizer.learning_rate",
-    "lr=1": "near it is optimizer.learning_rate",
+    "lr=1": "near it are lora_rank, optimizer.learning_rate",
     "batchsize=8": "near it is batch_size",
     "optimiser.weight_decay=1": "near it is optimizer.weight_decay",
     "dataset.path=x": "no field 'dataset.path'",

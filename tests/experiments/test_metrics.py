@@ -26,11 +26,17 @@ def test_values_counted_by_hand():
     measured = metrics.measure(PROBABILITIES, LABELS, ("a", "b", "c", "d"))
     assert (measured["images"], measured["top1"], measured["top5"]) == (6, 0.5, 1.0)
     assert measured["by_class"] == {
-        "a": {"images": 2, "recall": 1.0, "precision": 0.5},
-        "b": {"images": 2, "recall": 0.5, "precision": 1.0},
-        "c": {"images": 0, "recall": None, "precision": 0.0},
-        "d": {"images": 2, "recall": 0.0, "precision": None},
+        "a": {"images": 2, "recall": 1.0, "precision": 0.5, "f1": pytest.approx(2 / 3)},
+        "b": {"images": 2, "recall": 0.5, "precision": 1.0, "f1": pytest.approx(2 / 3)},
+        "c": {"images": 0, "recall": None, "precision": 0.0, "f1": 0.0},
+        "d": {"images": 2, "recall": 0.0, "precision": None, "f1": 0.0},
     }
+    assert measured["balanced_accuracy"] == 0.5  # of the three classes that have images
+    assert measured["confused"] == [
+        {"true": "b", "predicted": "a", "images": 1, "of": 2},
+        {"true": "d", "predicted": "a", "images": 1, "of": 2},
+        {"true": "d", "predicted": "c", "images": 1, "of": 2},
+    ]
     chances = (0.7, 0.4, 0.6, 0.3, 0.2, np.finfo("float32").tiny)  # the last is 0 for the model
     assert measured["loss"] == pytest.approx(-sum(map(math.log, chances)) / 6)
     np.testing.assert_array_equal(
@@ -60,8 +66,8 @@ def test_of_equally_likely_classes_the_first_count(label, expected):
 def test_two_classes_and_one_image():
     measured = metrics.measure(np.array([[0.2, 0.8]]), np.array([1]), ("no", "yes"))
     assert (measured["top1"], measured["top5"]) == (1.0, 1.0)
-    assert measured["by_class"]["no"] == {"images": 0, "recall": None, "precision": None}
-    assert measured["by_class"]["yes"] == {"images": 1, "recall": 1.0, "precision": 1.0}
+    assert measured["by_class"]["no"] == {"images": 0, "recall": None, "precision": None, "f1": None}
+    assert measured["by_class"]["yes"] == {"images": 1, "recall": 1.0, "precision": 1.0, "f1": 1.0}
 
 
 # Newcombe (1998, Statistics in Medicine 17), Table I, method 3.

@@ -1,5 +1,6 @@
 """Optimizer, learning rate, losses and metrics."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -9,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 import coatnet_tf
+from coatnet_tf.pretrained.timm import TIMM
 from experiments import losses, optimization
 from experiments.model_config import make_model_config
+from tests.coatnet_tf import golden_imports
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -65,7 +68,7 @@ def test_adamw_and_averages_are_tensorflow_addons():
         trainable_variables = variables
 
     momentum = float(golden["ema_momentum"])
-    recipe = settings(weight_decay=float(golden["weight_decay"]))
+    recipe = settings(weight_decay=float(golden["weight_decay"]), layer_decay=1.0)
     optimizer = optimization.make_optimizer(recipe, Model, Recorded(), momentum)
     for step in range(25):
         optimizer.apply([tf.constant(golden[f"gradients/{name}"][step]) for name in names], variables)
@@ -76,6 +79,51 @@ def test_adamw_and_averages_are_tensorflow_addons():
         # Keras' average begins at the variable after the first step, theirs at its initial value.
         begin = golden[f"variables/{name}"][0] - golden[f"init/{name}"]
         np.testing.assert_allclose(variable, golden[f"average/{name}"][-1] + momentum**25 * begin, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["coatnet_0", "coatnet_0_rw"])  # a head with a hidden layer, and one without
+def test_rates_fall_from_stage_to_stage_as_in_timm(name):
+    """As `tools/imports/timm_layer_decay.py` recorded them, by the names of timm's parameters."""
+    golden = json.loads((GOLDEN / "layer_decay.json").read_text())
+    model = golden_imports.make_model(name)
+    factors = optimization.layer_factors(model, golden["decay"])
+    mine = {id(v): factor for v, factor in zip(model.trainable_variables, factors, strict=True)}
+    theirs = golden[f"{name}_224"]
+    compared = 0
+    for entry in TIMM.entries(model):
+        for variable in entry.variables:
+            if entry.name in theirs:  # statistics of norms are no parameters
+                assert mine[id(variable)] == pytest.approx(theirs[entry.name], rel=1e-12), entry.name
+                compared += 1
+    assert compared >= len(mine) and len(set(factors)) == 6
+
+
+def test_a_factor_is_a_learning_rate_of_its_own():
+    """Of the step and of the decay; moments and averages are those of one rate."""
+    generator = np.random.default_rng(0)
+    start, gradients = generator.normal(size=(2, 3)), generator.normal(size=(5, 2, 3))
+
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+        def __init__(self, factor):
+            self._factor = factor
+
+        def __call__(self, step):
+            return 0.1 * self._factor / (1.0 + keras.ops.cast(step, "float32"))
+
+    def train(indices, optimizer):
+        variables = [keras.Variable(start[index].astype("float32")) for index in indices]
+        optimizer.build(variables)
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient[index], tf.float32) for index in indices], variables)
+        optimizer.finalize_variable_values(variables)
+        return [np.array(variable) for variable in variables]
+
+    options = {"weight_decay": 0.5, "use_ema": True, "ema_momentum": 0.5}
+    factors = (0.25, 1.0)
+    together = train((0, 1), optimization.ReducedAdamW(Schedule(1.0), factors=factors, **options))
+    for index, factor in enumerate(factors):
+        (alone,) = train((index,), keras.optimizers.AdamW(Schedule(factor), **options))
+        np.testing.assert_allclose(together[index], alone, rtol=1e-6)
 
 
 def test_softmax_loss_is_smoothed_cross_entropy():

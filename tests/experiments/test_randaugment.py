@@ -128,7 +128,7 @@ def test_every_operation_takes_grey_and_colour(channels):
 
 def test_mixup_mixes_pairs():
     images = tf.reshape(tf.range(4.0), (4, 1, 1, 1))
-    shares = tf.constant([0.75, 0.75, 1.0, 1.0])
+    shares = tf.constant([[0.75] * 2, [0.75] * 2, [1.0] * 2, [1.0] * 2])
     mixed, targets, weights = augment.mixup(images, tf.eye(4), tf.constant([1.0, 1.0, 1.0, 0.0]), shares)
     np.testing.assert_allclose(mixed[:, 0, 0, 0], [0.25, 0.75, 2, 3])
     np.testing.assert_allclose(targets[:2], [[0.75, 0.25, 0, 0], [0.25, 0.75, 0, 0]])
@@ -139,3 +139,58 @@ def test_mixup_shares_are_of_the_beta_distribution():
     shares = np.array([augment.mixup_share(tf.constant([1, seed]), 0.8) for seed in range(500)])
     assert abs(shares.mean() - 0.5) < 0.05
     assert shares.var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.15)
+
+
+def test_cutmix_exchanges_the_box():
+    images = tf.reshape(tf.range(2 * 4 * 5), (2, 4, 5, 1))
+    begins, ends = tf.constant([[1, 2]] * 2), tf.constant([[3, 5]] * 2)
+    mixed, kept = augment.cutmix(images, begins, ends)
+    expected = images.numpy()
+    expected[:, 1:3, 2:5] = expected[::-1, 1:3, 2:5]
+    np.testing.assert_array_equal(mixed, expected)
+    np.testing.assert_allclose(kept, 1 - 6 / 20)
+    mixed, kept = augment.cutmix(images, begins, begins)  # nothing
+    np.testing.assert_array_equal(mixed, images)
+    np.testing.assert_array_equal(kept, 1)
+
+
+def test_cutmix_boxes_are_the_papers():
+    """1 - share of the area in the image's shape, cut off at the border: the distribution of timm's `rand_bbox`."""
+    height, width = 30, 60
+    boxes = [augment.cutmix_box(tf.constant([2, seed]), 1.0, (height, width)) for seed in range(600)]
+    begins, ends = (np.array(parts) for parts in zip(*boxes, strict=True))
+    assert (begins >= 0).all() and (ends <= (height, width)).all() and (begins <= ends).all()
+    generator = np.random.default_rng(0)
+    ratio = np.sqrt(1 - generator.beta(1, 1, 20000))
+    areas = np.ones_like(ratio)
+    for side in (height, width):
+        cut, centre = (side * ratio).astype(int), generator.integers(0, side, len(ratio))
+        areas *= np.clip(centre + cut // 2, 0, side) - np.clip(centre - cut // 2, 0, side)
+    mine = (ends - begins).prod(axis=1)
+    assert mine.mean() == pytest.approx(areas.mean(), rel=0.1)
+    np.testing.assert_allclose(np.quantile(mine, [0.25, 0.5, 0.75]), np.quantile(areas, [0.25, 0.5, 0.75]), rtol=0.25)
+    inside = [((b > 0) & (e < (height, width))).all() for b, e in zip(begins, ends, strict=True)]
+    whole = (ends - begins)[inside]
+    assert np.abs(whole[:, 1] - 2 * whole[:, 0]).max() <= 4  # of the image's shape
+
+
+def test_random_erasing_fills_one_rectangle():
+    image = tf.constant(np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8"))
+    areas, heights, erased = [], [], 0
+    for seed in range(200):
+        result = augment.random_erasing(image, tf.constant([seed, 5]), 0.75)
+        assert result.shape == image.shape and result.dtype == np.uint8
+        rows, columns = np.nonzero((result.numpy() != image.numpy()).any(axis=-1))
+        if not len(rows):
+            continue
+        erased += 1
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert len(rows) > 0.95 * height * width  # noise is seldom what was there
+        areas.append(height * width / 1200)
+        heights.append(height / width)
+    assert 0.68 < erased / 200 < 0.82
+    assert min(areas) > 0.015 and max(areas) < 0.36 and 0.12 < np.mean(areas) < 0.22
+    assert min(heights) < 0.6 and max(heights) > 1.6
+    same = [augment.random_erasing(image, tf.constant([3, 5]), 1.0).numpy() for _ in range(2)]
+    np.testing.assert_array_equal(*same)
+    np.testing.assert_array_equal(augment.random_erasing(image, tf.constant([3, 5]), 0.0), image)

@@ -34,7 +34,9 @@ def config(data_dir):
     config.image_size = 8
     config.ema_decay = 0.9
     config.augment.mixup_alpha = 0.2
+    config.augment.cutmix_alpha = 1.0
     config.optimizer.clip_norm = 0.5
+    config.optimizer.layer_decay = 0.8
     config.optimizer.warmup_steps = 5
     config.dataset.data_dir = data_dir
     config.model.depths = (1, 1, 1)

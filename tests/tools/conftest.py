@@ -1,4 +1,6 @@
-"""A model to export, and what a server gets of it."""
+"""A model to export, and what a server gets of it; a browser."""
+
+import shutil
 
 import keras
 import pytest
@@ -62,3 +64,21 @@ def run_folder(run, tmp_path_factory):
     keras.utils.set_random_seed(0)
     run(config, epath.Path(folder), connect("one_device"))
     return folder
+
+
+def find_chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium: the system's, or that of `playwright install chromium`; with a camera that shows a test picture."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        try:
+            opened = started.chromium.launch(executable_path=find_chromium(), args=[*options, "--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()

@@ -175,6 +175,10 @@ def test_no_step_is_compiled_again(recipe, tmp_path):
             "ValueError: --shards and --peer are only for",
         ),
         (["--topology=v5e:2x2", "--config.dataset.name=folder:/x"], "ValueError: A step is compiled for a dataset of"),
+        (
+            ["--topology=v5e:2x2", "--config.dataset.balance=weights"],
+            "ValueError: config.dataset.balance=weights follows",
+        ),
     ],
 )
 def test_refusals(recipe, flags, words):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import coatnet_tf
-from experiments import train, workdir
+from experiments import train, tries, workdir
+from experiments.data.folds import Fold
 from experiments.model_config import make_model_config
 from experiments.recipes import base, digits, small_folder
 from tools import check_saved_model, fine_tune
@@ -58,7 +60,9 @@ def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
     held_out = workdir.result_of(workdir.read_metrics(output))
     found = re.search(r"(\d+) held-out images: top-1 ([\d.]+)% \(95 % interval: .*; optimistic, as", result.stdout)
     assert found and float(found[2]) == pytest.approx(100 * held_out["eval_accuracy"], abs=0.006)
-    assert re.search(r"\n12 test images: top-1 [\d.]+% \(95 % interval: [\d.]+% to [\d.]+%\);", result.stdout)
+    assert re.search(r"\n  12 test images: top-1 [\d.]+% \(95 % interval: [\d.]+% to [\d.]+%\);", result.stdout)
+    for line in ("What it confuses, of the test images", f"{output}/serving/1: the same", "What to do next"):
+        assert line in result.stdout
 
     config = workdir.read_recipe(output)
     assert (config.image_size, config.dataset.channels, config.epochs, config.augment.crop) == (8, 1, 2, "none")
@@ -143,6 +147,123 @@ def test_start_is_found_in_ones_own_model(tmp_path):
     image = keras.Input((32, 32, 1))
     keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(base(image)))).save(tmp_path / "own.keras")
     assert fine_tune.find_start(str(tmp_path / "own.keras"), "coatnet-0").channels == 1
+
+
+def test_start_from_nothing(tmp_path):
+    start = fine_tune.find_start("none")
+    assert (start.init_from, start.model.name, start.image_size, start.channels) == ("", "coatnet-0", 224, 0)
+    assert start.learning_rate == pytest.approx(3e-4)
+    assert fine_tune.find_start("none", "coatnet_0_rw").model.name == "coatnet_0_rw"
+    with pytest.raises(ValueError, match=r"Which network is to be trained\? Give --model, .*; got 'coatnet-9'"):
+        fine_tune.find_start("none", "coatnet-9")
+    images = fine_tune.find_images(make_images(tmp_path / "images", 20))
+    config = fine_tune.configure(images, start, {})
+    assert not config.init_from and not config.reset_head and config.dataset.channels == 0
+
+
+@pytest.mark.parametrize(("way", "factor"), [("lora", 10), ("head", 1), ("all", 1)])
+def test_lora_learns_faster_than_what_it_is_beside(pretrained, tmp_path, way, factor):
+    """And its rate is not taken for the network's by a run that begins with its result."""
+    images, start = fine_tune.Images("folder:images", 100), fine_tune.find_start(str(pretrained))
+    config = fine_tune.configure(images, start, {"tune": way})
+    assert config.optimizer.learning_rate == pytest.approx(factor * start.learning_rate)
+    chosen = fine_tune.configure(images, start, {"tune": way, "optimizer.learning_rate": 3e-4})
+    assert chosen.optimizer.learning_rate == 3e-4
+    shutil.copytree(pretrained, tmp_path / "run")
+    config.image_size = start.image_size
+    (tmp_path / "run" / workdir.CONFIG).write_text(config.to_json())
+    assert fine_tune.find_start(str(tmp_path / "run")).learning_rate == pytest.approx(start.learning_rate)
+
+
+def test_folds_take_the_place_of_held_out_images(tmp_path):
+    fold = Fold(1, 4, seed=0)
+    flat = make_images(tmp_path / "flat", 8)
+    assert fine_tune.find_images(flat, fold=fold) == fine_tune.Images(f"folder:{flat}", 18)
+    make_images(tmp_path / "split" / "train", 8)
+    split = str(tmp_path / "split")
+    assert fine_tune.find_images(split, fold=fold) == fine_tune.Images(f"folder:{split}/train", 18)
+    make_images(tmp_path / "split" / "val", 2)
+    with pytest.raises(ValueError, match="has validation images of its own; .* --images=.*/split/train"):
+        fine_tune.find_images(split, fold=fold)
+
+
+@pytest.mark.slow
+def test_each_fold_is_a_run_that_goes_on(pretrained, tmp_path):
+    """Of two folds the second is not finished, as if it had been stopped, and comes to the same end."""
+    images = make_images(tmp_path / "images", 8)
+    output = tmp_path / "folds"
+    command = [sys.executable, "-m", "tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
+    command += [f"--output={output}", "--folds=2", "--config.epochs=2", "--config.tune=head"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def run():
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    text = run()
+    measured = json.loads((output / "folds.json").read_text())
+    assert [of_fold["images"] for of_fold in measured] == [12, 12] and "All 24 images, each held out once" in text
+    for number in (1, 2):
+        assert workdir.read_recipe(output / f"fold_{number}").dataset.eval_split == f"fold {number} of 2, seed 0"
+    for path in (output / "fold_2" / workdir.CHECKPOINTS).glob("ckpt-[!1-4]*"):
+        path.unlink()
+    (output / "fold_2" / workdir.MODEL).unlink()
+    assert run() == text
+
+
+@pytest.mark.parametrize("minutes", [60, 0])
+def test_the_way_with_the_lowest_loss_is_kept(monkeypatch, tmp_path, minutes):
+    losses = {"head": 0.5, "last_blocks": 0.3, "all": 0.4}
+
+    def pretend(config, folder):
+        folder.mkdir(parents=True)
+        workdir.append_metrics(folder, {"step": 5, "epoch": 1, "eval_loss": losses[folder.name], "eval_accuracy": 0.9})
+
+    monkeypatch.setattr(train, "run", pretend)
+    kept = tries.run(lambda way: way, tmp_path, minutes)
+    text = (tmp_path / tries.REPORT).read_text()
+    if minutes:
+        assert kept == tmp_path / "last_blocks" and "# last_blocks is kept, of 3 ways" in text
+        assert "| all | 0.4000 | 90.00% | 1 |" in text
+    else:
+        assert kept == tmp_path / "head" and "| all | not tried: no time was left |  |  |" in text
+
+
+@pytest.mark.slow
+def test_auto_ends_in_a_run_to_use(pretrained, tmp_path):
+    images, output = make_images(tmp_path / "images", 20), tmp_path / "mine"
+    command = [sys.executable, "-m", "tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
+    command += [f"--output={output}", "--config.epochs=1", "--config.optimizer.warmup_epochs=0", "--config.tune=auto"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = {way: workdir.read_metrics(output / way)[-1]["eval_loss"] for way in tries.TRIED}
+    best = min(rows, key=rows.get)
+    assert f"# {best} is kept, of 3 ways" in result.stdout and f"{output}/{best}/model.keras" in result.stdout
+    assert (output / best / "serving" / "1" / "saved_model.pb").is_file()
+
+
+def test_the_end_fits_on_a_screen(tmp_path):
+    measured = {
+        "images": 40,
+        "top1": 0.75,
+        "top1_interval": [0.6, 0.86],
+        "balanced_accuracy": 0.7,
+        "chose_the_epoch": True,
+        "confused": [{"true": "a", "predicted": "b", "images": 6, "of": 20}],
+    }
+    output = Path("runs/mine")
+    text = fine_tune.describe(output, {"held-out": measured}, output / "serving/1", "head")
+    assert "40 held-out images: top-1 75.00% (95 % interval: 60.00% to 86.00%; optimistic" in text
+    assert "a taken for b: 6 of 20" in text and "balanced over the classes 70.00%" in text
+    assert f"python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv" in text
+    assert "--folds=5" in text and "--config.tune=all" in text and "runs/mine/evaluation/evaluation.md" in text
+    of_test = {**measured, "chose_the_epoch": False, "confused": []}
+    text = fine_tune.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
+    assert "What it confuses, of the test images\n  nothing" in text and "more test images" in text
+    assert "runs/mine/test_evaluation/evaluation.md" in text and "--folds" not in text and "tune=all" not in text
+    assert len(text.splitlines()) <= 24
 
 
 def test_start_from_published_weights():

@@ -1,5 +1,7 @@
-"""The README's examples of fine-tuning in plain Keras, run as they stand there on a small network."""
+"""The examples of README and docs/ in Python, run as they stand there, on small networks."""
 
+import functools
+import os
 import re
 from pathlib import Path
 
@@ -9,19 +11,48 @@ import pytest
 
 import coatnet_tf
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+
+
+def examples_of(page):
+    return re.findall("```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A small network that has the name of CoAtNet-0."""
+    config = coatnet_tf.make_config("coatnet-0", (1, 1, 1, 1, 1), (8, 8, 8, 16, 16), head_size=8)
+    monkeypatch.setitem(coatnet_tf.FAMILY, "coatnet-0", config)
+    monkeypatch.setattr(coatnet_tf, "CoAtNet0", functools.partial(coatnet_tf.CoAtNet, config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page, shown, printed",
+    [
+        ("README.md", ["model.compile"], ""),
+        ("docs/models.md", ["model.compile", "make_config", "profile(", "UpSampling2D"], r"coatnet-7"),
+        ("docs/serving.md", ["fold_for_inference"], r"^[\d.]+e-0[5-9]$"),
+        ("docs/sharing.md", ["CoAtNetImageClassifier", "ImageClassifier.from_preset"], ""),
+    ],
+)
+def test_examples_run(page, shown, printed, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", os.devnull)
+    monkeypatch.chdir(tmp_path)
+    blocks, names = examples_of(page), {}
+    for word in shown:
+        exec(next(block for block in blocks if word in block), names)
+    assert re.search(printed, capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_lora", [False, True])
-def test_fine_tuning_in_plain_keras(with_lora, tmp_path, monkeypatch):
-    blocks = re.findall("```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_fine_tuning_in_plain_keras(with_lora, small, tmp_path, monkeypatch):
+    blocks = examples_of("docs/own_images.md")
     begin, lora, end = (
         next(b for b in blocks if word in b) for word in ("from_directory", "enable_lora", "model.fit(t")
     )
     monkeypatch.chdir(tmp_path)
-    config = coatnet_tf.make_config("coatnet-0", (1, 1, 1, 1, 1), (8, 8, 8, 16, 16), head_size=8)
-    monkeypatch.setitem(coatnet_tf.FAMILY, "coatnet-0", config)
     trained = coatnet_tf.CoAtNet0(input_shape=(224, 224, 3))
     trained.save_weights("coatnet-0.weights.h5")
     for color, name in enumerate(("red", "green", "blue")):

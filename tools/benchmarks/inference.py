@@ -10,17 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import matplotlib
 import numpy as np
 import tqdm
 
 import coatnet_tf
+from experiments.charts import plt
 from tools.benchmarks import timing, worker
 from tools.benchmarks.process import Process, pythons_of
 from tools.export_saved_model import ExportOptions, export
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 BATCH_SIZES = (1, 8)
 WARM_UP_ROUNDS = 2

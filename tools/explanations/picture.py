@@ -9,19 +9,22 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from experiments import charts
 from experiments.report import picture_of
 from tools.explanations import maps
 
 TOP = 5  # classes that are named
 TABLES = 4  # heads whose tables are drawn if none are chosen
 PANEL, TABLE, DPI = 2.3, 1.9, 90  # inches of an image and of a table, and pixels per inch
-HEAT = "inferno"
+HEAT, HEAT_ALPHA = "inferno", 0.55
+PALEST = (-128, 383)  # what is black and what is white of the image under a map
 CAPTION = {"size": 9, "x": 0.01, "ha": "left"}
 TIMES = "\N{MULTIPLICATION SIGN}"
 LONGEST = 26  # characters of a name in a title
@@ -47,7 +50,7 @@ class Explained:
 
 def short_name(name: str) -> str:
     """The name, cut where it is too long for a title."""
-    return name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."
+    return charts.shorten(name, LONGEST)
 
 
 def draw_explanations(
@@ -68,40 +71,41 @@ def draw_explanations(
         heads: Heads of the rollout, and whose tables are drawn; the mean of all, and the first few, if there are none.
         position: (row, column) from which the rollout is seen; none for the mean of all.
     """
-    blocks = maps.transformers_of(model)
-    tables = maps.bias_tables(model)
-    most_heads = max((len(table) for table in tables.values()), default=0)
-    of_tables = heads or range(min(TABLES, most_heads))
-    columns = 2 + len(stages) + bool(blocks)
-    upper = PANEL * len(explained) + 1.2
-    lower = TABLE * len(tables) + 1.2 if tables else 0.4
-    figure = Figure(
-        figsize=(PANEL * max(columns, len(of_tables) + 1), upper + lower), facecolor="white", layout="constrained"
-    )
-    subfigures: Any = figure.subfigures(2, 1, height_ratios=(upper, lower))
-    above, below = subfigures
-    grid = above.subplots(len(explained), columns, squeeze=False)
-    for row, one in zip(grid, explained, strict=True):
-        _draw_image(row[0], picture_of(one.image), one.title)
-        _draw_classes(row[1], one, names)
-        for axes, name, found in zip(row[2:], stages, one.maps, strict=False):
-            _draw_grad_cam(axes, one.image, name, found, names[one.target])
-        if one.rollout is not None:
-            _draw_rollout(row[-1], one.image, one.rollout, blocks[-1].output.shape[1:3], position)
-    about = [ABOUT_GRAD_CAM]
-    if blocks:
-        seen = "the positions on average" if not position else "the framed position"
-        chosen = f"heads {', '.join(map(str, heads))}" if heads else "all heads"
-        about.append(ABOUT_ROLLOUT.format(seen=seen, heads=chosen))
-    above.suptitle("\n".join(about), **CAPTION)
-    if tables:
-        _draw_tables(below, tables, of_tables, places=max(columns - 1, len(of_tables)))
-        left_out = most_heads > TABLES and not heads
-        note = f" Of each block the first {TABLES} heads; --heads chooses others." if left_out else ""
-        below.suptitle(ABOUT_TABLES + note, **CAPTION)
-    else:
-        why = "relative_attention=False" if blocks else "no Transformer block"
-        below.suptitle(f"This model has no table of relative attention: {why}.", **CAPTION)
+    with charts.names_in_any_script([*names, *(one.title for one in explained)]):
+        blocks = maps.transformers_of(model)
+        tables = maps.bias_tables(model)
+        most_heads = max((len(table) for table in tables.values()), default=0)
+        of_tables = heads or range(min(TABLES, most_heads))
+        columns = 2 + len(stages) + bool(blocks)
+        upper = PANEL * len(explained) + 1.2
+        lower = TABLE * len(tables) + 1.2 if tables else 0.4
+        figure = Figure(
+            figsize=(PANEL * max(columns, len(of_tables) + 1), upper + lower), facecolor="white", layout="constrained"
+        )
+        subfigures: Any = figure.subfigures(2, 1, height_ratios=(upper, lower))
+        above, below = subfigures
+        grid = above.subplots(len(explained), columns, squeeze=False)
+        for row, one in zip(grid, explained, strict=True):
+            _draw_image(row[0], picture_of(one.image), one.title)
+            _draw_classes(row[1], one, names)
+            for axes, name, found in zip(row[2:], stages, one.maps, strict=False):
+                _draw_grad_cam(axes, one.image, name, found, names[one.target])
+            if one.rollout is not None:
+                _draw_rollout(row[-1], one.image, one.rollout, blocks[-1].output.shape[1:3], position)
+        about = [ABOUT_GRAD_CAM]
+        if blocks:
+            seen = "the positions on average" if not position else "the framed position"
+            chosen = f"heads {', '.join(map(str, heads))}" if heads else "all heads"
+            about.append(ABOUT_ROLLOUT.format(seen=seen, heads=chosen))
+        above.suptitle("\n".join(about), **CAPTION)
+        if tables:
+            _draw_tables(below, tables, of_tables, places=max(columns - 1, len(of_tables)))
+            left_out = most_heads > TABLES and not heads
+            note = f" Of each block the first {TABLES} heads; --heads chooses others." if left_out else ""
+            below.suptitle(ABOUT_TABLES + note, **CAPTION)
+        else:
+            why = "relative_attention=False" if blocks else "no Transformer block"
+            below.suptitle(f"This model has no table of relative attention: {why}.", **CAPTION)
     return figure
 
 
@@ -128,12 +132,30 @@ def _draw_classes(axes: Axes, one: Explained, names: Sequence[str]) -> None:
     axes.set_title(f"predicted: {short_name(names[best[0]])}\n(with probability)", size=8)
 
 
+def heat_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map over an image as `draw_explanations` draws it, without a figure.
+
+    Args:
+        image: `[height, width, channels]` in [0, 255].
+        heat: `[rows, columns]`, at least 0.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    grey = np.atleast_3d(picture_of(image)).mean(axis=-1, keepdims=True)
+    smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
+    colours = colormaps[HEAT](smooth / max(float(smooth.max()), float(np.finfo("float32").tiny)))[..., :3]
+    return np.round(HEAT_ALPHA * 255 * colours + (1 - HEAT_ALPHA) * (grey - PALEST[0]) * 255 / np.ptp(PALEST)).astype(
+        "uint8"
+    )
+
+
 def _draw_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, lowest: float, title: str) -> None:
     """A map, resized bilinearly, over the image in pale grey, so that heat looks alike on black and on white."""
-    _draw_image(axes, np.atleast_3d(picture_of(image)).mean(axis=-1), title, lowest=-128, highest=383)
+    _draw_image(axes, np.atleast_3d(picture_of(image)).mean(axis=-1), title, *PALEST)
     smooth = tf.image.resize(heat[..., None], image.shape[:2])[..., 0].numpy()
     highest = max(float(smooth.max()), lowest + float(np.finfo("float32").tiny))
-    axes.imshow(smooth, cmap=HEAT, alpha=0.55, vmin=lowest, vmax=highest)
+    axes.imshow(smooth, cmap=HEAT, alpha=HEAT_ALPHA, vmin=lowest, vmax=highest)
 
 
 def _draw_grad_cam(axes: Axes, image: np.ndarray, stage: str, found: np.ndarray, name: str) -> None:

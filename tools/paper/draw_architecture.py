@@ -20,14 +20,19 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 import coatnet_tf
 from coatnet_tf.builder import DEFAULT_SIZE
 from coatnet_tf.layers import MBConv, TransformerBlock
-from experiments import path_flags
+from experiments import charts, path_flags
 
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters
 WIDTH, HEIGHT, DPI = 160, 112, 120  # of the page, in tenths of an inch; a character of 12 pt is about one wide
 TALLEST, SHORTEST, PANEL = 23, 13, 24  # heights of the top row's boxes and of the frame around a block
 IMAGE, GAP = 13, 4.8  # width of the image's box, and from each box to the next
-FILL = {"conv": "#fbe9d2", "transformer": "#dbe8f6", "other": "#eeeeee", "plain": "#ffffff"}
-EDGE = {"conv": "#b8701a", "transformer": "#2f5f9e", "other": "#7a7a7a", "plain": "#7a7a7a"}
+FILL = {
+    "conv": charts.PALE[charts.VERMILLION],
+    "transformer": charts.PALE[charts.BLUE],
+    "other": "#eeeeee",
+    "plain": "#ffffff",
+}
+EDGE = {"conv": charts.VERMILLION, "transformer": charts.BLUE, "other": "#7a7a7a", "plain": "#7a7a7a"}
 INK, FAINT, TIMES = "#222222", "#666666", "\N{MULTIPLICATION SIGN}"
 ROUND = "round,pad=0,rounding_size=0.8"
 CAPTION = """L: number of blocks (of convolutions in S0); D: width; resolution: after the stage. \

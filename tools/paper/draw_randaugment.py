@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
 from experiments import path_flags, randaugment
+from experiments.charts import plt
 from experiments.data import images
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 MAGNITUDES = (2, 5, 10, 15, 20)
 SIZE = 224

@@ -7,14 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 import coatnet_tf
+from experiments import charts
+from experiments.charts import plt
 from tools.paper.tables import rows
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+_COLOURS = (charts.BLUE, charts.VERMILLION, charts.GREEN, charts.GREY)
 PNG_KEY = "rows"  # of the text in the picture that `digest` gives
 
 
@@ -42,19 +40,24 @@ def draw_family(path: Path) -> None:
         ("params", 1e6, "parameters, 1e6 (counted)"),
         ("paper_core_days", 1, "TPUv3-core-days of pre-training (the paper's)"),
     )
+    labels: list[tuple[list[tuple[float, float]], list[str]]] = []
     for panel, (field, unit, label) in zip(panels, axes, strict=True):
-        for color, marker, (name, points) in zip(("C0", "C1", "C2", "0.4"), "ovsD", series.items(), strict=True):
+        points_of_panel: list[tuple[float, float]] = []
+        texts: list[str] = []
+        for color, marker, (name, points) in zip(_COLOURS, "ovsD", series.items(), strict=True):
             known = [row for row in points if row[field] is not None]
             places = [row[field] / unit for row in known]
             panel.plot(places, [row["paper_top1"] for row in known], marker, color=color, label=name, markersize=5)
-            for place, row in zip(places, known, strict=True):
-                text = row["model"].replace("coatnet", "") if name != "rivals, JFT" else row["model"]
-                panel.annotate(text, (place, row["paper_top1"]), (4, 3), textcoords="offset points", fontsize=7)
+            points_of_panel += [(place, row["paper_top1"]) for place, row in zip(places, known, strict=True)]
+            texts += [row["model"].replace("coatnet", "") if name != "rivals, JFT" else row["model"] for row in known]
         panel.set_xscale("log")
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
+        labels.append((points_of_panel, texts))
     panels[0].set_ylabel("ImageNet top-1, % (the paper's)")
     panels[0].legend(loc="lower right", fontsize=8)
     figure.tight_layout()
+    for panel, (points_of_panel, texts) in zip(panels, labels, strict=True):
+        charts.label_points(panel, points_of_panel, texts)
     figure.savefig(path, dpi=90, metadata={PNG_KEY: digest()})
     plt.close(figure)

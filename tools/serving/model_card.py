@@ -58,12 +58,20 @@ def write(
         recipe: Recipe of the run, if it comes from one.
         metrics: Row of the run's metrics for these weights, if it comes from one.
     """
-    lines = [f"# {title}", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += [f"| Weights | `{weights.name}`, SHA-256 `{sha256(weights)}` |"]
+    lines = [f"# {title}", "", *table({**facts, "Weights": f"`{weights.name}`, SHA-256 `{sha256(weights)}`"})]
     if metrics is not None:
-        lines += ["", "## Measured by training, on the held-out split", "", "| | |", "| --- | --- |"]
-        lines += [f"| {name} | {value:.6g} |" for name, value in metrics.items()]
+        lines += ["", "## Measured by training, on the held-out split", ""]
+        lines += table({name: f"{value:.6g}" for name, value in metrics.items()})
     if recipe is not None:
-        lines += ["", "## Recipe", "", "```json", json.dumps(recipe, indent=2), "```"]
+        lines += section_of_recipe(recipe)
     (folder / FILE).write_text("\n".join(lines) + "\n")
+
+
+def table(facts: Mapping[str, Any]) -> list[str]:
+    """Facts as the lines of a table of two columns."""
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items())]
+
+
+def section_of_recipe(recipe: Mapping[str, Any]) -> list[str]:
+    """The lines of a card's last section."""
+    return ["", "## Recipe", "", "```json", json.dumps(recipe, indent=2), "```"]

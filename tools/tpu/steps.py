@@ -40,14 +40,19 @@ def source_of(config: ml_collections.ConfigDict) -> Source:
         A `Source` that cannot be read.
 
     Raises:
-        ValueError: If the number of its classes is not known.
+        ValueError: If the number of its classes is not known, or the step would depend on its labels.
     """
+    if config.dataset.balance != "none":
+        raise ValueError(
+            f"config.dataset.balance={config.dataset.balance} follows the labels, which are not read here; leave it "
+            "out: it costs next to nothing."
+        )
     name = config.dataset.name.removeprefix("tfds:")
     images, channels = TRAINING_IMAGES["imagenet1k"], config.dataset.channels or 3
     if name in _CLASSES:
         classes = _CLASSES[name]
         images = TRAINING_IMAGES["imagenet21k" if name else "jft"]
-    elif name.startswith("folder:"):
+    elif name.startswith(("folder:", "csv:")):
         raise ValueError(
             f"A step is compiled for a dataset of TFDS, such as --config.dataset.name=imagenet2012; got {name}."
         )
@@ -169,7 +174,7 @@ def replica_step(config: ml_collections.ConfigDict, topology: Topology) -> tuple
         tf.zeros((batch, *sizes.of(config), source.channels), tf.uint8),
         tf.zeros((batch, source.num_classes), tf.uint8),
         tf.zeros((batch,)),
-        tf.zeros((batch,)),
+        tf.zeros((batch, 2)),
     )
 
     @tf.function(jit_compile=True)

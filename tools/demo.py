@@ -1,0 +1,327 @@
+"""A page to try a model on: drop images, see their classes and where these come from.
+
+    python -m tools.demo --model=runs/mine
+    python -m tools.demo --model=model.keras --labels=classes.txt
+    python -m tools.demo --model=runs/mine/serving
+
+opens a local page. It takes files, pictures of the camera and, of a run whose data is there, held-out images; says
+of each what the model takes it for; and shows beside it what spoke for that class (Grad-CAM of the last stage). An
+export is no Keras model and has classes alone. A file that cannot be read gets the reason in its place.
+
+Nobody but this machine reaches the page unless `--host` says so, nothing of it is kept or sent anywhere, and
+files above `--max_megabytes` are refused. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
+
+# isort: split
+import base64
+import dataclasses
+import html
+import io
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+from PIL import Image, UnidentifiedImageError
+
+from coatnet_tf.graph import inlined
+from experiments import charts, logs, path_flags, workdir
+from experiments.data import images, sources, views
+from experiments.report import picture_of
+from tools import model_files, predict
+from tools.explanations import maps
+from tools.explanations.picture import heat_over
+from tools.serving.signatures import MAX_PIXELS
+
+TOP = 3  # classes that are named
+AT_ONCE = 50  # files
+EXAMPLES = 8
+LOOPBACK = "127.0.0.1"
+STYLE = """
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 0.8rem; }
+.card { border: 1px solid #8884; border-radius: 0.5rem; padding: 0.7rem; overflow-wrap: anywhere; }
+.card .pictures { display: flex; gap: 0.4rem; margin-bottom: 0.5rem; }
+.card img { width: calc(50% - 0.2rem); aspect-ratio: 1; object-fit: contain; background: #8882; }
+.card .class { display: flex; justify-content: space-between; gap: 1rem; }
+.card .bar { height: 0.35rem; background: #8883; border-radius: 0.2rem; }
+.card .bar div { height: 100%; background: BLUE; border-radius: 0.2rem; }
+.card .error, .refused { color: #b3261e; }
+.card .name { font-size: 0.85rem; opacity: 0.8; }
+""".replace("BLUE", charts.BLUE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """What the page does, without the page.
+
+    Args:
+        classifier: The model.
+        explained: The model for Grad-CAM; `None` if there is none.
+        about: What the page says of the model.
+    """
+
+    classifier: predict.Classifier
+    explained: keras.Model | None
+    about: str
+
+    def answer(self, files: Sequence[str | Path]) -> str:
+        """What the page shows of some files: HTML, a card for each.
+
+        Args:
+            files: At most `AT_ONCE` paths.
+        """
+        if not files:
+            return ""
+        if len(files) > AT_ONCE:
+            return _refused(f"{len(files)} files at once are too many; at most {AT_ONCE} can be dropped.")
+        asked = [predict.Prediction(os.fspath(file), error=_too_large(file)) for file in files]
+        return f'<div class="cards">{"".join(map(self._card, predict.predict(self.classifier, asked)))}</div>'
+
+    def _card(self, found: predict.Prediction) -> str:
+        name = f'<div class="name">{html.escape(Path(found.file).name)}</div>'
+        if found.image is None or found.probabilities is None:
+            return f'<div class="card">{name}<div class="error">{html.escape(_sentence(found.error))}</div></div>'
+        pictures = [_picture(picture_of(found.image), "the image, as the model sees it")]
+        if self.explained is not None:
+            stage = maps.default_stages(self.explained)[-1]
+            _, (heat,) = maps.predict_and_grad_cam(self.explained, found.image, [stage])
+            about = "Grad-CAM: nothing speaks for the class" if not heat.any() else "Grad-CAM: brighter speaks for it"
+            pictures.append(_picture(heat_over(found.image, heat), about))
+        best = np.argsort(-found.probabilities, kind="stable")[:TOP]
+        rows = [_row(self.classifier.class_names[i], float(found.probabilities[i])) for i in best]
+        return f'<div class="card"><div class="pictures">{"".join(pictures)}</div>{name}{"".join(rows)}</div>'
+
+
+def _row(name: str, score: float) -> str:
+    shown = f'<div class="class"><span>{html.escape(name)}</span><b>{score:.1%}</b></div>'
+    return f'{shown}<div class="bar"><div style="width: {100 * score:.1f}%"></div></div>'
+
+
+def _picture(image: np.ndarray, about: str) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    smooth = "" if min(image.shape[:2]) >= 64 else ' style="image-rendering: pixelated"'
+    return f'<img alt="{about}" title="{about}" src="data:image/png;base64,{encoded}"{smooth}>'
+
+
+def _refused(why: str) -> str:
+    return f'<div class="refused">{html.escape(why)}</div>'
+
+
+def _sentence(error: str) -> str:
+    return error[:1].upper() + error[1:]
+
+
+def _too_large(file: str | Path) -> str:
+    """Why a file is not decoded, by what it declares; empty if it may be."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        return f"it declares more than {MAX_PIXELS:,} pixels."
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return ""  # an array, or nothing that Pillow knows: the reader says what is wrong
+    return f"it declares {width * height:,} pixels, more than {MAX_PIXELS:,}." if width * height > MAX_PIXELS else ""
+
+
+def load(path: Path, **options: Any) -> Demo:
+    """Loads a model of any kind.
+
+    Args:
+        path: As of `predict.load_classifier`.
+        **options: Its other arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: As `predict.load_classifier` raises them.
+    """
+    classifier = predict.load_classifier(path, **options)
+    explained, why = None, "an export has no Grad-CAM: give the run or the .keras file for it"
+    if classifier.model is not None:
+        try:
+            explained = inlined(classifier.model)
+            maps.check_model(explained, path)
+        except ValueError as error:
+            explained, why = None, f"without Grad-CAM: {error}"
+    about = f"{path.name}: {len(classifier.class_names)} classes. It sees {classifier.view.describe()}."
+    return Demo(classifier, explained, about if explained is not None else f"{about} ({_sentence(why)})")
+
+
+def find_examples(run: Path, folder: Path) -> tuple[list[Path], str]:
+    """Writes held-out images of a run, evenly spaced over the split.
+
+    Args:
+        run: Folder of the run.
+        folder: Where to.
+
+    Returns:
+        The files, and why there are none.
+    """
+    try:
+        source = sources.prepare(workdir.read_recipe(run).dataset)
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        return [], f"No held-out images to show, as the run's data cannot be read ({error})."
+    written = []
+    for index in np.linspace(0, source.eval.count - 1, min(EXAMPLES, source.eval.count)).astype(int):
+        (example,) = source.eval.read(index, index + 1)
+        label = np.atleast_1d(example["label"].numpy())
+        true = np.flatnonzero(label) if source.multi_label else label
+        encoded = example["image"].numpy()
+        try:
+            kind = str(Image.open(io.BytesIO(encoded)).format).lower()
+        except (OSError, UnidentifiedImageError):
+            return [], "No held-out images to show, as they are arrays."
+        names = ", ".join(source.class_names[int(i)] for i in true)
+        safe = "".join(letter if letter.isalnum() or letter in " ,-_" else "_" for letter in names)
+        path = folder / f"held-out {index}, {safe[:80]}.{kind}"
+        path.write_bytes(encoded)
+        written.append(path)
+    return written, ""
+
+
+def make_page(demo: Demo, examples: Sequence[Path], temporary: Path) -> Any:
+    """The page, a `gradio.Blocks` that is not launched.
+
+    Args:
+        demo: What it does.
+        examples: Images to choose from; without any that part is missing.
+        temporary: Folder in which Gradio puts what is dropped; a file is removed once it is answered.
+
+    Raises:
+        ImportError: If gradio is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError("The page needs the package gradio: pip install 'coatnet_tf[demo]'.") from error
+
+    def once(files: Sequence[str | Path]) -> str:
+        try:
+            return demo.answer(files)
+        finally:
+            for file in files:
+                if temporary in Path(file).parents:
+                    Path(file).unlink(missing_ok=True)
+
+    def dropped(files: list[str] | None) -> tuple[None, str]:
+        return None, once(files or [])
+
+    def taken(file: str | None) -> str:
+        return once([file] if file else [])
+
+    def chosen(event: gradio.SelectData) -> str:
+        return demo.answer([examples[event.index]])
+
+    # The annotation is text here, by which Gradio would not know that it is to pass the event.
+    chosen.__annotations__["event"] = gradio.SelectData
+    silent: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    with gradio.Blocks(title="coatnet_tf", analytics_enabled=False) as page:
+        gradio.Markdown(f"# What is in this image?\n\n{html.escape(demo.about)}")
+        shown = gradio.HTML(elem_id="answers", render=False)
+        with gradio.Tab("Files"):
+            label = f"Drop images here, at most {AT_ONCE} at once ({images.READ})"
+            files = gradio.File(label=label, file_count="multiple", elem_id="files")
+            files.upload(dropped, files, [files, shown], **silent)
+        with gradio.Tab("Camera"):
+            camera = gradio.Image(sources=["webcam"], type="filepath", label="Camera", format="png")
+            camera.change(taken, camera, shown, **silent)
+        if examples:
+            with gradio.Tab("Held-out images"):
+                gallery = gradio.Gallery(
+                    [(Image.open(path).convert("RGB"), path.stem) for path in examples],  # a browser shows no TIFF
+                    label="Of the run; choose one",
+                    columns=4,
+                    height="auto",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                )
+                gallery.select(chosen, None, shown, **silent)
+        shown.render()
+    return page
+
+
+def serve(page: Any, host: str = LOOPBACK, port: int | None = None, max_megabytes: int = 20) -> str:
+    """Serves the page from threads of its own, until it is closed.
+
+    Args:
+        page: From `make_page`.
+        host: Address to listen at.
+        port: Its port; `None` for the first free one from 7860 on.
+        max_megabytes: Of a file.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    import gradio
+
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        max_file_size=f"{max_megabytes}mb",
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        css=STYLE,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none to be fetched
+    )
+    return page.local_url
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logs.show_ours()
+    values = flags.FLAGS
+    path, labels = Path(values.model), Path(values.labels) if values.labels else None
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder).resolve()
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = os.fspath(temporary / "dropped")
+        try:
+            given = {name: getattr(values, name) for name in ("preprocessing", "crop", "interpolation")}
+            demo = load(path, labels=labels, **given)
+            examples, why = find_examples(path, temporary) if (path / workdir.CONFIG).is_file() else ([], "")
+            if why:
+                logging.warning("%s", why)
+            page = make_page(demo, examples, temporary / "dropped")
+            address = serve(page, values.host, values.port, values.max_megabytes)
+        except (OSError, ValueError, ImportError) as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error
+        if values.host not in (LOOPBACK, "localhost"):
+            logging.warning("Everyone who reaches this machine at %s can use the page.", values.host)
+        print(f"The page: {address} (Ctrl-C ends it)", flush=True)
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    path_flags.define("model", None, "Folder of a finished run, .keras file, or folder of an export.")
+    path_flags.define("labels", None, "File with one class name per line; runs and exports bring their own.")
+    flags.DEFINE_string("host", LOOPBACK, "Address to listen at; 0.0.0.0 lets others on the network in.")
+    flags.DEFINE_integer("port", None, "Port; the first free one from 7860 on by default.", 1, 65535)
+    flags.DEFINE_integer("max_megabytes", 20, "Size of a file above which it is refused.", lower_bound=1)
+    flags.DEFINE_string("crop", "", f"{views.ABOUT_CROP} {views.BY_DEFAULT}")
+    flags.DEFINE_enum("interpolation", "", ("", *images.INTERPOLATIONS), views.BY_DEFAULT)
+    flags.DEFINE_enum("preprocessing", "", model_files.PREPROCESSING, model_files.ABOUT_PREPROCESSING)
+    flags.mark_flag_as_required("model")
+    app.run(main)
