@@ -244,7 +244,7 @@ def test_what_the_program_refuses(program, version, tmp_path):
     with pytest.raises(ValueError, match="text, record 0: "):
         native_program.answer(program, module, tmp_path / "text")
     (module / "saved_model.pb").write_text("no model")
-    with pytest.raises(ValueError, match="1: no SavedModel can be loaded: "):
+    with pytest.raises(ValueError, match="1 failed: no SavedModel can be loaded: "):
         native_program.answer(program, module, write(tmp_path / "one", *ones(1)))
 
 

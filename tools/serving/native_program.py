@@ -177,6 +177,6 @@ def _call(
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     result = subprocess.run([program, *flags], capture_output=True, text=True, env=environment)
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"it ended with {result.returncode}"]
-        raise ValueError(f"{program.name} of {version}: {lines[-1]}")
+        said = result.stderr.strip().splitlines()[-1] if result.returncode == 1 else f"status {result.returncode}"
+        raise ValueError(f"{program.name} of {version} failed: {said}")
     return result.stdout

@@ -125,6 +125,7 @@ class LoadTest {
       Candidate old = current_;  // which ends with its last request
       if (status.ok()) current_ = {*std::move(second), references};
       limit_ = next_ + count_ - count_ / 2;
+      lock.unlock();
     }
     for (std::thread& thread : threads) thread.join();
     seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
