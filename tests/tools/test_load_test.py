@@ -233,10 +233,12 @@ def test_what_the_program_refuses(program, version, tmp_path):
         ("regress", np.zeros((1, 1), "float32"), 'request 0: The version has no signature "regress"'),
         ("serving_default", np.zeros((1, 1, 1, 1), "uint8"), "takes images, one row or more of float; got images"),
         ("serving_default", np.zeros((0, 1, 1, 1), "float32"), "one row or more"),
-        ("serving_default", np.zeros((1, 2, 2, 1), "float32"), r"request 0: .*\[1,2,2,1\]"),
     ]:
         with pytest.raises(ValueError, match=said):
             native_program.answer(program, module, write(tmp_path / "wrong", (name, value)))
+    other_shape = write(tmp_path / "shape", ("serving_default", np.zeros((1, 2 * SIZE, SIZE, 3), "float32")))
+    with pytest.raises(ValueError, match=r"request 0: .*\[1,64,32,3\] is not compatible with expected shape"):
+        native_program.answer(program, version, other_shape)
     many = write(tmp_path / "many", ("serving_default", np.zeros((33, 1, 1, 1), "float32")))
     with pytest.raises(ValueError, match="Task size 33 is larger than maximum"):
         native_program.answer(program, module, many, 1, PARAMETERS)
