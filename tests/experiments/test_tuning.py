@@ -83,7 +83,7 @@ def test_all_is_the_network_as_it_is(config, network):
         ({"tune": "lora", "lora_rank": 0}, "config.lora_rank must be at least 1; got 0"),
         ({"tune": "lora", "model.layout": "C-C"}, "adds to attention and feed-forward layers, and coatnet-digits has"),
         ({"tune": "head", "head_views": 0}, "config.head_views must be at least 1; got 0"),
-        ({"tune": "head", "augment.mixup_alpha": 0.2}, "Mixup would mix other images each time"),
+        ({"tune": "head", "augment.mixup_alpha": 0.2}, "Mixup and CutMix would mix other ones"),
         ({"tune": "head", "optimizer.layer_decay": 0.8}, "config.tune=head trains none of them; set it to 1"),
         ({"optimizer.layer_decay": 0.0}, "config.optimizer.layer_decay must be above 0 and at most 1; got 0.0"),
         ({"optimizer.layer_decay": 1.1}, "config.optimizer.layer_decay must be above 0 and at most 1; got 1.1"),

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.recipes import paper
 from tools import compile_for_tpu
@@ -282,3 +284,6 @@ def test_core_days_are_compared_with_table_5(tmp_path):
     numbers |= {"model": "coatnet-4", "topology": "v3:2x2", "images": 300_000_000, "chip_days": 475.0}
     (tmp_path / "one.json").write_text(json.dumps(numbers))
     assert compiled_steps.tables(tmp_path)[6] == "| CoAtNet-4 | 300 | 475 | 950 | 0.50 |"
+    compiled_steps.draw(tmp_path, tmp_path / "days.png")
+    with Image.open(tmp_path / "days.png") as picture:
+        assert len(set(np.asarray(picture.convert("L")).ravel())) > 10

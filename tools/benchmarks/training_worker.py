@@ -62,7 +62,8 @@ def make(backend: str, dtype: str, model: str, batch_size: int) -> tuple[str, St
     engine = devices.engine(config, source, make_schedule(config.optimizer, 10**6, 10**6))
     images, labels = batch_of(batch_size)
     weights = np.ones(batch_size, np.float32)
-    batch = (images, np.eye(CLASSES, dtype=np.uint8)[labels], weights, weights)
+    shares = np.ones((batch_size, 2), np.float32)
+    batch = (images, np.eye(CLASSES, dtype=np.uint8)[labels], weights, shares)
 
     if backend == "tensorflow":
         import tensorflow as tf

@@ -2,7 +2,7 @@ r"""Tables of compiled steps, from files that `tools.compile_for_tpu` wrote: a r
 
 python -m tools.compile_for_tpu --config=experiments/recipes/paper.py:imagenet1k_pretrain,coatnet0 \
         --topology=v5e:2x2 --config.batch_size=512 --format=json --output=docs/compiled/coatnet0_v5e.json
-python -m tools.paper.compiled_steps --results=docs/compiled
+python -m tools.paper.compiled_steps --results=docs/compiled --picture=docs/core_days.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from absl import app, flags
 
 import coatnet_tf
-from experiments import path_flags
+from experiments import charts, path_flags
+from experiments.charts import plt
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper import published
 from tools.paper.training_cost import GIB, count_memory
@@ -34,14 +35,13 @@ def tables(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    rows.sort(key=lambda row: (row["model"], row["topology"], row["image_size"]))
+    rows = _read(folder)
     lines = [
         "| network | size | chips | images per chip | GiB per chip | cycles | step | images/s and chip | peak |",
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [_row(row) for row in rows]
-    days = [row for row in rows if row["topology"].startswith("v3") and row["images"] == TRAINING_IMAGES["jft"]]
+    days = _with_core_days(rows)
     if days:
         lines += ["", "| TPUv3-core-days on JFT-300M | epochs | estimated | Table 5 | ratio |"]
         lines.append("| --- | ---: | ---: | ---: | ---: |")
@@ -52,6 +52,47 @@ def tables(folder: Path) -> list[str]:
         lines.append("| --- | ---: | ---: | ---: | ---: |")
         lines += [_of_memory(row) for row in counted]
     return lines
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    return sorted(rows, key=lambda row: (row["model"], row["topology"], row["image_size"]))
+
+
+def _with_core_days(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of JFT-300M on TPUv3."""
+    return [row for row in rows if row["topology"].startswith("v3") and row["images"] == TRAINING_IMAGES["jft"]]
+
+
+def draw(folder: Path, path: Path) -> None:
+    """Draws Table 5's core-days beside those by the compiler's cycles.
+
+    Args:
+        folder: As of `tables`.
+        path: PNG file to write.
+    """
+    rows = _with_core_days(_read(folder))
+    texts = [f"{row['chip_days'] / CORE_DAYS[row['model']]:.2f}" for row in rows]
+    with charts.names_in_any_script(["\N{DAGGER}"]):
+        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.6 * len(rows)))
+        places = range(len(rows))
+        axes.barh(
+            [y - 0.2 for y in places], [CORE_DAYS[row["model"]] for row in rows], 0.38, label="Table 5 (the paper's)"
+        )
+        bars = axes.barh(
+            [y + 0.2 for y in places],
+            [row["chip_days"] for row in rows],
+            0.38,
+            label="compiled here, not run; and its share of Table 5's",
+        )
+        axes.bar_label(bars, texts, padding=3)
+        axes.set_yticks(places, [_name(row) for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("TPUv3-core-days of pre-training on JFT-300M")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, dpi=90)
+        plt.close(figure)
 
 
 def counted_temporaries(row: dict[str, Any]) -> float:
@@ -104,9 +145,13 @@ def _of_memory(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    print("\n".join(tables(Path(flags.FLAGS.results))))
+    results = Path(flags.FLAGS.results)
+    print("\n".join(tables(results)))
+    if flags.FLAGS.picture:
+        draw(results, Path(flags.FLAGS.picture))
 
 
 if __name__ == "__main__":
     path_flags.define("results", "docs/compiled", "Folder of files that tools.compile_for_tpu wrote.")
+    path_flags.define("picture", None, "PNG file for the core-days; none by default.")
     app.run(main)
