@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2  # noqa: F401
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from tests.tools.samples import LABELS
 from tools.export_saved_model import ExportOptions
-from tools.serving import model_card, signatures, warmup
+from tools.serving import batching, model_card, signatures, warmup
 
 CONFIGURATION = Path(warmup.__file__).parent
 
@@ -37,15 +37,7 @@ def test_warm_up_records_are_answered(version, served):
 
 
 SERVER_PROTOS = """
-name: "server.proto" package: "tensorflow.serving" syntax: "proto3" dependency: "google/protobuf/wrappers.proto"
-message_type { name: "BatchingParameters"
-  field { name: "max_batch_size" number: 1 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "batch_timeout_micros" number: 2 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "max_enqueued_batches" number: 3 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "num_batch_threads" number: 4 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
-  field { name: "thread_pool_name" number: 5 type: TYPE_MESSAGE type_name: ".google.protobuf.StringValue" }
-  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
-  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL } }
+name: "server.proto" package: "tensorflow.serving" syntax: "proto3"
 message_type { name: "PrometheusConfig"
   field { name: "enable" number: 1 type: TYPE_BOOL } field { name: "path" number: 2 type: TYPE_STRING } }
 message_type { name: "MonitoringConfig"
@@ -75,9 +67,7 @@ def test_configuration_of_the_server_parses():
     assert set(served.version_labels.values()) <= set(served.model_version_policy.specific.versions)
     assert set(served.version_labels) == {"stable", "canary"}
 
-    batching = server_message("BatchingParameters", "batching_parameters.txt")
-    assert tuple(batching.allowed_batch_sizes) == warmup.BATCH_SIZES
-    assert batching.max_batch_size.value == max(warmup.BATCH_SIZES)
+    assert batching.read().allowed_batch_sizes == warmup.BATCH_SIZES
 
     monitoring = server_message("MonitoringConfig", "monitoring.config")
     assert monitoring.prometheus_config.enable

@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from experiments.data.views import View
-from tests.tools.samples import LABELS, SIZE, encode, photo
+from tests.tools.samples import BAD, LABELS, SIZE, encode, photo
 from tools.serving import signatures
 
 VIEW = View((SIZE, SIZE), "center")
@@ -43,38 +42,6 @@ def test_any_number_of_images(served):
     assert serve(images=several[:0])["probabilities"].shape == (0, len(LABELS))
     found = served.signatures["classify"](image_bytes=tf.constant([], tf.string))
     assert found["classes"].shape == found["scores"].shape == (0, 3)
-
-
-def png_that_declares(width, height):
-    """A valid file of 1 x 1, with another size in its header."""
-    data = bytearray(encode(photo(1, 1)))
-    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-def jpeg_that_declares(width, height):
-    data = encode(photo(), "JPEG")
-    start = data.index(b"\xff\xc0")
-    return data[: start + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[start + 9 :]
-
-
-BAD = {
-    "empty": (b"", "neither a JPEG nor a PNG"),
-    "text": (b"no image at all", "neither a JPEG nor a PNG file"),
-    "GIF": (encode(photo(), "GIF"), "neither a JPEG nor a PNG file but a GIF; convert it"),
-    "BMP": (encode(photo(), "BMP"), "neither a JPEG nor a PNG file but a BMP; convert it"),
-    "WebP": (encode(photo(), "WEBP"), "neither a JPEG nor a PNG file but a WebP; convert it"),
-    "TIFF": (encode(photo(), "TIFF"), "neither a JPEG nor a PNG file but a TIFF; convert it"),
-    "truncated JPEG": (encode(photo(), "JPEG")[:-200], "damaged or truncated"),
-    "JPEG's beginning": (b"\xff\xd8\xff\xe0", "damaged or truncated"),
-    "truncated PNG": (encode(photo())[:-200], "damaged or truncated"),
-    "PNG's beginning": (encode(photo())[:12], "damaged or truncated"),
-    "PNG bomb": (png_that_declares(100_000, 100_000), "larger than 50,000,000 pixels"),
-    "PNG of the largest size": (png_that_declares(2**31 - 1, 2**31 - 1), "larger than 50,000,000 pixels"),
-    "PNG beyond the largest": (png_that_declares(2**32 - 1, 2**32 - 1), "damaged or truncated"),
-    "JPEG bomb": (jpeg_that_declares(65_000, 65_000), "larger than 50,000,000 pixels"),
-}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ them, in `assets.extra/tf_serving_warmup_requests`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,40 @@ BATCH_SIZES = (1, 8, 32)  # allowed_batch_sizes of tools/serving/batching_parame
 FILE = "assets.extra/tf_serving_warmup_requests"
 
 
+def encode(image: np.ndarray) -> bytes:
+    """A JPEG file of an image, or a PNG file if it has channels that JPEG has not.
+
+    Args:
+        image: uint8 `[height, width, channels]` of at most four channels.
+    """
+    encoder = tf.io.encode_jpeg if image.shape[-1] in other_formats.OF_PICTURES else tf.io.encode_png
+    return encoder(image).numpy()
+
+
+def request(name: str, signature: str, value: np.ndarray | Sequence[bytes]) -> predict_pb2.PredictRequest:
+    """A request for one of the signatures.
+
+    Args:
+        name: Name under which the model is served.
+        signature: `"serving_default"` or one of `signatures.OF_FILES`.
+        value: Images, or files.
+    """
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name = name
+    message.model_spec.signature_name = signature
+    key = "image_bytes" if signature in signatures.OF_FILES else "images"
+    message.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+def write_requests(path: Path, requests: Iterable[predict_pb2.PredictRequest]) -> None:
+    """Writes requests as the server reads them: a TFRecord file of PredictionLogs."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for message in requests:
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=message))
+            writer.write(log.SerializeToString())
+
+
 def requests(name: str, input_shape: Sequence[int], input_dtype: str) -> Iterator[predict_pb2.PredictRequest]:
     """One request for each signature and batch size, of an image of noise.
 
@@ -29,20 +63,12 @@ def requests(name: str, input_shape: Sequence[int], input_dtype: str) -> Iterato
         input_dtype: Of `serving_default`.
     """
     image = np.random.default_rng(0).integers(0, 256, input_shape, dtype="uint8")
-    as_file = signatures.takes_files(input_shape[-1])
-    encode = tf.io.encode_jpeg if input_shape[-1] in other_formats.OF_PICTURES else tf.io.encode_png
-    encoded = encode(image).numpy() if as_file else b""
+    encoded = encode(image) if signatures.takes_files(input_shape[-1]) else None
     for batch_size in BATCH_SIZES:
-        inputs = {
-            "serving_default": ("images", np.stack([image] * batch_size).astype(input_dtype)),
-            **({name: ("image_bytes", [encoded] * batch_size) for name in signatures.OF_FILES} if as_file else {}),
-        }
-        for signature, (key, value) in inputs.items():
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = name
-            request.model_spec.signature_name = signature
-            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-            yield request
+        yield request(name, "serving_default", np.stack([image] * batch_size).astype(input_dtype))
+        if encoded is not None:
+            for signature in signatures.OF_FILES:
+                yield request(name, signature, [encoded] * batch_size)
 
 
 def write(folder: Path, name: str, input_shape: Sequence[int], input_dtype: str) -> None:
@@ -55,7 +81,4 @@ def write(folder: Path, name: str, input_shape: Sequence[int], input_dtype: str)
         input_dtype: Of `serving_default`.
     """
     (folder / FILE).parent.mkdir()
-    with tf.io.TFRecordWriter(str(folder / FILE)) as writer:
-        for request in requests(name, input_shape, input_dtype):
-            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-            writer.write(log.SerializeToString())
+    write_requests(folder / FILE, requests(name, input_shape, input_dtype))
