@@ -132,8 +132,8 @@ def test_steps_that_are_not_finite_are_not_applied(config):
     before = [np.asarray(v.value) for v in variables]
     batches = engine.batches
     images, *others = next(batches)
-    scale = jax.device_put(np.full(len(images), np.nan, np.float32), images.sharding)
-    engine.batches = iter([(images, *others[:-1], scale)])
+    shares = jax.device_put(np.full(others[-1].shape, np.nan, np.float32), others[-1].sharding)
+    engine.batches = iter([(images, *others[:-1], shares)])
     engine.train(1)
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.value, value, err_msg=variable.path)
