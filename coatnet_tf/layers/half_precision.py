@@ -11,6 +11,7 @@ from typing import Any
 from keras import ops
 
 DTYPES = ("float16", "bfloat16")  # compute dtypes of layers
+_SPLIT = 2.0**16 + 1  # of the 24 bits of a float32 the upper 8
 
 
 def moments(x: Any, axes: Any) -> tuple[Any, Any]:
@@ -66,10 +67,13 @@ def attend(query: Any, key: Any, value: Any, bias: Any) -> Any:
             probabilities = ops.exp(ops.cast(products, "float32") + bias - log_total)
             of_value = ops.einsum("bhij,bhid->bjhd", ops.cast(probabilities, query.dtype), of_output)
             mean = ops.sum(ops.cast(of_output, "float32") * ops.cast(output, "float32"), axis=-1, keepdims=True)
-            high = ops.cast(mean, query.dtype)  # in two parts, so that the difference is rounded and not what it is of
-            low = ops.cast(mean - ops.cast(high, "float32"), query.dtype)
+            # In two parts (Veltkamp's), so that the difference is rounded and not what it is of; compilers leave out
+            # casts to and fro.
+            large = mean * _SPLIT
+            high = large - (large - mean)
+            parts = [ops.cast(part, query.dtype) for part in (high, mean - high)]
             taken = ops.concatenate([value, -ops.ones_like(value[..., :2])], axis=-1)
-            distances = ops.einsum("bhid,bjhd->bhij", ops.concatenate([of_output, high, low], axis=-1), taken)
+            distances = ops.einsum("bhid,bjhd->bhij", ops.concatenate([of_output, *parts], axis=-1), taken)
             of_logits = ops.cast(probabilities * ops.cast(distances, "float32"), query.dtype)
             return (
                 ops.einsum("bhij,bjhd->bihd", of_logits, key),
