@@ -52,13 +52,13 @@ def plain(query, key, value, bias):
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize("scale", [1.0, 8.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("scale", [1.0, 4.0], ids=["flat", "peaked"])
 def test_attend_is_softmax_times_value(dtype, scale):
     inputs = [scale * draw(2, 12, 3, 8, seed=1), *(draw(2, 12, 3, 8, seed=seed) for seed in (2, 3))]
     inputs = [ops.cast(x, dtype) for x in inputs] + [draw(1, 3, 12, 12, seed=4)]
     weight = draw(2, 3, 12, 8, seed=5)
     expected = with_gradients(plain, inputs, weight)
-    # Compilers differ in where they round products of 16-bit numbers, by an eighth where these are about 25.
+    # Compilers differ in where they round products of 16-bit numbers, by a sixteenth where these are about 12.
     assert_close(with_gradients(half_precision.attend, inputs, weight), expected, dtype, 2 if scale > 1 else 1)
 
 
