@@ -1,4 +1,4 @@
-"""What is computed in another way in training with 16-bit numbers, where passes over memory are what takes the time.
+"""What is computed in another way with 16-bit numbers, where passes over memory are what takes the time.
 
 Each function has its plain equal in Keras or in the layer that calls it, and agrees with it to the rounding of its
 inputs (tests/coatnet_tf/test_half_precision.py). docs/performance.md has what each of them saves on a TPU.

@@ -1,4 +1,4 @@
-"""Keras' norms, which in training with 16-bit numbers read their input once for both moments."""
+"""Keras' norms, which read 16-bit input once for both moments: BatchNorm in training, LayerNorm always."""
 
 from __future__ import annotations
 
