@@ -60,8 +60,8 @@ def test_every_path_flag_of_every_program_is_one():
                     name, help_string = (ast.unparse(call.args[i]).strip("'\"") for i in (0, -1))
                     if any(word in help_string.lower() for word in ("folder", "file", "path", "to write")):
                         plain.append((file.name, name))
-    # The name of a network; a pattern, and a program that does without TensorFlow.
-    assert sorted(plain) == [("fine_tune.py", "model"), ("serve_client.py", "images")]
+    # The name of a network; patterns, which the programs expand.
+    assert sorted(plain) == [("fine_tune.py", "model"), ("load_test.py", "images"), ("serve_client.py", "images")]
 
 
 WRONG = {
