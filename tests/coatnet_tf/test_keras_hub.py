@@ -1,4 +1,4 @@
-"""CoAtNet in KerasHub: presets there and back, its classifier, converter and detector."""
+"""CoAtNet in KerasHub: presets there and back, its classifier and converter, KerasHub's detector and segmenter."""
 
 import os
 
@@ -29,8 +29,12 @@ def pictures():
     return np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
 
 
+def outputs_of(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def outputs(model, images):
-    return keras.ops.convert_to_numpy(model(images))
+    return outputs_of(model(images))
 
 
 class TestPresets:
@@ -138,3 +142,60 @@ def test_a_detector(backbone, pictures):
     )
     levels = {level: tuple(keras.ops.shape(x)[1:3]) for level, x in retinanet(pictures).items()}
     assert levels == {"P3": (8, 12), "P4": (4, 6), "P5": (2, 3), "P6": (1, 2)}
+
+
+def trained(task, images, labels):
+    """How far a step of training moves the weights of the backbone, and the loss before and after four."""
+    backbone = next(layer for layer in task._flatten_layers() if isinstance(layer, CoAtNetKerasHubBackbone))
+    before = [weight.copy() for weight in backbone.get_weights()]
+    task.fit(images, labels, batch_size=2, epochs=1, verbose=0)
+    moved = max(np.abs(a - b).max() for a, b in zip(backbone.get_weights(), before, strict=True))
+    losses = task.fit(images, labels, batch_size=2, epochs=4, verbose=0).history["loss"]
+    return moved, losses
+
+
+@pytest.mark.slow
+def test_the_detector_trains_and_is_read_again(pictures, tmp_path):
+    """`RetinaNetObjectDetector` on the backbone: a box per picture; the preset gives the same answers."""
+    backbone = keras_hub.models.RetinaNetBackbone(
+        image_encoder=CoAtNetKerasHubBackbone(CONFIG, input_shape=(64, 96, 3)),
+        min_level=3,
+        max_level=4,
+        use_p5=False,
+        image_shape=(64, 96, 3),
+    )
+    detector = keras_hub.models.RetinaNetObjectDetector(
+        backbone, num_classes=2, bounding_box_format="xyxy", pre_logits_num_conv_layers=1
+    )
+    detector.compile(optimizer=keras.optimizers.Adam(1e-3))  # with KerasHub's losses
+    boxes = np.array([[[8, 8, 40, 40]], [[30, 20, 80, 60]]], "float32")
+    moved, losses = trained(detector, pictures, {"boxes": boxes, "labels": np.array([[0], [1]])})
+    assert moved > 1e-4
+    assert losses[-1] < losses[0]
+    detector.save_to_preset(str(tmp_path))
+    read = keras_hub.models.RetinaNetObjectDetector.from_preset(str(tmp_path))
+    for name, expected in detector(pictures).items():
+        np.testing.assert_allclose(outputs_of(read(pictures)[name]), outputs_of(expected), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_segmenter_trains_and_is_read_again(pictures, tmp_path):
+    """`DeepLabV3ImageSegmenter` on the backbone, with its P2 for what is fine."""
+    backbone = keras_hub.models.DeepLabV3Backbone(
+        image_encoder=CoAtNetKerasHubBackbone(CONFIG, input_shape=(64, 96, 3)),
+        spatial_pyramid_pooling_key="P4",
+        low_level_feature_key="P2",
+        upsampling_size=4,
+        dilation_rates=(1, 2),
+        projection_filters=8,
+        image_shape=(64, 96, 3),
+    )
+    segmenter = keras_hub.models.DeepLabV3ImageSegmenter(backbone, num_classes=2, activation="softmax")
+    segmenter.compile(optimizer=keras.optimizers.Adam(1e-3), loss="sparse_categorical_crossentropy")
+    bright = (pictures.mean(axis=-1, keepdims=True) > 128).astype("int32")
+    moved, losses = trained(segmenter, pictures, bright)
+    assert moved > 1e-4
+    assert losses[-1] < losses[0]
+    segmenter.save_to_preset(str(tmp_path))
+    read = keras_hub.models.ImageSegmenter.from_preset(str(tmp_path))
+    np.testing.assert_allclose(outputs(read, pictures), outputs(segmenter, pictures), atol=1e-5)

@@ -33,7 +33,7 @@ def small(monkeypatch):
         ("README.md", ["model.compile"], ""),
         ("docs/models.md", ["model.compile", "make_config", "profile(", "UpSampling2D"], r"coatnet-7"),
         ("docs/serving.md", ["fold_for_inference"], r"^[\d.]+e-0[5-9]$"),
-        ("docs/sharing.md", ["CoAtNetImageClassifier", "ImageClassifier.from_preset"], ""),
+        ("docs/sharing.md", ["CoAtNetImageClassifier", "ImageClassifier.from_preset", "RetinaNetObjectDetector"], ""),
     ],
 )
 def test_examples_run(page, shown, printed, small, tmp_path, monkeypatch, capsys):
