@@ -1,6 +1,6 @@
 r"""Measures speed on this machine: medians of interleaved runs, and their ratios.
 
-    python -m tools.benchmark input       # decode + crop alone, and the full pipeline with RandAugment 2, 15 and Mixup
+    python -m tools.benchmark input --peer=timm=/envs/timm/bin/python  # with RandAugment 2, 15 and Mixup, beside others
     python -m tools.benchmark loop        # steps of the training loop, and the bare compiled step on the same input
     python -m tools.benchmark inference --output=docs \
         --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
@@ -16,48 +16,47 @@ from __future__ import annotations
 import experiments  # noqa: F401  (first, as it imports TensorFlow without its lines)
 
 # isort: split
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
 
 from experiments import logs, path_flags
-from tools.benchmarks import memory, pipeline, timing, training
+from tools.benchmarks import input_pipelines, memory, timing, training, training_loop
 
-PIPELINE = {"input": pipeline.measure_input, "loop": pipeline.measure_loop}
+
+def _inference(values: flags.FlagValues) -> None:
+    from tools.benchmarks import inference  # here, as it needs the extra `export`
+
+    inference.measure_inference(Path(values.exports), Path(values.output), values.peer, values.rounds)
+
+
+def _operations(values: flags.FlagValues) -> None:
+    from tools.benchmarks import operations  # likewise
+
+    operations.measure_operations(Path(values.exports), Path(values.output))
+
+
+MEASURES: dict[str, Callable[[flags.FlagValues], None]] = {
+    "input": lambda values: input_pipelines.measure_input(Path(values.output), values.peer, values.rounds),
+    "loop": lambda values: print("\n".join(timing.describe_medians(training_loop.measure_loop()))),
+    "inference": _inference,
+    "training": lambda values: training.measure_training(
+        Path(values.output), values.models, values.batch_size, values.dtypes, values.peer, values.rounds
+    ),
+    "operations": _operations,
+    "memory": lambda values: print("\n".join(memory.measure_memory())),
+}
 
 
 def main(argv: list[str]) -> None:
     logs.show_ours()
-    what = argv[1] if len(argv) == 2 else ""
-    if what == "inference":
-        from tools.benchmarks import inference  # here, as it needs the extra `export`
-
-        try:
-            inference.measure_inference(
-                Path(flags.FLAGS.exports), Path(flags.FLAGS.output), flags.FLAGS.peer, flags.FLAGS.rounds
-            )
-        except (ValueError, RuntimeError) as error:
-            raise SystemExit(f"{type(error).__name__}: {error}") from error
-    elif what == "training":
-        values = flags.FLAGS
-        try:
-            training.measure_training(
-                Path(values.output), values.models, values.batch_size, values.dtypes, values.peer, values.rounds
-            )
-        except (ValueError, RuntimeError) as error:
-            raise SystemExit(f"{type(error).__name__}: {error}") from error
-    elif what == "operations":
-        from tools.benchmarks import operations  # likewise
-
-        operations.measure_operations(Path(flags.FLAGS.exports), Path(flags.FLAGS.output))
-    elif what == "memory":
-        print("\n".join(memory.measure_memory()))
-    elif what in PIPELINE:
-        print("\n".join(timing.describe_medians(PIPELINE[what]())))
-    else:
-        raise app.UsageError(
-            f"Say what to measure: {', '.join((*PIPELINE, 'inference', 'training', 'operations', 'memory'))}."
-        )
+    if len(argv) != 2 or argv[1] not in MEASURES:
+        raise app.UsageError(f"Say what to measure: {', '.join(MEASURES)}.")
+    try:
+        MEASURES[argv[1]](flags.FLAGS)
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

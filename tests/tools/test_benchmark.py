@@ -1,11 +1,12 @@
 """The benchmark's arithmetic and its data; times are not tested."""
 
+import functools
 import sys
 
 import pytest
 from PIL import Image
 
-from tools.benchmarks import inference, operations, pipeline, timing, training
+from tools.benchmarks import inference, input_pipelines, input_worker, operations, timing, training
 from tools.benchmarks.process import Process
 from tools.paper import draw_randaugment
 
@@ -20,7 +21,7 @@ def test_medians_leave_the_first_round_out():
 
 
 def test_synthetic_jpegs_have_the_usual_size(tmp_path):
-    pipeline.synthetic_jpegs(tmp_path, 4)
+    input_pipelines.synthetic_jpegs(tmp_path, 4)
     files = sorted(tmp_path.glob("*/*.jpg"))
     assert len(files) == 4 and len({path.read_bytes() for path in files}) == 4
     assert Image.open(files[0]).size == (500, 375)
@@ -81,3 +82,38 @@ def test_training_is_measured_and_told(tmp_path, capsys, monkeypatch):
         assert float(row[4]) == pytest.approx(1e3 / float(row[3]), rel=0.6, abs=1)
     with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm, kecam"):
         training.contenders("coatnet-0", 2, ["float32"], ["other=python"])
+
+
+def test_input_table():
+    images = input_worker.BATCHES * input_worker.BATCH_SIZE
+    lines = input_pipelines.table({"ours": 2.0, "theirs": 3.0}, cores=2)
+    assert lines[-2:] == [
+        f"| ours | {images / 2:.0f} | {images / 4:.0f} | 1.00x |",
+        f"| theirs | {images / 3:.0f} | {images / 6:.0f} | 1.50x |",
+    ]
+    with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm and a file"):
+        input_pipelines.measure_input(None, ["other=python"], rounds=1)
+
+
+@pytest.mark.slow
+def test_an_input_pipeline_speaks_the_protocol(tmp_path):
+    input_pipelines.synthetic_jpegs(tmp_path / "images", 40)
+    command = (sys.executable, "-m", "tools.benchmarks.input_worker", "whole", str(tmp_path / "images"))
+    process = Process("ours", command, tmp_path / "log")
+    try:
+        assert process.first["seconds"] > 0
+        assert 0 < process.ask()["seconds"] < 60
+    finally:
+        process.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "alone", "keras"])
+def test_input_batches(kind, tmp_path):
+    input_pipelines.synthetic_jpegs(tmp_path, 40)
+    make = input_worker.keras_layers if kind == "keras" else functools.partial(input_worker.ours, kind)
+    batch = next(make(str(tmp_path)))
+    images, labels = batch.values() if kind == "keras" else batch[:2]
+    assert images.shape == (32, 224, 224, 3) and labels.shape[0] == 32
+    mixed = ((labels.numpy() > 0) & (labels.numpy() < 1)).any()
+    assert mixed == (kind != "alone")
