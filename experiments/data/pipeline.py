@@ -242,6 +242,7 @@ def _batches(
     """Chunks of the examples prepared side by side, then put together to batches."""
     chunk = max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= _CHUNK and n % group == 0)
     chunks = groups.rebatch(chunk, drop_remainder=True)
+    prepare = tf.autograph.experimental.do_not_convert(prepare)  # a second of each start
     chunks = chunks.map(prepare, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
     if chunk != batch_size:
         chunks = chunks.rebatch(batch_size, drop_remainder=True)

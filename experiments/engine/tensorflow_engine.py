@@ -20,6 +20,8 @@ from experiments.engine.engine import Engine, share_of_top_class
 from experiments.engine.tensorflow_devices import TensorFlowDevices
 from experiments.model_config import model_norms
 
+_PLAIN = tf.autograph.experimental.do_not_convert  # a second or two of each start, where there is nothing to convert
+
 
 class TensorFlowEngine(Engine):
     """A run on TensorFlow; see `Engine`."""
@@ -82,7 +84,7 @@ class TensorFlowEngine(Engine):
     def _train_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
         """Takes `count` training steps without returning to Python."""
         for _ in tf.range(count):
-            self._strategy.run(self.train_step, args=next(batches))
+            self._strategy.run(_PLAIN(self.train_step), args=next(batches))
 
     def train_step(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> None:
         """One step of one replica, on its share of the batch; see `pipeline.training_batches`."""
@@ -157,7 +159,7 @@ class TensorFlowEngine(Engine):
     @tf.function
     def _evaluate_steps(self, batches: Iterator[Any], count: tf.Tensor) -> None:
         for _ in tf.range(count):
-            self._strategy.run(self._evaluate_step, args=next(batches))
+            self._strategy.run(_PLAIN(self._evaluate_step), args=next(batches))
 
     @contextlib.contextmanager
     def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
