@@ -105,6 +105,7 @@ def test_the_readmes_commands(tmp_path):
         "--config.epochs=1",
         "--config.optimizer.warmup_steps=2",
         "--config.dataset.train_split=train[:256]",
+        "--config.model.depths=(1, 1, 1, 1, 1)",
     ]
     result = call("experiments.train", *flags)
     assert result.returncode == 0, result.stderr
