@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import ml_collections
@@ -18,7 +19,7 @@ from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization, sizes, tuning
+from experiments import augment, losses, optimization, predictions, sizes, tuning
 from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
@@ -158,9 +159,7 @@ class Engine(abc.ABC):
         """Updates the metrics of evaluation by the next batches of the held-out split."""
 
     @abc.abstractmethod
-    def result(
-        self, folder: epath.Path
-    ) -> contextlib.AbstractContextManager[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> contextlib.AbstractContextManager[tuple[keras.Model, predictions.Predict]]:
         """The model for its users, of the weights that the network has now, and what it says; all processes must ask.
 
         Args:
@@ -168,9 +167,28 @@ class Engine(abc.ABC):
 
         Returns:
             Within the context: on the chief a model in float32 that gives probabilities, which can be saved; and a
-            function of images, `[n, height, width, channels]` in [0, 255], to their probabilities, `[n, classes]`,
-            which all processes have to call with the same images.
+            function of what `model` takes, images in [0, 255] or features, to their probabilities, `[n, classes]`,
+            which all processes have to call with the same batches.
         """
+
+    def predictions(self, split: Literal["train", "eval"], predict: predictions.Predict) -> predictions.Predictions:
+        """What the result says of all images of a split as evaluation sees them; all processes must ask.
+
+        Of a run that trains the head their features are known, and no image is read again.
+
+        Args:
+            split: Which of the source.
+            predict: From `result`.
+        """
+        if self._config.tune == tuning.HEAD:
+            known = self._features if split == "train" else self._held_out_features
+            batches = features.evaluation_batches(known, self._config, tf.distribute.InputContext())
+            return predictions.collect(batches, predict, known.count)
+        reader: Any = getattr(self._source, split)
+        source = dataclasses.replace(self._source, eval=reader)
+        damaged = self._counted_here(self.damaged if split == "train" else self.damaged_in_evaluation)
+        batches = pipeline.evaluation_batches(source, self._config, None, damaged, self._devices.counts_damaged)
+        return predictions.collect(batches, predict, reader.count)
 
     def state(self) -> dict[str, list[keras.Variable]]:
         """Everything that a resumed run has to find again, in groups of variables in a fixed order."""
@@ -274,6 +292,11 @@ class Engine(abc.ABC):
                 metric.reset_state()
         self._evaluate(math.ceil(self._source.eval.count / self._config.batch_size))
         return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_accuracy)}
+
+    @property
+    def counts_confusion(self) -> bool:
+        """Whether evaluation gives more than metrics: `confusion`."""
+        return self._confusion is not None
 
     def confusion(self) -> np.ndarray | None:
         """Counts of the last evaluation by true and predicted class; `None` for multi-label or too many classes.

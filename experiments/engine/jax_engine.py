@@ -20,6 +20,7 @@ from keras import ops
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
+from experiments import predictions
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
@@ -282,7 +283,7 @@ class JaxEngine(Engine):
         return lambda images: np.asarray(embed(values, jax.device_put(images.numpy(), sharding)))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
         with self._merged() as weights:
@@ -295,19 +296,19 @@ class JaxEngine(Engine):
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _predictor(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Images to their probabilities, by the values that the model has now."""
+    def _predictor(self) -> predictions.Predict:
+        """What the model takes, images or features, to probabilities, by the values that it has now."""
 
-        def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
-            with keras.StatelessScope(zip(self.network.variables, values, strict=True)):
-                logits = self._logits(self.network, images)
+        def call(values: list[jax.Array], inputs: jax.Array) -> jax.Array:
+            with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
+                logits = self._logits(self.model, inputs)
             return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
 
-        values = [v.value for v in self.network.variables]
+        values = [v.value for v in self.model.variables]
         compiled = jax.jit(call, out_shardings=whole(self._mesh))
 
-        def predict(images: np.ndarray) -> np.ndarray:
-            return np.asarray(compiled(values, jax.device_put(images.astype(np.float32), whole(self._mesh))))
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(values, jax.device_put(inputs.astype(np.float32), whole(self._mesh))))
 
         return predict
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 import ml_collections
-import numpy as np
 import tensorflow as tf
 from etils import epath
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
+from experiments import predictions, tuning
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine.engine import Engine, share_of_top_class
@@ -160,11 +160,12 @@ class TensorFlowEngine(Engine):
             self._strategy.run(self._evaluate_step, args=next(batches))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
         model = self._result_model()
         with self._merged() as weights:
             model.set_weights([weight.numpy() for weight in weights])
-        yield model, lambda images: model.predict_on_batch(images.astype("float32"))
+        asked = tuning.head_of(model) if self._config.tune == tuning.HEAD else model
+        yield model, lambda inputs: asked.predict_on_batch(inputs.astype("float32"))
 
 
 def rematerialised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
