@@ -13,6 +13,8 @@ from etils import epath
 import coatnet_tf
 from experiments import label_noise, metrics, report, tuning, workdir
 from experiments.data import folder_files, pipeline, sources
+from experiments.data.readers import ValueFiles
+from experiments.data.values import Values
 from experiments.engine.engine import Engine
 from experiments.predictions import Predict, Predictions
 
@@ -43,7 +45,7 @@ def ask(config: ml_collections.ConfigDict, source: sources.Source, engine: Engin
         A `Said`. Each split is gone through once at most, and not at all if the features of its images are known.
     """
     splits = {}
-    if label_noise.looks_at(source.eval) or source.multi_label or config.tune == tuning.HEAD:
+    if label_noise.looks_at(source.eval) or source.multi_label or source.values or config.tune == tuning.HEAD:
         splits["eval"] = engine.predictions("eval", predict)
     if label_noise.looks_at(source.train):
         splits["train"] = engine.predictions("train", predict)
@@ -80,6 +82,10 @@ def write(
     disagreements = label_noise.find(source, config, of_files, counts_damaged)
     further = label_noise.write(disagreements, source, folder)
     facts = {}
+    if source.values:
+        further = _write_values(source, source.values, said, folder)
+    else:
+        report.plot_predictions(*said.examples, source.class_names, folder / report.PREDICTIONS)
     if source.multi_label:
         held_out = said.splits["eval"]
         outputs, targets = held_out.outputs[held_out.read], held_out.targets[held_out.read]
@@ -93,17 +99,40 @@ def write(
         rows=workdir.read_metrics(folder),
         confusion=confusion,
         class_names=source.class_names,
-        examples=said.examples,
         further=further,
         facts={**facts, **_facts(config, source, engine, counts_damaged, folder)},
     )
+
+
+def _write_values(source: sources.Source, values: Values, said: Said, folder: epath.Path) -> list[str]:
+    """Writes the pictures of a run on numbers, and returns the lines of its report."""
+    assert isinstance(source.eval, ValueFiles)
+    images, _, predicted = said.examples
+    held_out = said.splits["eval"]
+    told, outputs = source.eval.numbers[held_out.read], held_out.outputs[held_out.read]
+    report.plot_values(images, told[: len(images)], predicted, values.names, folder / report.PREDICTIONS)
+    report.plot_told(told, outputs, values.names, folder / report.TOLD)
+    measured = metrics.measure_values(outputs, told, values.means, values.deviations, values.names)
+    return [
+        "## Numbers",
+        "",
+        f"Of {measured['images']:,} held-out images, in the units of the table. Losses are squared errors, and curves "
+        "absolute ones, in deviations of the training images: always saying their mean costs about 1. Confusion, top-5 "
+        "accuracy and labels to look at are of classes, and left out.",
+        "",
+        *report.value_table(measured["by_value"]),
+        "",
+        f"![What the model says against what the table says]({report.TOLD})",
+        "",
+    ]
 
 
 def _write_model(model: keras.Model, source: sources.Source, folder: epath.Path) -> None:
     unfinished = folder / f".unfinished-{workdir.MODEL}"
     model.save(unfinished)
     unfinished.replace(folder / workdir.MODEL)
-    (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
+    names = folder / (workdir.VALUES if source.values else workdir.CLASSES)
+    names.write_text("\n".join(source.class_names) + "\n")
 
 
 def _facts(

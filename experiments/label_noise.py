@@ -14,7 +14,7 @@ from etils import epath
 
 from experiments import predictions, report, workdir
 from experiments.data import pipeline
-from experiments.data.readers import ImageFiles, Reader
+from experiments.data.readers import ImageFiles, Reader, ValueFiles
 from experiments.data.sources import Source
 
 LIST, SHEET = "disagreements.csv", "disagreements.png"
@@ -49,8 +49,8 @@ class Disagreement:
 
 
 def looks_at(reader: Reader) -> bool:
-    """Whether the labels of a split are looked at: those of image files, unless there are too many."""
-    return isinstance(reader, ImageFiles) and reader.count <= MAX_IMAGES
+    """Whether the labels of a split are looked at: the classes of image files, unless there are too many."""
+    return isinstance(reader, ImageFiles) and not isinstance(reader, ValueFiles) and reader.count <= MAX_IMAGES
 
 
 def find(

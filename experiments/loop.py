@@ -39,6 +39,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
         ValueError: If the recipe does not fit the data, the strategy or the folder.
         FileNotFoundError: If files of the dataset are missing, or the weights to begin with.
     """
+    checks.settle_values(config)
     checks.check_values(config)
     checks.check_batch_size(config, devices)
     checks.check_tuning(config, devices)

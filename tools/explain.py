@@ -82,6 +82,7 @@ def explain(options: ExplainOptions) -> Figure:
     _check(options)
     model = inlined(model_files.load(path))
     maps.check_model(model, path)
+    model_files.refuse_values(model, path)
     names = model_files.name_classes(model, path, labels)
     model = model_files.with_preprocessing(model, path, options.preprocessing)
     options = dataclasses.replace(options, stages=options.stages or tuple(maps.default_stages(model)))

@@ -16,7 +16,7 @@ from coatnet_tf.layers import ResidualBlock
 from experiments import predictions, tuning
 from experiments.data import features
 from experiments.data.sources import Source
-from experiments.engine.engine import Engine, share_of_top_class
+from experiments.engine.engine import Engine
 from experiments.engine.tensorflow_devices import TensorFlowDevices
 from experiments.model_config import model_norms
 
@@ -91,13 +91,13 @@ class TensorFlowEngine(Engine):
         sums = self._accumulated(batch)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        *gradients, loss, hits, weight = sums
+        *gradients, loss, score, weight = sums
         gradients, norm = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         context.merge_call(self._apply, args=(gradients, finite))
         for variable, value in zip(self._statistics, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
-        self._count(finite, loss, hits, weight)
+        self._count(finite, loss, score, weight)
 
     def _accumulated(self, batch: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
         """`_gradients` summed over the parts of the batch, one after the other."""
@@ -113,14 +113,14 @@ class TensorFlowEngine(Engine):
         return tf.while_loop(lambda index, total: index < parts, add, (tf.constant(1), total))[1]
 
     def _gradients(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-        """Gradients of all trainable variables, then sums over the images: loss, right ones, weight."""
+        """Gradients of all trainable variables, then sums over the images: loss, score, weight."""
         with tf.GradientTape() as tape:
             logits = self._forward(images)
             values = self._loss_of(targets, logits) * weights
             loss = tf.reduce_sum(values) / self._config.batch_size
         gradients = tape.gradient(loss, [variable.value for variable in self.model.trainable_variables])
-        hits = share_of_top_class(targets, logits) * weights
-        return [*gradients, *map(tf.reduce_sum, (values, hits, weights))]
+        scores = self._score_of(targets, logits) * weights
+        return [*gradients, *map(tf.reduce_sum, (values, scores, weights))]
 
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
         if not (self._config.rematerialise or self._frozen):
