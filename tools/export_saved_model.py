@@ -108,8 +108,8 @@ def export(options: ExportOptions) -> Path:
         class_names = model_files.name_classes(model, path, labels)
         if options.top_k and gives_values(model):
             raise ValueError(
-                f"--top_k={options.top_k} is of the signature classify, which {path} has not, as it gives numbers. Leave "
-                "it out."
+                f"--top_k={options.top_k} is of the signature classify, which {path} has not: it gives "
+                "numbers. Leave it out."
             )
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
