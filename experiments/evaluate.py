@@ -53,7 +53,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         RunStopped: If more images cannot be decoded than the recipe allows.
     """
     names_file = workdir.outputs_file(run)
-    config = workdir.read_recipe(run, workdir.MODEL, names_file, workdir.DATA)
+    config = workdir.read_recipe(run, workdir.MODEL, names_file)
     dataset = config.dataset
     chosen_on = (dataset.name, dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split

@@ -145,7 +145,7 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
     if preprocessing not in PREPROCESSING:
         raise ValueError(f"--preprocessing must be one of {', '.join(PREPROCESSING[1:])}; got {preprocessing!r}.")
     layers = list(model._flatten_layers(include_self=False))
-    if any(isinstance(layer, _RESCALES) for layer in layers):
+    if any(isinstance(layer, _RESCALES) and layer is not model.layers[-1] for layer in layers):  # which gives numbers
         if preprocessing not in ("", "none"):
             raise ValueError(f"{path} preprocesses its images itself; leave --preprocessing={preprocessing} out.")
         return model
