@@ -145,7 +145,10 @@ def _describe_value(name: str, of_value: dict[str, Any]) -> str:
     low_and_high = f"95 % interval: {interval[0]:.4g} to {interval[1]:.4g}; " if interval else ""
     text = f"{name}: mean absolute error {of_value['mean_absolute_error']:.4g} ({low_and_high}always the mean: "
     text += f"{of_value['error_of_the_mean']:.4g})"
-    return text if r2 is None else f"{text}, R² {r2:.3f}"
+    if r2 is None:
+        return text
+    low, high = of_value["r2_interval"]
+    return f"{text}, R² {r2:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _describe(title: str, measured: dict[str, Any]) -> str:
