@@ -207,7 +207,7 @@ def test_a_run_gives_numbers_in_their_units(run, of_numbers, photos, devices, tm
     assert line in report and f"| {year['error_of_the_mean']:.4g} |" in evaluation
     assert "are of classes, and left out" in report and "ccuracy |" not in report
     for picture in ("values.png", "predictions.png", "curves.png", "evaluation/values.png"):
-        assert (folder / picture).stat().st_size > 0
+        assert (tmp_path / "run" / picture).stat().st_size > 0
     assert not (folder / "disagreements.csv").exists() and not (folder / "confusion.png").exists()
     text = evaluate.describe_result(measured)
     assert re.match(
