@@ -116,9 +116,9 @@ def _write_values(source: sources.Source, values: Values, said: Said, folder: ep
     return [
         "## Numbers",
         "",
-        f"Of {measured['images']:,} held-out images, in the units of the table. Losses are squared errors, and curves "
-        "absolute ones, in deviations of the training images: always saying their mean costs about 1. Confusion, top-5 "
-        "accuracy and labels to look at are of classes, and left out.",
+        f"Of {measured['images']:,} held-out images, in the units of the table, whose numbers are in brackets above. "
+        "Losses are squared errors, and curves absolute ones, in deviations of the training images: always saying their "
+        "mean costs about 1. Confusion, top-5 accuracy and labels to look at are of classes, and left out.",
         "",
         *report.value_table(measured["by_value"]),
         "",

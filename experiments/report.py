@@ -225,7 +225,7 @@ def plot_told(told: np.ndarray, predicted: np.ndarray, names: Sequence[str], pat
         for axes, name, theirs, mine in zip(grid.flat, names, told.T, predicted.T, strict=True):
             axes.scatter(theirs, mine, s=12, alpha=0.6, linewidths=0)
             axes.axline((theirs.mean(), theirs.mean()), slope=1, color="black", linewidth=0.8)
-            axes.set(title=charts.shorten(name, _LONGEST_NAME), xlabel="told", ylabel="predicted")
+            axes.set(title=charts.shorten(name, _LONGEST_NAME), xlabel="in the table", ylabel="predicted")
             axes.grid(alpha=0.3)
         _save(figure, path)
 
