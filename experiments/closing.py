@@ -117,7 +117,7 @@ def _write_values(source: sources.Source, values: Values, said: Said, folder: ep
         "## Numbers",
         "",
         f"Of {measured['images']:,} held-out images, in the units of the table, whose numbers are in brackets above. "
-        "Losses are squared errors, and curves absolute ones, in deviations of the training images: always saying their "
+        "Losses are squared errors, and curves absolute ones, in deviations of the training images: always saying the "
         "mean costs about 1. Confusion, top-5 accuracy and labels to look at are of classes, and left out.",
         "",
         *report.value_table(measured["by_value"]),
