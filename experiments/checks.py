@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from experiments import augment, losses, sizes, tuning
-from experiments.data import images, views
+from experiments.data import images, values, views
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config, model_norms
 
@@ -84,8 +84,41 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.augment.translate must be at least 0 and below the image size; got {config.augment.translate}."
         )
+    _check_numbers(config)
     if config.reset_head and not config.init_from:
         raise ValueError("--reset_head has a meaning only with --init_from.")
+
+
+def settle_values(config: ml_collections.ConfigDict) -> None:
+    """Names the column of numbers if a recipe that learns numbers does not."""
+    if config.loss == losses.SQUARED_ERROR and not values.columns_of(config.dataset):
+        config.dataset.value_columns = values.DEFAULT_COLUMN
+
+
+def _check_numbers(config: ml_collections.ConfigDict) -> None:
+    """Refuses what is of classes where numbers are learned, and columns of numbers where classes are."""
+    columns = values.columns_of(config.dataset)
+    if config.loss != losses.SQUARED_ERROR:
+        if columns:
+            raise ValueError(
+                f"config.dataset.value_columns={','.join(columns)} are numbers to learn, and config.loss={config.loss} "
+                f"is of classes; set --config.loss={losses.SQUARED_ERROR}, or leave the columns out."
+            )
+        return
+    if taken := sorted({"path", "split", "group", "file", "error"} & {name.lower() for name in columns}):
+        raise ValueError(
+            f"config.dataset.value_columns names {', '.join(taken)}, which mean something else in tables of labels "
+            "or of predictions; call the numbers otherwise."
+        )
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"config.dataset.value_columns={','.join(columns)} names a column twice.")
+    for field, none in (("label_smoothing", 0.0), ("dataset.balance", "none")):
+        group, _, name = field.rpartition(".")
+        if (config[group] if group else config)[name] != none:
+            raise ValueError(
+                f"config.{field} is of classes, and config.loss={losses.SQUARED_ERROR} learns numbers; set "
+                f"--config.{field}={none}."
+            )
 
 
 def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:

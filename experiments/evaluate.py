@@ -6,7 +6,8 @@
 
 Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
 top-5, loss, calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`. Where
-an image can have several classes: mean average precision, loss and the table.
+an image can have several classes: mean average precision, loss and the table. Where numbers are learned: mean absolute
+error and R² with intervals, and `values.png`, told against predicted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import logs, metrics, path_flags, report, workdir
 from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
+from experiments.data.readers import ValueFiles
 from experiments.stops import RunStopped
 
 MAX_BATCH_SIZE = 64  # one device has to hold it
@@ -40,17 +42,18 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         split: Split in place of the run's held-out one.
 
     Returns:
-        What `metrics.measure` returns, or `metrics.measure_several` if an image can have several classes,
-        `damaged_images` (their names), `left_out` (how many files of a folder are not
-        read, and why) and `chose_the_epoch`: whether these images chose the weights, by early stopping, so that what is
-        measured on them is optimistic.
+        What `metrics.measure` returns, or `metrics.measure_several` if an image can have several classes, or
+        `metrics.measure_values` of numbers, `damaged_images` (their names), `left_out` (how many files of a folder are
+        not read, and why) and `chose_the_epoch`: whether these images chose the weights, by early stopping, so that
+        what is measured on them is optimistic.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
         ValueError: If the data has other classes or channels than the model.
         RunStopped: If more images cannot be decoded than the recipe allows.
     """
-    config = workdir.read_recipe(run, workdir.MODEL, workdir.CLASSES)
+    names_file = workdir.outputs_file(run)
+    config = workdir.read_recipe(run, workdir.MODEL, names_file)
     dataset = config.dataset
     chosen_on = (dataset.name, dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
@@ -62,7 +65,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         files[0].check_split(files[1], dataset.train_split, dataset.eval_split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
-    class_names = tuple((run / workdir.CLASSES).read_text().splitlines())
+    class_names = tuple((run / names_file).read_text().splitlines())
     if source.class_names != class_names:
         raise ValueError(
             f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
@@ -75,18 +78,23 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
 
     damaged = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
-    probabilities, targets = _predict(model, source, config, damaged)
-    if source.multi_label:
-        measured = metrics.measure_several(probabilities, targets, class_names)
+    outputs, targets = _predict(model, source, config, damaged)
+    if source.values:
+        of_training = json.loads((run / workdir.DATA).read_text())["values"]
+        measured = metrics.measure_values(outputs, targets, of_training["mean"], of_training["deviation"], class_names)
+    elif source.multi_label:
+        measured = metrics.measure_several(outputs, targets, class_names)
     else:
-        measured = metrics.measure(probabilities, targets.argmax(axis=-1), class_names)
+        measured = metrics.measure(outputs, targets.argmax(axis=-1), class_names)
     measured["damaged_images"] = damaged.names
     measured["left_out"] = folder_files.count_by_reason(source.left_out)
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
     output.mkdir(parents=True, exist_ok=True)
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
-    if not source.multi_label:
-        confusion = metrics.confusion_matrix(probabilities, targets.argmax(axis=-1))
+    if source.values:
+        report.plot_told(targets, outputs, class_names, output / report.TOLD)
+    elif not source.multi_label:
+        confusion = metrics.confusion_matrix(outputs, targets.argmax(axis=-1))
         report.plot_confusion(confusion, class_names, output / "confusion.png")
     title = f"{config.model.name} on {source.name}, {config.dataset.eval_split}"
     workdir.write_whole(output / "evaluation.md", _describe(title, measured))
@@ -98,17 +106,20 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
 def _predict(
     model: keras.Model, source: sources.Source, config: ml_collections.ConfigDict, damaged: DamagedImages
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and targets, `[images, classes]` each."""
-    probabilities, kept_targets = [], []
+    """Probabilities and targets, `[images, classes]` each; or numbers in their units, predicted and told."""
+    found = []
     with tqdm.tqdm(total=source.eval.count, unit=" images", unit_scale=True) as progress:
         for images, targets, weights in pipeline.evaluation_batches(source, config, damaged=damaged):
-            kept = weights.numpy() > 0  # neither filling nor damaged
-            probabilities.append(model.predict_on_batch(images.numpy().astype("float32"))[kept])
-            kept_targets.append(targets.numpy()[kept])
-            progress.update(int(kept.sum()))
+            found.append(
+                (model.predict_on_batch(images.numpy().astype("float32")), targets.numpy(), weights.numpy() > 0)
+            )
+            progress.update(int(found[-1][2].sum()))  # neither filling nor damaged
             if problem := damaged.problem():
                 raise RunStopped(problem)
-    return np.concatenate(probabilities), np.concatenate(kept_targets)
+    outputs, told, kept = (np.concatenate(parts)[: source.eval.count] for parts in zip(*found, strict=True))
+    if isinstance(source.eval, ValueFiles):
+        told = source.eval.numbers  # as the table has them, not standardised by its own images
+    return outputs[kept], told[kept]
 
 
 def describe_top1(measured: dict[str, Any]) -> str:
@@ -119,11 +130,25 @@ def describe_top1(measured: dict[str, Any]) -> str:
 
 
 def describe_result(measured: dict[str, Any]) -> str:
-    """What was measured in one line: top-1, or of several classes an image the mean average precision."""
+    """What was measured in one line: top-1, of several classes an image the mean average precision, or of numbers."""
     if "top1" in measured:
         return f"top-1 {describe_top1(measured)}"
     weakened = " (optimistic, as these images chose the epoch)" if measured["chose_the_epoch"] else ""
+    if "by_value" in measured:
+        return "; ".join(_describe_value(*item) for item in measured["by_value"].items()) + weakened
     return f"mean average precision {measured['mean_average_precision']:.2%}{weakened}"
+
+
+def _describe_value(name: str, of_value: dict[str, Any]) -> str:
+    """A column of numbers in one line."""
+    interval, r2 = of_value["mean_absolute_error_interval"], of_value["r2"]
+    low_and_high = f"95 % interval: {interval[0]:.4g} to {interval[1]:.4g}; " if interval else ""
+    text = f"{name}: mean absolute error {of_value['mean_absolute_error']:.4g} ({low_and_high}always the mean: "
+    text += f"{of_value['error_of_the_mean']:.4g})"
+    if r2 is None:
+        return text
+    low, high = of_value["r2_interval"]
+    return f"{text}, R² {r2:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _describe(title: str, measured: dict[str, Any]) -> str:
@@ -132,6 +157,15 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
     lines += [f"| Left out, as they cannot be decoded | {len(measured['damaged_images']):,} |"]
     if measured["left_out"]:
         lines += [f"| Files that are not read | {measured['left_out']}; see {workdir.LEFT_OUT} |"]
+    if "by_value" in measured:
+        lines += [
+            f"| Loss (squared error in deviations; of always saying the mean about 1) | {measured['loss']:.4f} |",
+            "",
+        ]
+        lines += [*report.value_table(measured["by_value"]), ""]
+        if measured["chose_the_epoch"]:
+            lines += ["All are optimistic, as these images chose the epoch.", ""]
+        return "\n".join([*lines, f"![What the model says against what the table says]({report.TOLD})"]) + "\n"
     if "top1" not in measured:
         lines += [f"| Mean average precision | {measured['mean_average_precision']:.2%} |"]
         lines += [f"| Loss | {measured['loss']:.4f} |", "", *report.class_table(measured["by_class"])]

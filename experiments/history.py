@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,6 +12,18 @@ import tqdm
 from etils import epath
 
 from experiments import workdir
+
+
+def score(row: Mapping[str, float], part: str) -> str:
+    """What a row of metrics has beside the loss, for people.
+
+    Args:
+        row: The row.
+        part: `"train"` or `"eval"`.
+    """
+    if f"{part}_accuracy" in row:
+        return f"accuracy {row[f'{part}_accuracy']:.2%}"
+    return f"absolute error {row[f'{part}_absolute_error']:.4f} deviations"
 
 
 class History:
@@ -77,7 +90,7 @@ class Progress:
 
     def announce(self, row: dict[str, float]) -> None:
         self._bar.write(
-            f"epoch {row['epoch']:g} (step {row['step']}): training loss {row['train_loss']:.4f}, accuracy "
-            f"{row['train_accuracy']:.2%}; evaluation loss {row['eval_loss']:.4f}, accuracy "
-            f"{row['eval_accuracy']:.2%}; {row['images_per_second']:,.0f} images/s"
+            f"epoch {row['epoch']:g} (step {row['step']}): training loss {row['train_loss']:.4f}, "
+            f"{score(row, 'train')}; evaluation loss {row['eval_loss']:.4f}, {score(row, 'eval')}; "
+            f"{row['images_per_second']:,.0f} images/s"
         )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 from etils import epath
 
-from experiments import report, workdir
+from experiments import predictions, report, workdir
 from experiments.data import pipeline
-from experiments.data.damage import DamagedImages
-from experiments.data.readers import ImageFiles
+from experiments.data.readers import ImageFiles, Reader, ValueFiles
 from experiments.data.sources import Source
 
 LIST, SHEET = "disagreements.csv", "disagreements.png"
 MAX_IMAGES = 20_000  # of a split; more are not looked at again at the end of a run
+_NAMES = {"eval": "held out", "train": "training"}  # of the splits of a source
 _SURE = 0.5  # of several classes each is predicted above it
 
 
@@ -32,9 +33,9 @@ class Disagreement:
         label: Its class; of several their names, with `|` between them.
         predicted: What the model says, likewise.
         size: 1 less the probability of the label; of several classes the distance of the worst.
-        image: uint8, as the model saw it.
         target: uint8 `[classes]`.
         probabilities: `[classes]`.
+        image: uint8, as the model saw it; `None` beyond those that are shown.
     """
 
     file: str
@@ -42,56 +43,47 @@ class Disagreement:
     label: str
     predicted: str
     size: float
-    image: np.ndarray | None
     target: np.ndarray
     probabilities: np.ndarray
+    image: np.ndarray | None = None
+
+
+def looks_at(reader: Reader) -> bool:
+    """Whether the labels of a split are looked at: the classes of image files, unless there are too many."""
+    return isinstance(reader, ImageFiles) and not isinstance(reader, ValueFiles) and reader.count <= MAX_IMAGES
 
 
 def find(
     source: Source,
     config: ml_collections.ConfigDict,
-    predict: Callable[[np.ndarray], np.ndarray],
-    damaged: Sequence[DamagedImages | None],
+    said: Mapping[str, predictions.Predictions],
     python: bool = True,
 ) -> list[Disagreement]:
-    """Looks at all images of a folder once more.
+    """Compares labels with what a model says.
 
     Args:
         source: The dataset of a run.
         config: Its recipe.
-        predict: uint8 images `[batch, height, width, channels]` to probabilities `[batch, classes]`; all processes of a
-            cluster have to call it as often.
-        damaged: Of the held-out and of the training images; see `pipeline.evaluation_batches`.
-        python: Likewise.
+        said: By split, `"eval"` and `"train"`, what the model says of those that `looks_at` names.
+        python: See `pipeline.evaluation_batches`.
 
     Returns:
         The images that the model gives another class than their label, or of several classes another one: the worst
-        first, the first `report.CONTACT_SHEET` with their images. None of a dataset that is no folder, or of a split
-        of more than `MAX_IMAGES`.
+        first, the first `report.CONTACT_SHEET` with their images, which alone are read.
     """
     found: list[Disagreement] = []
-    for split, reader, of_split in zip(("held out", "training"), (source.eval, source.train), damaged, strict=True):
-        if not isinstance(reader, ImageFiles) or reader.count > MAX_IMAGES:
-            continue
-        seen = 0
-        batches = pipeline.evaluation_batches(
-            dataclasses.replace(source, eval=reader), config, damaged=of_split, python=python
-        )
-        for images, targets, weights in batches.as_numpy_iterator():
-            probabilities = predict(images)
-            paths = reader.paths[seen : seen + len(images)]
-            seen += len(images)
-            for place, path in enumerate(paths):  # fewer than images in the last batch
-                if weights[place]:
-                    # Copies: a view would keep the whole batch.
-                    example = (x[place].copy() for x in (images, targets, probabilities))
-                    found += _disagreement(path, split, source, *example)
-            found = _sorted(found)
-    return found
+    for split, of_split in said.items():
+        reader: Any = getattr(source, split)
+        for place in np.flatnonzero(of_split.read):
+            example = reader.paths[place], _NAMES[split], source, of_split.targets[place], of_split.outputs[place]
+            found += _disagreement(*example)
+    found.sort(key=lambda entry: -entry.size)
+    shown = found[: report.CONTACT_SHEET]
+    return [*_with_images(shown, source, config, python), *found[len(shown) :]] if shown else []
 
 
 def _disagreement(
-    path: str, split: str, source: Source, image: np.ndarray, target: np.ndarray, probabilities: np.ndarray
+    path: str, split: str, source: Source, target: np.ndarray, probabilities: np.ndarray
 ) -> list[Disagreement]:
     """The image, if the model disagrees."""
     if source.multi_label:
@@ -105,16 +97,18 @@ def _disagreement(
     label, said = (
         "|".join(source.class_names[index] for index in np.flatnonzero(which)) for which in (target, predicted)
     )
-    return [Disagreement(path, split, label, said, size, image, target, probabilities)]
+    return [Disagreement(path, split, label, said, size, target, probabilities)]
 
 
-def _sorted(found: list[Disagreement]) -> list[Disagreement]:
-    """The worst first; images of those that no sheet will show are let go."""
-    found = sorted(found, key=lambda entry: -entry.size)
-    return [
-        entry if place < report.CONTACT_SHEET or entry.image is None else dataclasses.replace(entry, image=None)
-        for place, entry in enumerate(found)
-    ]
+def _with_images(
+    found: Sequence[Disagreement], source: Source, config: ml_collections.ConfigDict, python: bool
+) -> list[Disagreement]:
+    """The same with their images."""
+    one_class = (0,) * len(found)  # which nobody asks for
+    files = dataclasses.replace(source, eval=ImageFiles(tuple(e.file for e in found), one_class), multi_label=False)
+    batches = pipeline.evaluation_batches(files, config, python=python).as_numpy_iterator()
+    images = np.concatenate([batch for batch, _, _ in batches])
+    return [dataclasses.replace(entry, image=image) for entry, image in zip(found, images, strict=False)]
 
 
 def write(found: Sequence[Disagreement], source: Source, folder: epath.Path) -> list[str]:
@@ -129,11 +123,7 @@ def write(found: Sequence[Disagreement], source: Source, folder: epath.Path) -> 
         The lines of the report; none for a dataset of which nothing was looked at.
     """
     splits = {"held-out": source.eval, "training": source.train}
-    looked_at = [
-        f"{reader.count:,} {split}"
-        for split, reader in splits.items()
-        if isinstance(reader, ImageFiles) and reader.count <= MAX_IMAGES
-    ]
+    looked_at = [f"{reader.count:,} {split}" for split, reader in splits.items() if looks_at(reader)]
     if not looked_at:
         return []
     lines = ["## Labels to look at", ""]

@@ -5,19 +5,16 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
 
 import keras
 import ml_collections
-import numpy as np
 from absl import logging
 from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, label_noise, metrics, optimization, report, sizes, tuning, workdir
-from experiments.data import folder_files, pipeline, sources, views
+from experiments import checks, closing, optimization, sizes, tuning, workdir
+from experiments.data import pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
 from experiments.engine.devices import Devices
@@ -42,6 +39,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
         ValueError: If the recipe does not fit the data, the strategy or the folder.
         FileNotFoundError: If files of the dataset are missing, or the weights to begin with.
     """
+    checks.settle_values(config)
     checks.check_values(config)
     checks.check_batch_size(config, devices)
     checks.check_tuning(config, devices)
@@ -245,45 +243,18 @@ def train(
                 raise Preempted(f"Stopped by SIGTERM after step {step} of {total_steps}; the state is saved.")
 
     with engine.kept_weights():
-        if engine.best is not None or step == begun_at:  # the last evaluation was of other weights, or there was none
+        # The last evaluation was of other weights, or there was none.
+        if engine.counts_confusion and (engine.best is not None or step == begun_at):
             engine.evaluate_held_out()
             stop_if_there_is_a_problem()
         confusion = engine.confusion()
-        examples = _examples(config, source)
         with engine.result(folder) as (model, predict):
-            predicted = (*examples, predict(examples[0]))
-            counts = devices.counts_damaged
-            damaged = [part if counts else None for part in (engine.damaged_in_evaluation, engine.damaged)]
-            disagreements = label_noise.find(source, config, predict, damaged, counts)
-            several = _measure_several(source, config, predict, damaged[0], counts) if source.multi_label else None
+            said = closing.ask(config, source, engine, predict)
+            stop_if_there_is_a_problem()
             if writes:
-                _write_model(model, source, folder)
-                further = label_noise.write(disagreements, source, folder)
-                _write_report(config, source, engine, devices, confusion, several, predicted, further, folder)
+                _keep_names_of_damaged(engine, folder)
+                closing.write(config, source, engine, devices.counts_damaged, model, confusion, said, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
-
-
-def _examples(config: ml_collections.ConfigDict, source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
-    """The first held-out images and their targets, for the report."""
-    images, targets, weights = next(iter(pipeline.evaluation_batches(source, config)))
-    kept = weights.numpy() > 0
-    return images.numpy()[kept][: report.CONTACT_SHEET], targets.numpy()[kept][: report.CONTACT_SHEET]
-
-
-def _measure_several(
-    source: sources.Source,
-    config: ml_collections.ConfigDict,
-    predict: Callable[[np.ndarray], np.ndarray],
-    damaged: DamagedImages | None,
-    python: bool,
-) -> dict[str, Any]:
-    """What `metrics.measure_several` says of the held-out images."""
-    found = []
-    batches = pipeline.evaluation_batches(source, config, damaged=damaged, python=python)
-    for images, targets, weights in batches.as_numpy_iterator():
-        found.append((predict(images)[weights > 0], targets[weights > 0]))
-    probabilities, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return metrics.measure_several(probabilities, labels, source.class_names)
 
 
 def _has_stopped_improving(
@@ -350,67 +321,3 @@ def _keep_names_of_damaged(engine: Engine, folder: epath.Path) -> None:
     for file, damaged in _damaged_by_file(engine, folder):
         if damaged.names:
             workdir.write_whole(file, "\n".join(damaged.names) + "\n")
-
-
-def _write_model(model: keras.Model, source: sources.Source, folder: epath.Path) -> None:
-    """Writes the model for its users, and the names of its classes."""
-    unfinished = folder / f".unfinished-{workdir.MODEL}"
-    model.save(unfinished)
-    unfinished.replace(folder / workdir.MODEL)
-    (folder / workdir.CLASSES).write_text("\n".join(source.class_names) + "\n")
-
-
-def _write_report(
-    config: ml_collections.ConfigDict,
-    source: sources.Source,
-    engine: Engine,
-    devices: Devices,
-    confusion: np.ndarray | None,
-    several: dict[str, Any] | None,
-    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
-    further: list[str],
-    folder: epath.Path,
-) -> None:
-    _keep_names_of_damaged(engine, folder)
-    damaged = f"{sum(len(part.names) for _, part in _damaged_by_file(engine, folder)):,}"
-    if not devices.counts_damaged:
-        damaged = "not counted, but named in the logs of the hosts"
-    cost = coatnet_tf.profile(engine.network)
-    left_out = folder_files.count_by_reason(source.left_out)
-    chosen = {}
-    if several is not None:
-        chosen["Mean average precision"] = f"{several['mean_average_precision']:.2%}"
-        chosen["Accuracy"] = "the share of the images of which the likeliest class is one of theirs"
-        further = ["## Classes", "", *report.class_table(several["by_class"]), "", *further]
-    if config.dataset.balance == "sampling":
-        chosen["Classes"] = "as many training images of each in every epoch"
-    if config.dataset.balance == "weights":
-        weights = zip(source.class_names, sources.class_weights(source), strict=True)
-        chosen["Weights of the classes in the training loss"] = ", ".join(f"{n} {w:.3g}" for n, w in weights)
-    if engine.best is not None:
-        rows = workdir.read_metrics(folder)
-        chosen["Kept"] = (
-            f"epoch {workdir.result_of(rows)['epoch']:g}, of the lowest held-out loss in {rows[-1]['epoch']:g} epochs: "
-            "the held-out images chose it, so that their accuracy is optimistic"
-        )
-    report.write(
-        folder,
-        title=f"{config.model.name} on {source.name}",
-        rows=workdir.read_metrics(folder),
-        confusion=confusion,
-        class_names=source.class_names,
-        examples=examples,
-        further=further,
-        facts={
-            **chosen,
-            "Parameters": f"{cost.params:,}",
-            **({} if config.tune == tuning.ALL else {"Trained": tuning.describe(config, engine.model)}),
-            "Multiply-accumulates an image": f"{cost.macs:,}",
-            "How images come to the model": pipeline.describe(source, config),
-            "Training images": f"{source.train.count:,}",
-            "Held-out images": f"{source.eval.count:,}",
-            **({"Files that are not read": f"{left_out}; see {workdir.LEFT_OUT}"} if left_out else {}),
-            "Images left out, as they cannot be decoded": damaged,
-            "Steps left out, as they were not finite": f"{engine.skipped.total:,}",
-        },
-    )

@@ -9,14 +9,16 @@ import keras
 import numpy as np
 from keras import ops
 
-LOSSES = ("softmax", "sigmoid")
+SQUARED_ERROR = "squared_error"  # of numbers, not of classes
+LOSSES = ("softmax", "sigmoid", SQUARED_ERROR)
 
 
 def make_loss(name: str, label_smoothing: float, class_weights: np.ndarray | None = None) -> Callable[[Any, Any], Any]:
-    """Cross-entropy of targets and logits, one value for each example.
+    """Cross-entropy of targets and logits, or the squared error of numbers, one value for each example.
 
     Args:
-        name: `"softmax"`, or `"sigmoid"`: a binary cross-entropy for each class, summed over the classes.
+        name: `"softmax"`, `"sigmoid"`: a binary cross-entropy for each class, summed over the classes; or
+            `"squared_error"` of standardised numbers, the mean over their columns: to say the mean always costs 1.
         label_smoothing: Share of each target spread evenly: over all classes (softmax), or over yes and
             no (sigmoid).
         class_weights: `[classes]`, what the value of an example of each class is multiplied by; of a mixture, their
@@ -35,6 +37,8 @@ def make_loss(name: str, label_smoothing: float, class_weights: np.ndarray | Non
         return lambda targets, logits: plain(targets, logits) * ops.sum(targets * weights, axis=-1)
     if name == "softmax":
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
+    if name == SQUARED_ERROR:
+        return keras.losses.MeanSquaredError(reduction=None)
     mean = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction=None)
     return lambda targets, logits: mean(targets, logits) * logits.shape[-1]
 

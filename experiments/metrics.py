@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn import metrics
 
 CALIBRATION_BINS = 15
+_RESAMPLES = 1000  # of a bootstrap interval
 _OF_CLASS = ("precision", "recall", "f1")
 
 
@@ -89,6 +90,58 @@ def measure_several(probabilities: np.ndarray, targets: np.ndarray, class_names:
         "loss": float(-np.log(chance).sum(axis=-1).mean()),
         "by_class": of_classes,
     }
+
+
+def measure_values(
+    predicted: np.ndarray, told: np.ndarray, means: Sequence[float], deviations: Sequence[float], names: Sequence[str]
+) -> dict[str, Any]:
+    """Measures predictions of numbers.
+
+    Args:
+        predicted: In their units, `[images, columns]`.
+        told: What the table says, likewise.
+        means: Of the training images, by column.
+        deviations: Likewise.
+        names: Names of the columns.
+
+    Returns:
+        `images`, `loss` (the mean squared error in deviations), and `by_value` with `mean_absolute_error` and `r2`,
+        each with its `..._interval` (95 %, by the bootstrap over the images), and `error_of_the_mean`: the mean
+        absolute error of always saying the training images' mean. R2 and the intervals are `None` where they are not
+        defined: of one image, and R2 of images with equal numbers.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.metrics import measure_values
+    >>> predicted, told = np.array([[1.0], [2.0], [4.0]]), np.array([[1.0], [2.0], [3.0]])
+    >>> measured = measure_values(predicted, told, [2.5], [1.0], ["age"])["by_value"]["age"]
+    >>> round(measured["mean_absolute_error"], 3), round(measured["r2"], 3), round(measured["error_of_the_mean"], 3)
+    (0.333, 0.5, 0.833)
+    """
+    of_values = {}
+    for name, mean, mine, theirs in zip(names, means, predicted.T.astype("float64"), told.T, strict=True):
+        varies = theirs.min() < theirs.max()
+        of_values[name] = {
+            "mean_absolute_error": float(metrics.mean_absolute_error(theirs, mine)),
+            "mean_absolute_error_interval": _interval(metrics.mean_absolute_error, theirs, mine),
+            "r2": float(metrics.r2_score(theirs, mine)) if varies else None,
+            "r2_interval": _interval(metrics.r2_score, theirs, mine) if varies else None,
+            "error_of_the_mean": float(np.abs(theirs - mean).mean()),
+        }
+    return {
+        "images": len(told),
+        "loss": float(np.square((predicted - told) / np.array(deviations)).mean()),
+        "by_value": of_values,
+    }
+
+
+def _interval(score: Callable[..., float], told: np.ndarray, predicted: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a score by the percentile bootstrap; `None` of one image."""
+    if len(told) < 2:
+        return None
+    options: dict[str, Any] = {"paired": True, "vectorized": False, "method": "percentile", "random_state": 0}
+    found = stats.bootstrap((told, predicted), score, n_resamples=_RESAMPLES, **options).confidence_interval
+    return [float(found.low), float(found.high)]
 
 
 def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from experiments import charts, metrics, workdir
 from experiments.charts import plt
 
 CONTACT_SHEET = 40  # images
+PREDICTIONS, TOLD = "predictions.png", "values.png"
 _COUNTS_SHOWN_UP_TO = 20  # classes
 _LONGEST_NAME, _LONGEST_TITLE = 30, 15  # letters of a class beside the counts, and above an image
 _INCHES_PER_LETTER = 0.09
@@ -25,11 +26,10 @@ def write(
     rows: Sequence[Mapping[str, float]],
     confusion: np.ndarray | None,
     class_names: Sequence[str],
-    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
     facts: Mapping[str, str],
     further: Sequence[str] = (),
 ) -> None:
-    """Writes `report.md` with `curves.png`, `confusion.png` and `predictions.png`.
+    """Writes `report.md` with `curves.png` and `confusion.png`; `predictions.png` has to be there.
 
     Args:
         folder: Where to.
@@ -37,19 +37,16 @@ def write(
         rows: Rows of `metrics.jsonl`, oldest first.
         confusion: Counts by true and predicted class, `[classes, classes]`; `None` leaves its picture out.
         class_names: Names of the classes.
-        examples: Images `[n, height, width, channels]` in [0, 255], targets `[n, classes]` with 1 for each
-            class of the image, and probabilities `[n, classes]`.
         facts: Further lines for the table on top.
         further: Lines of Markdown for the end.
     """
     plot_curves(rows, folder / "curves.png")
     if confusion is not None:
         plot_confusion(confusion, class_names, folder / "confusion.png")
-    plot_predictions(*examples, class_names, folder / "predictions.png")
     result = workdir.result_of(rows)
     of_classes = None if confusion is None else metrics.by_class(confusion, class_names)
     table = {
-        "Held-out accuracy": f"{result['eval_accuracy']:.2%}",
+        **({"Held-out accuracy": f"{result['eval_accuracy']:.2%}"} if "eval_accuracy" in result else {}),
         **({"Balanced accuracy (mean recall)": f"{metrics.balanced_accuracy(of_classes):.2%}"} if of_classes else {}),
         "Held-out loss": f"{result['eval_loss']:.4f}",
         **facts,
@@ -64,11 +61,11 @@ def write(
         *(f"| {name} | {cell(value)} |" for name, value in table.items()),
         "",
     ]
-    lines += ["## Curves", "", "![Loss and accuracy by epoch](curves.png)", ""]
+    lines += ["## Curves", "", "![Loss and what else is measured by epoch](curves.png)", ""]
     if of_classes is not None:
         lines += ["## Confusion", "", "![Counts by true and predicted class](confusion.png)", ""]
         lines += [*class_table(of_classes), ""]
-    lines += ["## Predictions on held-out images", "", "![Images with predicted classes](predictions.png)", ""]
+    lines += ["## Predictions on held-out images", "", f"![Images with what the model says]({PREDICTIONS})", ""]
     lines += further
     (folder / workdir.REPORT).write_text("\n".join(lines))
 
@@ -109,17 +106,19 @@ def picture_of(image: np.ndarray) -> np.ndarray:
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: epath.Path) -> None:
-    """Draws loss, accuracy and learning rate by epoch."""
+    """Draws loss, accuracy or error, and learning rate by epoch."""
     epochs = [row["epoch"] for row in rows]
-    figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-    for axes, quantity in ((loss, "loss"), (accuracy, "accuracy")):
+    figure, (loss, score, rate) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    of_score = "accuracy" if "eval_accuracy" in rows[-1] else "absolute_error"
+    for axes, quantity in ((loss, "loss"), (score, of_score)):
         for part, name in (("train", "training"), ("eval", "held out")):
             axes.plot(epochs, [row[f"{part}_{quantity}"] for row in rows], marker=".", label=name)
-        axes.set(title=quantity, xlabel="epoch")
+        unit = " (deviations)" if quantity == "absolute_error" else ""
+        axes.set(title=quantity.replace("_", " ") + unit, xlabel="epoch")
         axes.legend()
     rate.plot(epochs, [row["learning_rate"] for row in rows], marker=".")
     rate.set(title="learning rate", xlabel="epoch")
-    for axes in (loss, accuracy, rate):
+    for axes in (loss, score, rate):
         axes.grid(alpha=0.3)
     _save(figure, path)
 
@@ -165,22 +164,86 @@ def plot_predictions(
     """
     with charts.names_in_any_script(class_names):
         names = [charts.shorten(name, _LONGEST_TITLE) for name in class_names]
-        columns = 8
-        rows = -(-len(images) // columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(1.6 * columns, 2.0 * rows), layout="constrained", squeeze=False
-        )
-        for axes in grid.flat:
-            axes.axis("off")
-        for index, (axes, image, scores) in enumerate(zip(grid.flat, images, probabilities, strict=False)):
+        titles = []
+        for index, scores in enumerate(probabilities):
             predicted = int(scores.argmax())
-            axes.imshow(picture_of(image), cmap="gray")
             text = f"{names[predicted]} {scores[predicted]:.0%}"
             right = targets is None or targets[index][predicted]
             if targets is not None and not right:
                 text += f"\nnot {names[int(targets[index].argmax())]}"
-            axes.set_title(text, size=8, color="black" if right else charts.VERMILLION)
+            titles.append((text, "black" if right else charts.VERMILLION))
+        _plot_sheet(images, titles, path)
+
+
+def plot_values(
+    images: np.ndarray, told: np.ndarray | None, predicted: np.ndarray, names: Sequence[str], path: epath.Path
+) -> None:
+    """Draws a contact sheet: each image with its predicted numbers, and in brackets what it was told.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 255].
+        told: `[n, columns]`; `None` if the numbers are not known.
+        predicted: Likewise.
+        names: Names of the columns.
+        path: PNG to write.
+    """
+    with charts.names_in_any_script(names):
+        short = [charts.shorten(name, _LONGEST_TITLE) for name in names]
+        titles = []
+        for index, of_image in enumerate(predicted):
+            known = [""] * len(short) if told is None else [f" ({number:.4g})" for number in told[index]]
+            lines = [f"{name} {said:.4g}{true}" for name, said, true in zip(short, of_image, known, strict=True)]
+            titles.append(("\n".join(lines), "black"))
+        _plot_sheet(images, titles, path)
+
+
+def _plot_sheet(images: np.ndarray, titles: Sequence[tuple[str, str]], path: epath.Path) -> None:
+    """Draws images with texts and their colours above them."""
+    columns, lines = 8, max(text.count("\n") for text, _ in titles)
+    rows = -(-len(images) // columns)
+    size = 1.6 * columns, (1.9 + 0.1 * max(1, lines)) * rows
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, (text, color) in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(picture_of(image), cmap="gray")
+        axes.set_title(text, size=8, color=color)
+    _save(figure, path)
+
+
+def plot_told(told: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: epath.Path) -> None:
+    """Draws what a model says of numbers against what it was told, a picture for each column.
+
+    Args:
+        told: `[images, columns]`.
+        predicted: Likewise.
+        names: Names of the columns.
+        path: PNG to write.
+    """
+    with charts.names_in_any_script(names):
+        figure, grid = plt.subplots(1, len(names), figsize=(4.2 * len(names), 4), layout="constrained", squeeze=False)
+        for axes, name, theirs, mine in zip(grid.flat, names, told.T, predicted.T, strict=True):
+            axes.scatter(theirs, mine, s=12, alpha=0.6, linewidths=0)
+            axes.axline((theirs.mean(), theirs.mean()), slope=1, color="black", linewidth=0.8)
+            axes.set(title=charts.shorten(name, _LONGEST_NAME), xlabel="in the table", ylabel="predicted")
+            axes.grid(alpha=0.3)
         _save(figure, path)
+
+
+def value_table(of_values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of `by_value` of `metrics.measure_values`; what is not defined stays empty."""
+    lines = ["| number | mean absolute error | 95 % interval | always the mean | R² | 95 % interval |"]
+    lines.append("| --- |" + " ---: |" * 5)
+    for name, of_value in of_values.items():
+        error, baseline = (f"{of_value[key]:.4g}" for key in ("mean_absolute_error", "error_of_the_mean"))
+        r2 = "" if of_value["r2"] is None else f"{of_value['r2']:.3f}"
+        intervals = (
+            "" if of_value[key] is None else f"{of_value[key][0]:{form}} to {of_value[key][1]:{form}}"
+            for key, form in (("mean_absolute_error_interval", ".4g"), ("r2_interval", ".3f"))
+        )
+        first, second = intervals
+        lines.append(f"| {cell(name)} | {error} | {first} | {baseline} | {r2} | {second} |")
+    return lines
 
 
 def _save(figure: Any, path: epath.Path) -> None:

@@ -10,7 +10,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from experiments import train, tuning, workdir
+from experiments import history, train, tuning, workdir
 
 AUTO = "auto"  # in the place of one of `tuning.WAYS`
 TRIED = (tuning.HEAD, tuning.LAST_BLOCKS, tuning.ALL)
@@ -41,14 +41,14 @@ def run(configure: Callable[[str], ml_collections.ConfigDict], output: epath.Pat
     lines = [
         f"# {best} is kept, of {len(rows)} ways",
         "",
-        "| trained | held-out loss | held-out accuracy | kept epoch |",
+        "| trained | held-out loss | held out | kept epoch |",
     ]
     lines.append("| --- | ---: | ---: | ---: |")
     for way in TRIED:
         cells = ["not tried: no time was left", "", ""]
         if way in rows:
             row = rows[way]
-            cells = [f"{row['eval_loss']:.4f}", f"{row['eval_accuracy']:.2%}", f"{row['epoch']:g}"]
+            cells = [f"{row['eval_loss']:.4f}", history.score(row, "eval"), f"{row['epoch']:g}"]
         lines.append(f"| {' | '.join([way, *cells])} |")
     lines += [
         "",

@@ -21,7 +21,8 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
-CLASSES = "classes.txt"
+CLASSES = "classes.txt"  # their names
+VALUES = "values.txt"  # in the place of CLASSES, where a model gives numbers: the names of their columns
 DATA = "data.json"
 BACKBONE = "backbone.sha256"  # of the weights whose features a head is trained on
 DAMAGED = "damaged.txt"  # training images that could not be decoded
@@ -90,7 +91,19 @@ def _describe(source: Source) -> dict[str, Any]:
         "eval": source.eval.count,
         "classes": list(source.class_names),
         "files": {split: _digest(getattr(source, split).contents()) for split in ("train", "eval")},
+        **_describe_values(source),
     }
+
+
+def _describe_values(source: Source) -> dict[str, Any]:
+    if source.values is None:
+        return {}
+    return {"values": {"mean": list(source.values.means), "deviation": list(source.values.deviations)}}
+
+
+def outputs_file(folder: epath.Path) -> str:
+    """Name of the file with the names of what the model of a run gives: `VALUES` if it is there, else `CLASSES`."""
+    return VALUES if (folder / VALUES).exists() else CLASSES
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from absl import app, flags
 
 from experiments import logs, path_flags, report, workdir
 from experiments.data import views
+from tools import model_files
 from tools.serving import exported, held_out
 
 _HEADING = "## Served by the SavedModel"
@@ -100,6 +101,7 @@ def check(folder: Path, saved_model: Path) -> str:
         FileNotFoundError: If the run is not finished or there is no version.
         ValueError: If the accuracy is another, or the export does not take the run's images.
     """
+    model_files.refuse_run_on_values(folder)
     config = workdir.read_recipe(folder, workdir.METRICS, workdir.CLASSES, workdir.REPORT)
     version = newest_version(saved_model)
     model = exported.load_saved_model(version)

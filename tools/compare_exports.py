@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import logs, path_flags, workdir
+from tools import model_files
 from tools.serving import exported, held_out
 
 
@@ -34,6 +35,7 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
         FileNotFoundError: If the run is not finished, or a folder holds no export.
         ValueError: If an export does not take the run's images.
     """
+    model_files.refuse_run_on_values(folder)
     config = workdir.read_recipe(folder)
     for version in versions:
         exported.format_of(version)  # all of them, before the first takes its time

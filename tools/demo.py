@@ -147,6 +147,8 @@ def load(path: Path, **options: Any) -> Demo:
         FileNotFoundError, ValueError: As `predict.load_classifier` raises them.
     """
     classifier = predict.load_classifier(path, **options)
+    if classifier.gives_values:
+        raise ValueError(f"{path} gives numbers, and the page shows classes; tools.predict takes it.")
     explained, why = None, "an export has no Grad-CAM: give the run or the .keras file for it"
     if classifier.model is not None:
         try:

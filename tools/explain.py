@@ -81,6 +81,7 @@ def explain(options: ExplainOptions) -> Figure:
     path, labels = model_files.find(options.workdir, options.weights, options.labels)
     _check(options)
     model = inlined(model_files.load(path))
+    model_files.refuse_values(model, path)
     maps.check_model(model, path)
     names = model_files.name_classes(model, path, labels)
     model = model_files.with_preprocessing(model, path, options.preprocessing)

@@ -3,8 +3,9 @@
     python -m tools.export_saved_model --workdir=runs/digits --output=runs/digits/serving --fold
     python -m tools.export_saved_model --weights=model.keras --labels=classes.txt --output=serving --format=onnx
 
-A SavedModel has the signatures of `tools/serving/signatures.py`, its class names as an asset, warm-up requests
-for the server and a `model_card.md`. A version appears whole or not at all: it is written beside and renamed.
+A SavedModel has the signatures of `tools/serving/signatures.py` (no `classify` if the model gives numbers), its class
+names as an asset, warm-up requests for the server and a `model_card.md`. A version appears whole or not at all: it is
+written beside and renamed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from absl import app, flags
 import coatnet_tf
 from experiments import logs, path_flags, sizes, workdir
 from experiments.data import images, views
+from experiments.data.values import gives_values
 from tools import model_files
 from tools.serving import model_card, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
@@ -104,13 +106,18 @@ def export(options: ExportOptions) -> Path:
     with _new_version(options) as (unfinished, version):
         model = _load(path)
         class_names = model_files.name_classes(model, path, labels)
+        if options.top_k and gives_values(model):
+            raise ValueError(
+                f"--top_k={options.top_k} is of the signature classify, which {path} has not: it gives "
+                "numbers. Leave it out."
+            )
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
         view = model_files.view_of(model, path, options.crop, options.interpolation)
         model, added = _prepare(model, path, options)
         view = dataclasses.replace(view, size=model.input_shape[1:3])
         _write(model, unfinished, class_names, view, options)
-        facts = _facts(model, options, view, version.name, added)
+        facts = _facts(model, options, class_names, view, version.name, added)
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
     return version
 
@@ -220,31 +227,37 @@ def _write(
     if options.format == "tf_saved_model":
         top_k = options.top_k or min(5, len(class_names))
         signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
-        warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype)
+        warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype, signatures.of_files(model))
     else:
         folder.mkdir()
         model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
         if options.format == "onnx":
             import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
         model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
-        (folder / signatures.CLASSES_FILE).write_text("".join(f"{name}\n" for name in class_names))
+        (folder / signatures.names_file(model)).write_text("".join(f"{name}\n" for name in class_names))
 
 
-def _facts(model: keras.Model, options: ExportOptions, view: views.View, version: str, added: str) -> dict[str, Any]:
+def _facts(
+    model: keras.Model, options: ExportOptions, class_names: Sequence[str], view: views.View, version: str, added: str
+) -> dict[str, Any]:
     channels = model.input_shape[-1]
     served = {}
     if options.format == "tf_saved_model":
         alone = f"serving_default alone, which takes arrays: no JPEG or PNG file has {channels} channels"
-        names = ("serving_default", *signatures.OF_FILES)
-        served["Signatures"] = ", ".join(names) if signatures.takes_files(channels) else alone
+        names = ", ".join(("serving_default", *signatures.of_files(model)))
+        names += "; no classify, as there are no classes" if gives_values(model) else ""
+        served["Signatures"] = names if signatures.takes_files(channels) else alone
+    if gives_values(model):
+        answers = {"Numbers": f"{', '.join(class_names)}, in the units of the table that they were learned from"}
+    else:
+        answers = {"Classes": model.output_shape[-1], "Probabilities": added or "as the model gives them"}
     return {
         "Version": version,
         "Format": options.format,
         "Images": f"{sizes.describe(view.size)}, {channels} channels, in [0, 255]",
         **served,
         **model_card.facts_of_view(view),
-        "Classes": model.output_shape[-1],
-        "Probabilities": added or "as the model gives them",
+        **answers,
         "Weights, numbers": f"{model.count_params():,}",
         "Folded": "yes" if options.fold else "no",
         "Arithmetic": options.dtype,

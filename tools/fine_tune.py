@@ -6,7 +6,8 @@
     python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/head --config.tune=head
     python -m tools.fine_tune --images=/path/to/images --init_from=RUN --output=runs/folds --folds=5
 
-The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels (`docs/small_sets.md`).
+The images lie in one folder per class, or `--images=csv:FILE` names a table of their labels, or of numbers, which
+`--config.loss=squared_error` learns (`docs/small_sets.md`).
 By their names one in five is held out: where the loss on these is lowest, the weights are kept, and training stops when
 it has not fallen for some epochs. With class folders in `train`, those in `validation` are held out in their place if
 they are there; those in `test` are never trained on nor chosen by, and are what to report. The values are those of
@@ -37,8 +38,20 @@ from etils import epath
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
-from experiments import cross_validation, evaluate, logs, path_flags, recipe_flags, sizes, train, tries, tuning, workdir
-from experiments.data import folder, folder_splits, labels_file
+from experiments import (
+    checks,
+    cross_validation,
+    evaluate,
+    logs,
+    path_flags,
+    recipe_flags,
+    sizes,
+    train,
+    tries,
+    tuning,
+    workdir,
+)
+from experiments.data import folder, folder_splits, labels_file, values
 from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -55,6 +68,7 @@ ABOUT_NO_WEIGHTS = (
     "more epochs."
 )
 WIDE_INTERVAL = 0.1  # of an accuracy
+_OF_IMAGES = ("dataset.channels", "dataset.value_columns")  # fields that say how images and their labels are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +167,7 @@ class Images:
         test: The dataset whose split `test` is used for nothing but the last evaluation; empty if there is none.
         channels: Of the images if they are arrays; 0 for pictures, which can be read as grey or RGB.
         multi_label: Whether an image can have several classes.
+        of_numbers: Whether it has numbers in their place.
     """
 
     data: str
@@ -160,15 +175,17 @@ class Images:
     test: str = ""
     channels: int = 0
     multi_label: bool = False
+    of_numbers: bool = False
 
 
-def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Images:
+def find_images(path: str, channels: int = 0, fold: Fold | None = None, value_columns: Sequence[str] = ()) -> Images:
     """Looks at images and refuses what cannot be fine-tuned on.
 
     Args:
         path: The folder, or `csv:FILE`, a file of labels.
         channels: `dataset.channels` of the recipe.
         fold: That is held out, in the place of validation images or those chosen by name.
+        value_columns: Columns of a file of labels with numbers to learn.
 
     Returns:
         An `Images`.
@@ -179,7 +196,11 @@ def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Image
             to be held out and there are validation images.
     """
     if path.startswith("csv:"):
-        return _find_labels(path, channels)
+        return _find_labels(path, channels, fold, value_columns)
+    if value_columns:
+        raise ValueError(
+            f"--config.loss=squared_error learns numbers of a table, --images=csv:FILE; {path} has classes."
+        )
     root, test = path.rstrip("/"), ""
     layout = folder_splits.find_layout(root, "train")
     if layout.splits:
@@ -202,15 +223,15 @@ def find_images(path: str, channels: int = 0, fold: Fold | None = None) -> Image
     return Images(f"folder:{root}", found.train.count, test, found.channels)
 
 
-def _find_labels(data: str, channels: int) -> Images:
+def _find_labels(data: str, channels: int, fold: Fold | None, columns: Sequence[str]) -> Images:
     """The images of a file of labels."""
     path = data.removeprefix("csv:")
-    found = labels_file.read(path, "train", "validation", channels)
+    found = labels_file.read(path, "train", str(fold or "validation"), channels, columns)
     labels_file.check_classes(path, found.class_names, {"to train on": found.train, "held out": found.held_out})
     test = data if labels_file.has_test_images(path) else ""
     if test:
-        labels_file.read(path, "train", "test", channels)  # refuses other classes than those of train
-    return Images(data, found.train.count, test, found.channels, found.multi_label)
+        labels_file.read(path, "train", "test", channels, columns)  # refuses other classes than those of train
+    return Images(data, found.train.count, test, found.channels, found.multi_label, bool(columns))
 
 
 def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -229,6 +250,7 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.model, config.image_size = start.model, overrides.get("image_size", start.image_size)
     config.augment.randaugment_pixel_scale = min(sizes.of(config)) / PIXELS_ARE_OF
     config.loss = "sigmoid" if images.multi_label else config.loss
+    config.label_smoothing = 0.0 if images.of_numbers else config.label_smoothing
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
     config.optimizer.learning_rate = start.learning_rate * (LORA_FACTOR if overrides.get("tune") == tuning.LORA else 1)
     config.update_from_flattened_dict(overrides)
@@ -288,7 +310,7 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
         f"  python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv",
     ]
     low, high = measured[name].get("top1_interval", (0, 0))
-    if name != "test" and "confused" in measured[name]:
+    if name != "test":
         lines.append("  --folds=5, in another --output, holds each image out once: a better guess at how good it is")
     elif high - low > WIDE_INTERVAL:
         lines.append("  more test images: they narrow the interval")
@@ -312,11 +334,13 @@ def main(argv: list[str]) -> None:
                 raise ValueError(f"--{flag}={path} is not on this machine; give a local path.")
         if folds and overrides.get("tune") == tries.AUTO:
             raise ValueError("--folds measures one way of training; give another --config.tune than auto with it.")
-        if folds and flags.FLAGS.images.startswith("csv:"):
-            raise ValueError("--folds parts a folder of images; a table says by its column split what is held out.")
         if count == 1:
             raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
-        images = find_images(flags.FLAGS.images, overrides.get("dataset.channels", 0), folds[0] if folds else None)
+        settings = small_folder.get_config()
+        settings.update_from_flattened_dict({k: v for k, v in overrides.items() if k in ("loss", *_OF_IMAGES)})
+        checks.settle_values(settings)
+        options = {"channels": settings.dataset.channels, "value_columns": values.columns_of(settings.dataset)}
+        images, *_ = [find_images(flags.FLAGS.images, fold=fold, **options) for fold in folds or [None]]
         start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
         config = configure(images, start, overrides)
         if config.tune == tries.AUTO and not start.init_from:

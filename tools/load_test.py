@@ -74,7 +74,8 @@ def requests_of(
     model = exported.load_saved_model(version)
     channels = model.image_shape[-1]
     of_files = signatures.takes_files(channels)
-    there = ("serving_default", *(signatures.OF_FILES if of_files else ()))
+    gives_values = (version / "assets" / signatures.VALUES_FILE).is_file()
+    there = ("serving_default", *(signatures.OF_FILES[: 1 if gives_values else None] if of_files else ()))
     if missing := [name for name in names if name not in there]:
         raise ValueError(f"{version} has no signature {', '.join(missing)}; it has {', '.join(there)}.")
     if images and not of_files:

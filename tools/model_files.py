@@ -17,11 +17,16 @@ from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import ConstantPadding2D, FoldedSelfAttention, MBConv, PointwiseDense, TransformerBlock
 from experiments import sizes, workdir
 from experiments.data import views
+from experiments.data.values import gives_values
 
 PREPROCESSING = ("", "tf", "torch", "none")  # values of --preprocessing
 ABOUT_PREPROCESSING = (
     "For a model built with include_preprocessing=False: tf ([-1, 1]), torch (ImageNet's mean and deviation), or none, "
     "if layers of its own do it; its network's by default."
+)
+_ABOUT_CLASSES = (
+    "{} gives numbers, and this program is about classes. experiments.evaluate, tools.predict and "
+    "tools.export_saved_model take it."
 )
 _OF_COATNET = (MBConv, TransformerBlock, FoldedSelfAttention, PointwiseDense)
 _RESCALES = (keras.layers.Rescaling, keras.layers.Normalization, ConstantPadding2D)  # the last is folded
@@ -36,7 +41,8 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
         labels: File with one class name per line; a run brings its own.
 
     Returns:
-        Path of the `.keras` file, and the names of the classes; `None` if there are no labels.
+        Path of the `.keras` file, and the names of the classes, or of a model that gives numbers those of their
+        columns; `None` if there are no labels.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -49,7 +55,7 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
                 f"{folder} holds no {workdir.MODEL}, which training writes at its end; let the run finish "
                 "first (the command that began it resumes it)."
             )
-        labels = labels or folder / workdir.CLASSES
+        labels = labels or folder / workdir.outputs_file(epath.Path(folder))
     elif weights is not None and folder is None:
         path = weights
         if not path.is_file():
@@ -139,7 +145,7 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
     if preprocessing not in PREPROCESSING:
         raise ValueError(f"--preprocessing must be one of {', '.join(PREPROCESSING[1:])}; got {preprocessing!r}.")
     layers = list(model._flatten_layers(include_self=False))
-    if any(isinstance(layer, _RESCALES) for layer in layers):
+    if any(isinstance(layer, _RESCALES) and layer is not model.layers[-1] for layer in layers):  # which gives numbers
         if preprocessing not in ("", "none"):
             raise ValueError(f"{path} preprocesses its images itself; leave --preprocessing={preprocessing} out.")
         return model
@@ -183,8 +189,20 @@ def is_binary(model: keras.Model) -> bool:
     )
 
 
+def refuse_values(model: keras.Model, path: Path) -> None:
+    """Refuses a model that gives numbers, for programs that are about classes."""
+    if gives_values(model):
+        raise ValueError(_ABOUT_CLASSES.format(path))
+
+
+def refuse_run_on_values(run: Path) -> None:
+    """The same by the folder of a run."""
+    if (run / workdir.VALUES).is_file():
+        raise ValueError(_ABOUT_CLASSES.format(run))
+
+
 def name_classes(model: keras.Model, path: Path, labels: Sequence[str] | None) -> list[str]:
-    """Names of the classes of a model: the labels, or numbers if there are none.
+    """Names of the classes of a model: the labels, or their places if there are none; likewise of columns of numbers.
 
     Args:
         model: Gives scores `[batch, classes]`, or one of two classes (`is_binary`).
@@ -197,5 +215,6 @@ def name_classes(model: keras.Model, path: Path, labels: Sequence[str] | None) -
     classes = 2 if is_binary(model) else model.output_shape[-1]
     names = [str(index) for index in range(classes)] if labels is None else list(labels)
     if len(names) != classes:
-        raise ValueError(f"{path} has {classes} classes and there are {len(names)} labels; give one for each.")
+        what = "columns of numbers" if gives_values(model) else "classes"
+        raise ValueError(f"{path} has {classes} {what} and there are {len(names)} labels; give one for each.")
     return names

@@ -1,11 +1,12 @@
-"""Classifies images with a run, a `.keras` file or an exported model, into a table.
+"""Classifies images with a run, a `.keras` file or an exported model, into a table; or predicts their numbers.
 
     python -m tools.predict --model=runs/mine --images=photos --output=predictions.csv
     python -m tools.predict --model=model.keras --labels=classes.txt --images='photos/*.jpg' --output=predictions.csv
     python -m tools.predict --model=runs/mine/serving --images=a.jpg --images=more_photos --output=predictions.csv \
         --contact_sheet=predictions.png
 
-Columns: `file, class_1, score_1, ..., error`, best class first; a file that cannot be read has nothing but its error.
+Columns: `file, class_1, score_1, ..., error`, best class first, or of a model that gives numbers a column for
+each, in its units; a file that cannot be read has nothing but its error.
 Folders are read with all folders in them. Images come to the model's size as in evaluation and serving: by the recipe
 of the run, or as the export's model card says. Exit status: 0, or 1 if no image could be read.
 """
@@ -30,6 +31,7 @@ from etils import epath
 
 from experiments import logs, path_flags, report, workdir
 from experiments.data import folder_files, images, views
+from experiments.data.values import gives_values
 from tools import model_files
 from tools.check_saved_model import newest_version
 from tools.explain import decode
@@ -55,6 +57,7 @@ class Classifier:
         class_names: Names of the classes.
         classify: uint8 images `[n, height, width, channels]` to probabilities `[n, classes]`.
         model: The Keras model, for images in [0, 255]; `None` of an export.
+        gives_values: Whether `class_names` are columns of numbers, which `classify` gives in place of probabilities.
     """
 
     channels: int
@@ -62,6 +65,7 @@ class Classifier:
     class_names: tuple[str, ...]
     classify: Callable[[np.ndarray], np.ndarray]
     model: keras.Model | None = None
+    gives_values: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Prediction:
     Args:
         file: Its path.
         image: uint8, as the model saw it; `None` if it could not be read.
-        probabilities: `[classes]`; `None` if it could not be read.
+        probabilities: `[classes]`, or numbers; `None` if it could not be read.
         error: Why not; empty if it could.
     """
 
@@ -114,8 +118,8 @@ def load_classifier(
             f"{' or '.join(exported.FORMATS.values())}."
         )
     beside = path if folder is not None else path.parent
-    if labels is None and file is not None and (beside / workdir.CLASSES).is_file():
-        labels = beside / workdir.CLASSES
+    if labels is None and file is not None and (beside / workdir.outputs_file(epath.Path(beside))).is_file():
+        labels = beside / workdir.outputs_file(epath.Path(beside))
     file, names = model_files.find(folder, file, labels)
     model = model_files.load(file)
     if not isinstance(model.input_shape, tuple) or len(model.input_shape) != 4 or None in model.input_shape[1:]:
@@ -132,6 +136,7 @@ def load_classifier(
         tuple(class_names),
         lambda images: classifier.predict_on_batch(images.astype("float32")),
         model,
+        gives_values(model),
     )
 
 
@@ -147,9 +152,12 @@ def _version_of_export(path: Path) -> Path | None:
 def _load_export(version: Path, labels: Path | None, crop: str, interpolation: str) -> Classifier:
     model = exported.load_export(version)
     classes = model.classify(np.zeros((1, *model.image_shape), model.dtype)).shape[-1]
+    found = [
+        version / place / name for name in (signatures.VALUES_FILE, signatures.CLASSES_FILE) for place in ("assets", "")
+    ]
+    own = next((file for file in found if file.is_file()), None)
     if labels is None:
-        found = [version / "assets" / signatures.CLASSES_FILE, version / signatures.CLASSES_FILE]
-        labels = next((file for file in found if file.is_file()), None)
+        labels = own
     elif not labels.is_file():
         raise FileNotFoundError(f"There is no file {labels}.")
     names = [str(index) for index in range(classes)] if labels is None else labels.read_text().splitlines()
@@ -159,7 +167,11 @@ def _load_export(version: Path, labels: Path | None, crop: str, interpolation: s
     view = model_card.view_of(version, size) or model_files.usual_view(version, size, crop)
     view = model_files.changed_view(view, crop, interpolation)
     return Classifier(
-        model.image_shape[-1], view, tuple(names), lambda images: model.classify(images.astype(model.dtype))
+        model.image_shape[-1],
+        view,
+        tuple(names),
+        lambda images: model.classify(images.astype(model.dtype)),
+        gives_values=own is not None and own.name == signatures.VALUES_FILE,
     )
 
 
@@ -232,14 +244,18 @@ def _read(file: Prediction, classifier: Classifier) -> Prediction:
 
 
 def write(
-    predictions: Iterator[Prediction], class_names: Sequence[str], top_k: int, output: Path, contact_sheet: Path | None
+    predictions: Iterator[Prediction],
+    class_names: Sequence[str],
+    top_k: int | None,
+    output: Path,
+    contact_sheet: Path | None,
 ) -> tuple[int, int]:
     """Writes the table, which appears whole or not at all, and the picture.
 
     Args:
         predictions: From `predict`.
-        class_names: Names of the classes.
-        top_k: Number of classes of each row.
+        class_names: Names of the classes, or of numbers.
+        top_k: Number of classes of each row; `None` for numbers.
         output: The table; its folder is made if it is missing.
         contact_sheet: PNG with the first images; `None` for no picture.
 
@@ -253,17 +269,17 @@ def write(
     try:
         with unfinished.open("w", newline="", encoding="utf-8", errors="replace") as file:
             table = csv.writer(file)
-            pairs = [f"{what}_{rank}" for rank in range(1, top_k + 1) for what in ("class", "score")]
-            table.writerow(["file", *pairs, "error"])
+            columns = list(class_names)
+            if top_k is not None:
+                columns = [f"{what}_{rank}" for rank in range(1, top_k + 1) for what in ("class", "score")]
+            table.writerow(["file", *columns, "error"])
             for entry in predictions:
                 if entry.probabilities is None:
                     errors += 1
-                    table.writerow([entry.file, *[""] * len(pairs), entry.error])
+                    table.writerow([entry.file, *[""] * len(columns), entry.error])
                     continue
                 count += 1
-                best = np.argsort(-entry.probabilities, kind="stable")[:top_k]
-                cells = [cell for i in best for cell in (class_names[i], f"{entry.probabilities[i]:.7g}")]
-                table.writerow([entry.file, *cells, ""])
+                table.writerow([entry.file, *_cells(entry.probabilities, class_names, top_k), ""])
                 if len(shown) < report.CONTACT_SHEET:
                     shown.append(entry)
         unfinished.replace(output)
@@ -272,8 +288,17 @@ def write(
     if contact_sheet is not None and shown:
         contact_sheet.parent.mkdir(parents=True, exist_ok=True)
         images, scores = (np.stack([getattr(e, field) for e in shown]) for field in ("image", "probabilities"))
-        report.plot_predictions(images, None, scores, class_names, epath.Path(contact_sheet))
+        draw = report.plot_values if top_k is None else report.plot_predictions
+        draw(images, None, scores, class_names, epath.Path(contact_sheet))
     return count, errors
+
+
+def _cells(outputs: np.ndarray, class_names: Sequence[str], top_k: int | None) -> list[str]:
+    """The middle of a row: the best classes with their scores, or numbers."""
+    if top_k is None:
+        return [f"{number:.7g}" for number in outputs]
+    best = np.argsort(-outputs, kind="stable")[:top_k]
+    return [cell for i in best for cell in (class_names[i], f"{outputs[i]:.7g}")]
 
 
 def main(argv: list[str]) -> None:
@@ -294,14 +319,18 @@ def main(argv: list[str]) -> None:
             Path(values.model), labels, values.preprocessing, values.crop, values.interpolation
         )
         top_k = values.top_k or min(DEFAULT_TOP_K, len(classifier.class_names))
+        if classifier.gives_values and values.top_k:
+            raise ValueError(f"--top_k={top_k} is of classes, and {values.model} gives numbers. Leave it out.")
         if top_k > len(classifier.class_names):
             raise ValueError(f"--top_k={top_k} is more than the {len(classifier.class_names)} classes of the model.")
         predictions = tqdm.tqdm(predict(classifier, files, values.batch_size), total=len(files), unit=" images")
         assert output is not None
-        count, errors = write(iter(predictions), classifier.class_names, top_k, output, sheet)
+        top = None if classifier.gives_values else top_k
+        count, errors = write(iter(predictions), classifier.class_names, top, output, sheet)
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(f"{count} images classified{f', {errors} could not be read (column error)' if errors else ''}: {output}")
+    done = "predicted" if classifier.gives_values else "classified"
+    print(f"{count} images {done}{f', {errors} could not be read (column error)' if errors else ''}: {output}")
     if not count:
         raise SystemExit(1)
 

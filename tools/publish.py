@@ -86,6 +86,7 @@ def write(options: PublishOptions) -> Path:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", options.licence):
         raise ValueError(f"--licence is a name of the Hub's, such as apache-2.0 or other; got {options.licence!r}.")
     run, folder = options.run, options.folder
+    model_files.refuse_run_on_values(run)
     recipe = workdir.read_recipe(epath.Path(run), workdir.MODEL, workdir.CLASSES, workdir.DATA)
     measured = _read_evaluations(run)
     if folder.exists() and not (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= set(FILES)):

@@ -31,7 +31,7 @@ class Features:
 
     Args:
         values: float32 `[views, count, width]`.
-        targets: uint8 `[count, classes]`, 1 for each class of the image.
+        targets: uint8 `[count, classes]`, 1 for each class of the image; or of numbers, as batches have them.
         weights: float32 `[views, count]`, 0 for an image that cannot be decoded, 1 for others.
         names: Names of the images.
         num_files: As of the split's `Reader`.

@@ -1,14 +1,17 @@
-"""Folds of a folder of images for cross-validation: each image is held out in one of them."""
+"""Folds of a folder or a table of images for cross-validation: each image is held out in one of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 _NAME = re.compile(r"fold (\d+) of (\d+), seed (\d+)")
 
@@ -41,7 +44,7 @@ class Fold:
         Raises:
             ValueError: If a class has fewer images than there are folds.
         """
-        places = {file: _place(file) for of_class in files.values() for file in of_class}
+        places = {file: place_of(file) for of_class in files.values() for file in of_class}
         labels: dict[str, str] = {}
         for name, of_class in files.items():
             for file in of_class:
@@ -54,10 +57,24 @@ class Fold:
                 "take fewer folds."
             )
         unique = np.array(list(labels))
-        folds = StratifiedKFold(self.count, shuffle=True, random_state=self.seed)
-        _, chosen = list(folds.split(unique, list(labels.values())))[self.number - 1]
-        held_out = set(unique[chosen])
+        held_out = set(unique[self.places(list(labels.values()))])
         return {file for file, place in places.items() if place in held_out}
+
+    def places(self, labels: Sequence[str], groups: Sequence[str] | None = None) -> np.ndarray:
+        """Places of the images of the fold.
+
+        Args:
+            labels: Of all images; all the same where they are not to be in proportion.
+            groups: Of all images: each group is in one fold.
+        """
+        if max(Counter(labels).values()) < self.count:  # scikit-learn refuses: no label is in all folds
+            labels = [""] * len(labels)
+        options: dict[str, Any] = {"n_splits": self.count, "shuffle": True, "random_state": self.seed}
+        folds = StratifiedKFold(**options) if groups is None else StratifiedGroupKFold(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a label is rarer than folds, which callers judge
+            _, chosen = list(folds.split(np.zeros(len(labels)), labels, groups))[self.number - 1]
+        return chosen
 
 
 def parse(split: str) -> Fold | None:
@@ -70,5 +87,6 @@ def parse(split: str) -> Fold | None:
     return Fold(*map(int, found.groups())) if found else None
 
 
-def _place(file: str) -> str:
+def place_of(file: str) -> str:
+    """Where a file is, behind links."""
     return file if "://" in file else os.path.realpath(file)

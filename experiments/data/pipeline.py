@@ -163,7 +163,7 @@ def evaluation_batches(
 
     Returns:
         Dataset of `(image, target, weight)`: uint8 `[batch, height, width, channels]`, uint8
-        `[batch, classes]`, and float32 `[batch]`, 1 for an example and 0 for filling.
+        `[batch, classes]` (or `Values.standardised`), and float32 `[batch]`, 1 for an example and 0 for filling.
     """
     load = _plain(source, config, python)
     return _in_order(source.eval, load, source, config, 0, context or tf.distribute.InputContext(), damaged, python)
@@ -316,7 +316,9 @@ def _tells(dark: DarkImages, name: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor
 
 
 def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:
-    """uint8 `[count, classes]` with 1 for each class of the example."""
+    """uint8 `[count, classes]` with 1 for each class of the example; of numbers float32 `[count, columns]`."""
+    if source.values:
+        return source.values.standardised(labels)
     if source.multi_label:
         return labels
     message = f"A label of dataset {source.name!r} is outside 0 to {source.num_classes - 1}."

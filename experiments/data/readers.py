@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 _FILES_AT_ONCE = 16
 _WINDOW_BYTES = 2**30
 
-# `image` (the file's bytes), `label` (int64; of a multi-label dataset uint8 [classes]), `name` (for reports).
+# `image` (the file's bytes), `label` (int64; of a multi-label dataset uint8 [classes]; of numbers float64 [columns]),
+# `name` (for reports).
 Example = dict[str, tf.Tensor]
 
 
@@ -196,6 +197,19 @@ class MultiLabelFiles(ImageFiles):
         for row, labels in zip(matrix, self.labels, strict=True):
             row[list(labels)] = 1
         return matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueFiles(ImageFiles):
+    """Image files with numbers in place of labels, a tuple of floats each."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """float64 `[count, columns]`."""
+        return np.array(self.labels, "float64")
+
+    def _targets(self) -> tf.Tensor:
+        return tf.constant(self.numbers)
 
 
 @dataclasses.dataclass(frozen=True)

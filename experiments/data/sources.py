@@ -15,9 +15,10 @@ from absl import logging
 from sklearn.utils import class_weight
 
 from experiments import logs
-from experiments.data import digits, fashion_mnist, folder, image_archives, labels_file
+from experiments.data import digits, fashion_mnist, folder, image_archives, labels_file, values
 from experiments.data.folder_files import LeftOut
 from experiments.data.readers import ImageFiles, Reader, RecordFiles
+from experiments.data.values import Values
 
 # Builders of this project, by name; any other name is looked up in TFDS.
 OWN_BUILDERS = {
@@ -42,6 +43,7 @@ class Source:
         channels: Channels that images are decoded to.
         multi_label: Whether an image can have several classes.
         left_out: Files of a folder that are not read.
+        values: Numbers that images have in place of classes; `class_names` are those of their columns then.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source:
     channels: int
     multi_label: bool = False
     left_out: tuple[LeftOut, ...] = ()
+    values: Values | None = None
 
     @property
     def num_classes(self) -> int:
@@ -63,8 +66,8 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     Args:
         dataset: `name` (of a TFDS dataset or one of `OWN_BUILDERS`, `folder:PATH` or `csv:FILE`), `train_split`,
             `eval_split`, `data_dir` (where TFDS keeps prepared datasets; its own default if empty),
-            `manual_dir` (folder of files that TFDS does not download) and `channels` (0 for the dataset's own: of a
-            folder 3 for pictures, and for arrays those of the first).
+            `manual_dir` (folder of files that TFDS does not download), `channels` (0 for the dataset's own: of a
+            folder 3 for pictures, and for arrays those of the first) and `value_columns`.
         in_turn: Calls the function it is given when this process may prepare; see
             `Devices.chief_first`. At once by default.
 
@@ -81,13 +84,21 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
             "config.dataset.name is empty; name a dataset with --data=tfds:NAME, --data=folder:PATH or "
             "--data=csv:FILE, as this recipe has none of its own."
         )
-    files = of_files(name)
+    files, columns = of_files(name), values.columns_of(dataset)
+    if columns and (files is None or files[0] is not labels_file):
+        raise ValueError(
+            f"config.loss=squared_error learns numbers, the columns {', '.join(columns)} of a table, --data=csv:FILE; "
+            f"{name} has classes."
+        )
     if files is not None:
-        found = files[0].read(files[1], dataset.train_split, dataset.eval_split, dataset.channels)
+        options = {"value_columns": columns} if columns else {}
+        found = files[0].read(files[1], dataset.train_split, dataset.eval_split, dataset.channels, **options)
         for note in found.notes:
             folder.say(note)
         channels = dataset.channels or found.channels or 3
-        return Source(name, found.train, found.held_out, found.class_names, channels, found.multi_label, found.left_out)
+        of_numbers = values.of_training(columns, found.train.numbers) if columns else None
+        further = (found.multi_label, found.left_out, of_numbers)
+        return Source(name, found.train, found.held_out, found.class_names, channels, *further)
     find_builder(name, dataset.data_dir or None)  # an unknown name is refused before any waits for another
     (in_turn or (lambda prepare: prepare()))(lambda: _prepare(name, dataset))
     builder = find_builder(name, dataset.data_dir or None)  # anew: what another process prepared is seen now

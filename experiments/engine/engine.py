@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import ml_collections
@@ -18,7 +19,7 @@ from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization, sizes, tuning
+from experiments import augment, losses, optimization, predictions, sizes, tuning
 from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
@@ -56,6 +57,7 @@ class Engine(abc.ABC):
         weights = sources.class_weights(source) if config.dataset.balance == "weights" else None
         self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
+        self._score_of = absolute_error if source.values else share_of_top_class
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         self._model_config = self._fitting(make_model_config(config.model))
@@ -70,12 +72,13 @@ class Engine(abc.ABC):
             self.model = tuning.prepare(self.network, config)
             self._frozen, self._last_frozen = tuning.frozen_layers(self.model)
             self.optimizer = optimization.make_optimizer(config.optimizer, self.model, schedule, config.ema_decay)
+            score = "absolute_error" if source.values else "accuracy"
             self.loss = keras.metrics.Mean(name="train_loss")
-            self.accuracy = keras.metrics.Mean(name="train_accuracy")
+            self.score = keras.metrics.Mean(name=f"train_{score}")
             self.eval_loss = keras.metrics.Mean(name="eval_loss")
-            self.eval_accuracy = keras.metrics.Mean(name="eval_accuracy")
+            self.eval_score = keras.metrics.Mean(name=f"eval_{score}")
             self._confusion = None
-            if not source.multi_label and source.num_classes <= MAX_CONFUSION_CLASSES:
+            if not (source.multi_label or source.values) and source.num_classes <= MAX_CONFUSION_CLASSES:
                 self._confusion = losses.ConfusionMatrix(source.num_classes)
             self.skipped = SkippedSteps()
             self.best = BestEpoch(self.model.weights) if config.early_stop_patience else None
@@ -158,9 +161,7 @@ class Engine(abc.ABC):
         """Updates the metrics of evaluation by the next batches of the held-out split."""
 
     @abc.abstractmethod
-    def result(
-        self, folder: epath.Path
-    ) -> contextlib.AbstractContextManager[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> contextlib.AbstractContextManager[tuple[keras.Model, predictions.Predict]]:
         """The model for its users, of the weights that the network has now, and what it says; all processes must ask.
 
         Args:
@@ -168,9 +169,28 @@ class Engine(abc.ABC):
 
         Returns:
             Within the context: on the chief a model in float32 that gives probabilities, which can be saved; and a
-            function of images, `[n, height, width, channels]` in [0, 255], to their probabilities, `[n, classes]`,
-            which all processes have to call with the same images.
+            function of what `model` takes, images in [0, 255] or features, to their probabilities, `[n, classes]`,
+            which all processes have to call with the same batches.
         """
+
+    def predictions(self, split: Literal["train", "eval"], predict: predictions.Predict) -> predictions.Predictions:
+        """What the result says of all images of a split as evaluation sees them; all processes must ask.
+
+        Of a run that trains the head their features are known, and no image is read again.
+
+        Args:
+            split: Which of the source.
+            predict: From `result`.
+        """
+        if self._config.tune == tuning.HEAD:
+            known = self._features if split == "train" else self._held_out_features
+            batches = features.evaluation_batches(known, self._config, tf.distribute.InputContext())
+            return predictions.collect(batches, predict, known.count)
+        reader: Any = getattr(self._source, split)
+        source = dataclasses.replace(self._source, eval=reader)
+        damaged = self._counted_here(self.damaged if split == "train" else self.damaged_in_evaluation)
+        batches = pipeline.evaluation_batches(source, self._config, None, damaged, self._devices.counts_damaged)
+        return predictions.collect(batches, predict, reader.count)
 
     def state(self) -> dict[str, list[keras.Variable]]:
         """Everything that a resumed run has to find again, in groups of variables in a fixed order."""
@@ -182,7 +202,7 @@ class Engine(abc.ABC):
         return {
             "model": self.model.variables,
             "optimizer": self.optimizer.variables,
-            "metrics": [*self.loss.variables, *self.accuracy.variables],
+            "metrics": [*self.loss.variables, *self.score.variables],
             "skipped": self.skipped.variables,
         }
 
@@ -202,11 +222,11 @@ class Engine(abc.ABC):
             return augment.mixup(images, targets, weights, shares)
         return images, targets, weights
 
-    def _count(self, finite: Any, loss: Any, hits: Any, weight: Any) -> None:
+    def _count(self, finite: Any, loss: Any, score: Any, weight: Any) -> None:
         """Updates the metrics of training by a step's sums over its images; one that is not finite has no weight."""
         counted = ops.where(finite, weight, 0.0)
         self.loss.update_state(ops.where(finite, ops.divide_no_nan(loss, weight), 0.0), counted)
-        self.accuracy.update_state(ops.divide_no_nan(hits, weight), counted)
+        self.score.update_state(ops.where(finite, ops.divide_no_nan(score, weight), 0.0), counted)
 
     def _evaluate_step(self, images: Any, targets: Any, weights: Any) -> Any:
         """Updates the metrics of evaluation by a batch, and returns its losses."""
@@ -214,7 +234,7 @@ class Engine(abc.ABC):
         logits = self._logits(self.model, ops.cast(images, "float32"))
         values = self._eval_loss_of(targets, logits)
         self.eval_loss.update_state(values, weights)
-        self.eval_accuracy.update_state(share_of_top_class(targets, logits), weights)
+        self.eval_score.update_state(self._score_of(targets, logits), weights)
         if self._confusion is not None:
             self._confusion.update_state(ops.argmax(targets, axis=-1), logits, weights)
         return values
@@ -262,35 +282,42 @@ class Engine(abc.ABC):
             if self.best is not None:
                 self.best.update(step, held_out["eval_loss"], self.model.weights)
                 held_out["best_step"] = self.best.step
-        row = {metric.name: float(metric.result()) for metric in (self.loss, self.accuracy)}
+        row = {metric.name: float(metric.result()) for metric in (self.loss, self.score)}
         self.loss.reset_state()
-        self.accuracy.reset_state()
+        self.score.reset_state()
         return row | held_out
 
     def evaluate_held_out(self) -> dict[str, float]:
         """Evaluates the weights that the model has on the whole held-out split."""
-        for metric in (self.eval_loss, self.eval_accuracy, self._confusion):
+        for metric in (self.eval_loss, self.eval_score, self._confusion):
             if metric is not None:
                 metric.reset_state()
         self._evaluate(math.ceil(self._source.eval.count / self._config.batch_size))
-        return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_accuracy)}
+        return {metric.name: float(metric.result()) for metric in (self.eval_loss, self.eval_score)}
+
+    @property
+    def counts_confusion(self) -> bool:
+        """Whether evaluation gives more than metrics: `confusion`."""
+        return self._confusion is not None
 
     def confusion(self) -> np.ndarray | None:
-        """Counts of the last evaluation by true and predicted class; `None` for multi-label or too many classes.
+        """Counts of the last evaluation by true and predicted class; `None` unless there are classes, one an image.
 
         All processes have to ask for it.
         """
         return None if self._confusion is None else ops.convert_to_numpy(self._confusion.result())
 
     def _result_model(self) -> keras.Model:
-        """The model for its users, in float32 and with probabilities, with new weights."""
-        return coatnet_tf.CoAtNet(
+        """The model for its users, in float32 and with probabilities or numbers in their units, with new weights."""
+        values = self._source.values
+        model = coatnet_tf.CoAtNet(
             coatnet_tf.get_config(make_model_config(self._config.model), drop_path_rate=0.0, dropout=0.0),
             input_shape=self.network.input_shape[1:],
             classes=self._source.num_classes,
-            classifier_activation=self._config.loss,
+            classifier_activation=None if values else self._config.loss,
             dtype="float32",
         )
+        return keras.Model(model.input, values.layer()(model.output), name=model.name) if values else model
 
     @contextlib.contextmanager
     def _merged(self) -> Iterator[list[keras.Variable]]:
@@ -309,6 +336,11 @@ def _put_back(variables: list[keras.Variable]) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, kept, strict=True):
             variable.assign(value)
+
+
+def absolute_error(targets: Any, outputs: Any) -> Any:
+    """The mean distance of standardised numbers over their columns, `[batch]`: in deviations, not in units."""
+    return ops.mean(ops.abs(targets - outputs), axis=-1)
 
 
 def share_of_top_class(targets: Any, logits: Any) -> Any:

@@ -20,10 +20,11 @@ from keras import ops
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
+from experiments import predictions
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
-from experiments.engine.engine import Engine, share_of_top_class
+from experiments.engine.engine import Engine
 from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_sharding, variable_sharding, whole
 from experiments.model_config import model_norms
 
@@ -49,7 +50,7 @@ class JaxEngine(Engine):
         self._held_out: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices, load)
         self._train_step = self.compiled(self.train_step, self._stepped())
-        metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
+        metrics = (self.eval_loss, self.eval_score, self._confusion)
         self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
         self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated, {"model": self.model.variables})
 
@@ -103,7 +104,7 @@ class JaxEngine(Engine):
         by_batch, batch = batch_sharding(self._mesh), self._config.batch_size
         parts = (
             ((*self.model.input_shape[1:],), np.uint8),
-            ((self._source.num_classes,), np.uint8),
+            ((self._source.num_classes,), np.float32 if self._source.values else np.uint8),
             ((), np.float32),
             ((2,), np.float32),
         )
@@ -140,7 +141,7 @@ class JaxEngine(Engine):
             batch = self._mixed(images, targets, weights, shares)
         variables = [*self.model.trainable_variables, *self.optimizer.variables]
         before = [(v, v.value) for v in (*variables, *self._statistics)]
-        gradients, loss, hits, weight = self._accumulated(batch)
+        gradients, loss, score, weight = self._accumulated(batch)
         with jax.named_scope("optimizer"):
             gradients, norm = _clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
             finite = jnp.isfinite(norm) & jnp.isfinite(loss)
@@ -148,7 +149,7 @@ class JaxEngine(Engine):
             for variable, value in before:
                 variable.assign(jnp.where(finite, variable.value, value))
         self.skipped.update(finite)
-        self._count(finite, loss, hits, weight)
+        self._count(finite, loss, score, weight)
         return loss / weight
 
     def _accumulated(self, batch: tuple[jax.Array, ...]) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array]:
@@ -180,15 +181,15 @@ class JaxEngine(Engine):
     def _gradients(
         self, others: list[jax.Array], images: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> tuple[tuple[list[jax.Array], jax.Array, jax.Array, jax.Array], list[jax.Array]]:
-        """Gradients of all trainable variables, sums over the images (loss, right ones, weight), the others' values."""
+        """Gradients of all trainable variables, sums over the images (loss, score, weight), the others' values."""
 
         def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
             logits, new_others = self._forward(trainable, others, images)
             with jax.named_scope("loss"):
                 values = self._loss_of(targets, logits) * weights
-                hits = share_of_top_class(targets, logits) * weights
+                scores = self._score_of(targets, logits) * weights
                 loss = jnp.sum(values)
-            return loss / self._config.batch_size, ((loss, jnp.sum(hits), jnp.sum(weights)), new_others)
+            return loss / self._config.batch_size, ((loss, jnp.sum(scores), jnp.sum(weights)), new_others)
 
         variables = self.model.trainable_variables
         gradients, (sums, others) = jax.grad(loss_of, has_aux=True)([v.value for v in variables])
@@ -282,7 +283,7 @@ class JaxEngine(Engine):
         return lambda images: np.asarray(embed(values, jax.device_put(images.numpy(), sharding)))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
         with self._merged() as weights:
@@ -295,19 +296,20 @@ class JaxEngine(Engine):
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _predictor(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Images to their probabilities, by the values that the model has now."""
+    def _predictor(self) -> predictions.Predict:
+        """What the model takes, images or features, to what its users get, by the weights that it has now."""
 
-        def call(values: list[jax.Array], images: jax.Array) -> jax.Array:
-            with keras.StatelessScope(zip(self.network.variables, values, strict=True)):
-                logits = self._logits(self.network, images)
-            return keras.activations.get(self._config.loss)(ops.cast(logits, "float32"))
+        def call(values: list[jax.Array], inputs: jax.Array) -> jax.Array:
+            with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
+                logits = self._logits(self.model, inputs)
+            logits, values = ops.cast(logits, "float32"), self._source.values
+            return values.in_units(logits) if values else keras.activations.get(self._config.loss)(logits)
 
-        values = [v.value for v in self.network.variables]
+        values = [v.value for v in self.model.variables]
         compiled = jax.jit(call, out_shardings=whole(self._mesh))
 
-        def predict(images: np.ndarray) -> np.ndarray:
-            return np.asarray(compiled(values, jax.device_put(images.astype(np.float32), whole(self._mesh))))
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(values, jax.device_put(inputs.astype(np.float32), whole(self._mesh))))
 
         return predict
 

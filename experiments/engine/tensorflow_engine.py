@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 import ml_collections
-import numpy as np
 import tensorflow as tf
 from etils import epath
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
+from experiments import predictions, tuning
 from experiments.data import features
 from experiments.data.sources import Source
-from experiments.engine.engine import Engine, share_of_top_class
+from experiments.engine.engine import Engine
 from experiments.engine.tensorflow_devices import TensorFlowDevices
 from experiments.model_config import model_norms
 
@@ -93,13 +93,13 @@ class TensorFlowEngine(Engine):
         sums = self._accumulated(batch)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        *gradients, loss, hits, weight = sums
+        *gradients, loss, score, weight = sums
         gradients, norm = tf.clip_by_global_norm(gradients, self._config.optimizer.clip_norm)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         context.merge_call(self._apply, args=(gradients, finite))
         for variable, value in zip(self._statistics, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
-        self._count(finite, loss, hits, weight)
+        self._count(finite, loss, score, weight)
 
     def _accumulated(self, batch: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
         """`_gradients` summed over the parts of the batch, one after the other."""
@@ -115,14 +115,14 @@ class TensorFlowEngine(Engine):
         return tf.while_loop(lambda index, total: index < parts, add, (tf.constant(1), total))[1]
 
     def _gradients(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-        """Gradients of all trainable variables, then sums over the images: loss, right ones, weight."""
+        """Gradients of all trainable variables, then sums over the images: loss, score, weight."""
         with tf.GradientTape() as tape:
             logits = self._forward(images)
             values = self._loss_of(targets, logits) * weights
             loss = tf.reduce_sum(values) / self._config.batch_size
         gradients = tape.gradient(loss, [variable.value for variable in self.model.trainable_variables])
-        hits = share_of_top_class(targets, logits) * weights
-        return [*gradients, *map(tf.reduce_sum, (values, hits, weights))]
+        scores = self._score_of(targets, logits) * weights
+        return [*gradients, *map(tf.reduce_sum, (values, scores, weights))]
 
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
         if not (self._config.rematerialise or self._frozen):
@@ -162,11 +162,12 @@ class TensorFlowEngine(Engine):
             self._strategy.run(_PLAIN(self._evaluate_step), args=next(batches))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Callable[[np.ndarray], np.ndarray]]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
         model = self._result_model()
         with self._merged() as weights:
             model.set_weights([weight.numpy() for weight in weights])
-        yield model, lambda images: model.predict_on_batch(images.astype("float32"))
+        asked = tuning.head_of(model) if self._config.tune == tuning.HEAD else model
+        yield model, lambda inputs: asked.predict_on_batch(inputs.astype("float32"))
 
 
 def rematerialised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:

@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_crop = ""  # "none": the whole image; "center" or a share such as "0.95": the middle
     config.interpolation = ""  # "bilinear" or "bicubic", of training too
     config.dtype = "float32"  # or "mixed_bfloat16"
-    config.loss = "softmax"  # or "sigmoid"
+    config.loss = "softmax"  # or "sigmoid"; "squared_error" learns numbers of a table in place of classes
     config.label_smoothing = 0.0
     config.ema_decay = 0.0  # of the averaged weights that are evaluated and kept; 0: none
     config.accumulation_steps = 1  # parts of a batch taken one after the other, to save memory
@@ -71,6 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.data_dir = ""  # where TFDS keeps prepared datasets; its default if empty
     config.dataset.manual_dir = ""  # files that TFDS does not download
     config.dataset.channels = 0  # that images have: 1, 3, more, or 0 for the dataset's own (a folder of pictures: 3)
+    # With loss="squared_error" and csv:FILE: which columns are the numbers, with commas between; "value" if empty.
+    config.dataset.value_columns = ""
     config.dataset.max_damaged_share = 0.001  # of the images
     # For classes of unequal size: "weights" in the loss, or "sampling" as many examples of each; in training alone.
     config.dataset.balance = "none"

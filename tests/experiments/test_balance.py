@@ -126,7 +126,6 @@ def test_the_report_has_a_table_by_class(tmp_path):
         rows=[row],
         confusion=np.array([[90, 0, 0], [5, 5, 0], [0, 0, 0]]),
         class_names=("cat", "do|g", "eel"),
-        examples=(np.zeros((1, 4, 4, 3)), np.eye(3)[:1], np.eye(3)[:1]),
         facts={},
     )
     text = (tmp_path / "report.md").read_text()

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments import label_noise, report, workdir
-from experiments.data import sources
-from experiments.data.damage import DamagedImages
+from experiments import label_noise, predictions, report, workdir
+from experiments.data import pipeline, sources
 from tests.experiments.samples import jpeg, make_folder
 
 COLORS = (2, 1, 0)  # channels of the classes blue, green, red
@@ -35,22 +34,26 @@ def by_colour(images):
 
 
 def find(source, config, predict=by_colour):
-    counted = [DamagedImages(60, 1.0), DamagedImages(60, 1.0)]
-    return label_noise.find(source, config, predict, counted), counted
+    said = {}
+    for split in ("eval", "train"):
+        reader = getattr(source, split)
+        if label_noise.looks_at(reader):
+            batches = pipeline.evaluation_batches(dataclasses.replace(source, eval=reader), config)
+            said[split] = predictions.collect(batches, predict, reader.count)
+    return label_noise.find(source, config, said)
 
 
 def test_wrong_labels_are_found_in_both_splits(mislabelled, tmp_path):
     source = sources.prepare(mislabelled.dataset)
-    found, counted = find(source, mislabelled)
+    found = find(source, mislabelled)
     assert sorted((entry.split, entry.label, entry.predicted) for entry in found) == [
         ("held out", "blue", "green"),
         ("training", "blue", "green"),
     ]
     root = mislabelled.dataset.name.removeprefix("folder:")
     assert {entry.file for entry in found} == {f"{root}/{split}/blue/000.jpg" for split in ("train", "validation")}
-    assert counted[1].names == [f"{root}/train/blue/001.jpg"] and not counted[0].names
     for entry in found:
-        assert entry.size == pytest.approx(1 - by_colour(entry.image[None])[0, 0])
+        assert entry.size == pytest.approx(1 - by_colour(entry.image[None])[0, 0])  # its own image
     lines = label_noise.write(found, source, epath.Path(tmp_path))
     assert "labels of 2 of 18 held-out and 60 training images" in "\n".join(lines)
     with open(tmp_path / label_noise.LIST, newline="") as file:
@@ -63,7 +66,7 @@ def test_wrong_labels_are_found_in_both_splits(mislabelled, tmp_path):
 def test_images_are_kept_of_the_worst_alone(mislabelled, monkeypatch):
     monkeypatch.setattr(report, "CONTACT_SHEET", 3)
     source = sources.prepare(mislabelled.dataset)
-    found, _ = find(source, mislabelled, lambda images: by_colour(images)[:, [1, 2, 0]])  # green taken for blue, ...
+    found = find(source, mislabelled, lambda images: by_colour(images)[:, [1, 2, 0]])  # green taken for blue, ...
     assert len(found) == 18 + 59 - 2  # all that are not damaged, but for the two wrong labels
     sizes = [entry.size for entry in found]
     assert sizes == sorted(sizes, reverse=True)
@@ -75,17 +78,17 @@ def test_nothing_to_say(mislabelled, config, tmp_path, monkeypatch):
     lines = label_noise.write([], source, epath.Path(tmp_path))
     assert lines[2] == "The model gives each of 18 held-out and 60 training images its label."
     monkeypatch.setattr(label_noise, "MAX_IMAGES", 30)
-    found, _ = find(source, mislabelled)
+    found = find(source, mislabelled)
     assert [entry.split for entry in found] == ["held out"]
     monkeypatch.setattr(label_noise, "MAX_IMAGES", 3)
-    assert find(source, mislabelled)[0] == [] and label_noise.write([], source, epath.Path(tmp_path)) == []
+    assert find(source, mislabelled) == [] and label_noise.write([], source, epath.Path(tmp_path)) == []
 
 
 def test_of_several_classes_the_worst_counts(mislabelled):
     source = dataclasses.replace(sources.prepare(mislabelled.dataset), multi_label=True)
-    target, image = np.array([1, 0, 1], "uint8"), np.zeros((2, 2, 3), "uint8")
-    assert label_noise._disagreement("a", "training", source, image, target, np.array([0.9, 0.4, 0.6])) == []
-    (entry,) = label_noise._disagreement("a", "training", source, image, target, np.array([0.9, 0.7, 0.4]))
+    target = np.array([1, 0, 1], "uint8")
+    assert label_noise._disagreement("a", "training", source, target, np.array([0.9, 0.4, 0.6])) == []
+    (entry,) = label_noise._disagreement("a", "training", source, target, np.array([0.9, 0.7, 0.4]))
     assert (entry.label, entry.predicted, entry.size) == ("blue|red", "blue|green", pytest.approx(0.7))
 
 

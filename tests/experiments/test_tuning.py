@@ -1,5 +1,6 @@
 """What a run trains: all of a network, its head on features, its last blocks, or LoRA; on either engine."""
 
+import dataclasses
 import shutil
 
 import keras
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 import coatnet_tf
-from experiments import checks, loop, tuning, workdir
+from experiments import checks, closing, label_noise, loop, report, tuning, workdir
 from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.model_config import make_model_config
+from tests.experiments.samples import make_folder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 HEAD = {"head_norm", "head_hidden", "predictions"}
@@ -216,6 +218,39 @@ def test_only_what_is_said_changes_and_the_model_is_a_plain_one(run, tuned, devi
         np.testing.assert_array_equal(again[path], value, err_msg=path)
     loss = [[row["train_loss"], row["eval_loss"]] for row in workdir.read_metrics(folder)]
     assert loss == [[row["train_loss"], row["eval_loss"]] for row in rows]
+
+
+@pytest.mark.slow
+def test_at_the_end_a_head_is_asked_of_features_and_the_sheet_alone_is_read(tuned, devices, tmp_path, monkeypatch):
+    make_folder(tmp_path / "photos", {"red": 20, "green": 20})
+    tuned.dataset.name, tuned.dataset.train_split = f"folder:{tmp_path / 'photos'}", "train"
+    tuned.dataset.update(eval_split="validation", channels=1)
+    tuned.batch_size, tuned.tune, tuned.reset_head, tuned.head_views = 4, "head", True, 2
+    monkeypatch.setattr(report, "CONTACT_SHEET", 3)
+    source = loop.prepare(tuned, tmp_path / "run", devices)
+    engine, _, _ = loop.build(tuned, tmp_path / "run", devices, source)
+    engine.begin(0)
+    engine.train(3)
+    with engine.kept_weights(), engine.result(tmp_path) as (model, predict):
+        model.save(tmp_path / "model.keras")
+        known = engine.predictions("eval", predict), engine.predictions("train", predict)
+        read = []
+        load = pipeline._load_chunk
+        monkeypatch.setattr(pipeline, "_load_chunk", lambda *of: read.append(of) or load(*of))
+        monkeypatch.setattr(pipeline, "view_batches", None)
+        said = closing.ask(tuned, source, engine, predict)
+    assert len(read) == 1  # the pipeline of the first batch, for the sheet
+    model = keras.models.load_model(tmp_path / "model.keras")
+    for split, found in zip(("eval", "train"), known, strict=True):
+        reader = getattr(source, split)
+        images = pipeline.evaluation_batches(dataclasses.replace(source, eval=reader), tuned).as_numpy_iterator()
+        images = np.concatenate([batch for batch, _, _ in images])[: reader.count]
+        np.testing.assert_allclose(found.outputs, model(images.astype("float32")), atol=1e-5)
+        assert found.targets.argmax(axis=-1).tolist() == list(reader.labels) and found.read.all()
+        np.testing.assert_array_equal(found.outputs, said.splits[split].outputs)
+    np.testing.assert_array_equal(said.examples[2], known[0].outputs[:3])
+    disagreements = label_noise.find(source, tuned, said.splits)
+    assert len(disagreements) > 3 and [entry.image is not None for entry in disagreements[:4]] == [True] * 3 + [False]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ class ExportedModel:
         image_shape: `(height, width, channels)` of its images.
         dtype: Of its images, `"float32"` or `"uint8"`.
         classify: One image or more in [0, 255], `[n, height, width, channels]` of that dtype, to probabilities,
-            float32 `[n, classes]`.
+            float32 `[n, classes]`, or to numbers.
     """
 
     image_shape: tuple[int, int, int]
@@ -83,7 +83,7 @@ def load_saved_model(folder: Path) -> ExportedModel:
     return ExportedModel(
         tuple(spec.shape[1:]),
         spec.dtype.name,
-        lambda images: serve(images=tf.constant(images))["probabilities"].numpy(),
+        lambda images: next(iter(serve(images=tf.constant(images)).values())).numpy(),  # its one output
     )
 
 

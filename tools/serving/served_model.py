@@ -13,6 +13,7 @@ from coatnet_tf.graph import inlined
 from coatnet_tf.weights import Loaded, resize_table
 from coatnet_tf.weights.resizing import is_other_table
 from experiments import sizes
+from experiments.data.values import gives_values
 from tools import model_files
 
 
@@ -48,19 +49,20 @@ def at_size(model: keras.Model, path: Path, size: sizes.Size) -> keras.Model:
 
 
 def in_bfloat16(model: keras.Model, policy: str) -> keras.Model:
-    """The same model with another dtype policy, in nested models too, but for the classifier.
+    """The same model with another dtype policy, in nested models too, but for the classifier, or what gives numbers.
 
     Args:
         model: A functional model.
         policy: `"mixed_bfloat16"` keeps the weights and norms of small numbers in float32; `"bfloat16"` does not.
     """
-    classifier = model.layers[-1]
-    while isinstance(classifier, keras.Model):
-        classifier = classifier.layers[-1]
+    layers = model.layers
+    while isinstance(layers[-1], keras.Model):
+        layers = layers[-1].layers
+    classifier = layers[-2:] if gives_values(model) else layers[-1:]  # with what puts numbers into their units
 
     def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        if layer is not classifier:
+        if not any(layer is kept for kept in classifier):
             config["dtype"] = policy
         return type(layer).from_config(config)
 
@@ -76,7 +78,7 @@ def with_probabilities(model: keras.Model, path: Path) -> tuple[keras.Model, str
     becomes the probabilities of both.
 
     Args:
-        model: Gives `[batch, classes]`.
+        model: Gives `[batch, classes]`; one that gives numbers stays as it is.
         path: The file it is from.
 
     Returns:

@@ -10,6 +10,9 @@
 Without Python a server reads JPEG and PNG files, as `experiments/data/images.py` says. These have four channels at
 most: a model of more has `serving_default` alone.
 
+A model that gives numbers has `values`, `[n, columns]` in their units, in the place of `probabilities`,
+`values.txt` in the place of `classes.txt`, and no `classify`.
+
 A file that cannot be read spoils no other answer: its `error` says why, where that of the others is empty, and its
 probabilities are NaN. A server may put requests of several clients into one batch, so that an error of the whole batch
 would reach the wrong ones. Likewise an image with NaN pixels gets NaN probabilities, and no other does. No image at all
@@ -25,12 +28,14 @@ import keras
 import tensorflow as tf
 
 from experiments.data import headers, other_formats, views
+from experiments.data.values import gives_values
 
 # A file that declares more is not decoded: 50 megapixels take 200 MB in RGBA.
 MAX_PIXELS = 50_000_000
 INPUT_DTYPES = ("float32", "uint8")
 OF_FILES = ("serving_bytes", "classify")  # the signatures that take encoded files
-CLASSES_FILE = "classes.txt"
+CLASSES_FILE, VALUES_FILE = "classes.txt", "values.txt"
+PROBABILITIES, VALUES = "probabilities", "values"  # outputs
 
 _OF_KINDS = (
     "",
@@ -44,8 +49,20 @@ _TOO_LARGE, _DAMAGED = len(_OF_KINDS), len(_OF_KINDS) + 1
 
 
 def takes_files(channels: int) -> bool:
-    """Whether a model of so many channels has the signatures `OF_FILES`."""
+    """Whether a model of so many channels has signatures of files."""
     return channels <= 4
+
+
+def of_files(model: keras.Model) -> tuple[str, ...]:
+    """Which of `OF_FILES` a model has."""
+    if not takes_files(model.input_shape[-1]):
+        return ()
+    return OF_FILES[:1] if gives_values(model) else OF_FILES
+
+
+def names_file(model: keras.Model) -> str:
+    """What the file is called that names what a model gives."""
+    return VALUES_FILE if gives_values(model) else CLASSES_FILE
 
 
 def write(
@@ -59,18 +76,19 @@ def write(
     """Writes a SavedModel with the signatures of this module.
 
     Args:
-        model: Takes images in [0, 255], gives probabilities `[n, classes]`.
+        model: Takes images in [0, 255], gives probabilities `[n, classes]`, or numbers (`gives_values`).
         folder: Where to; it must not exist.
-        class_names: One for each class.
+        class_names: One for each class, or column of numbers.
         view: What the model sees of an encoded image, as in evaluation; of its size.
         input_dtype: Of `serving_default`, one of `INPUT_DTYPES`; uint8 is a quarter of the bytes to send.
         top_k: Number of classes of `classify`.
     """
     channels = model.input_shape[-1]
-    names_file = folder.parent / CLASSES_FILE  # copied into the SavedModel's assets
-    names_file.write_text("".join(f"{name}\n" for name in class_names))
+    output = VALUES if gives_values(model) else PROBABILITIES
+    file = folder.parent / names_file(model)  # copied into the SavedModel's assets
+    file.write_text("".join(f"{name}\n" for name in class_names))
     lines = tf.lookup.TextFileInitializer(
-        str(names_file),
+        str(file),
         tf.int64,
         tf.lookup.TextFileIndex.LINE_NUMBER,
         tf.string,
@@ -92,17 +110,17 @@ def write(
     traced_probabilities = tf.function(probabilities, autograph=False).get_concrete_function(pixels_spec)
 
     def serving_default(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": traced_probabilities(tf.cast(batch, tf.float32))}
+        return {output: traced_probabilities(tf.cast(batch, tf.float32))}
 
     archive = keras.export.ExportArchive()
     archive.track(names)
     archive.add_endpoint("serving_default", serving_default, [images_spec])
     if takes_files(channels):
-        of_files = _signatures_of_files(traced_probabilities, names, channels, view, top_k)
-        for name, function in of_files.items():
-            archive.add_endpoint(name, function, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        functions = _signatures_of_files(traced_probabilities, names, channels, view, top_k, output)
+        for name in of_files(model):
+            archive.add_endpoint(name, functions[name], [tf.TensorSpec((None,), tf.string, name="image_bytes")])
     archive.write_out(str(folder), verbose=False)
-    names_file.unlink()
+    file.unlink()
 
 
 def _signatures_of_files(
@@ -111,6 +129,7 @@ def _signatures_of_files(
     channels: int,
     view: views.View,
     top_k: int,
+    output: str,
 ) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
     """The functions of `OF_FILES` by their names."""
 
@@ -125,11 +144,11 @@ def _signatures_of_files(
         batch, error = traced_decode(encoded)
         found = probabilities(tf.cast(batch, tf.float32))
         found = tf.where(tf.equal(error, "")[:, None], found, float("nan"))
-        return {"probabilities": found, "error": error}
+        return {output: found, "error": error}
 
     def classify(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         found = serving_bytes(encoded)
-        scores, indices = tf.math.top_k(found["probabilities"], top_k)
+        scores, indices = tf.math.top_k(found[output], top_k)
         readable = tf.equal(found["error"], "")[:, None]
         classes = tf.where(readable, names.lookup(tf.cast(indices, tf.int64)), "")
         return {"classes": classes, "scores": scores, "error": found["error"]}

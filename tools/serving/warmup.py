@@ -54,24 +54,27 @@ def write_requests(path: Path, requests: Iterable[predict_pb2.PredictRequest]) -
             writer.write(log.SerializeToString())
 
 
-def requests(name: str, input_shape: Sequence[int], input_dtype: str) -> Iterator[predict_pb2.PredictRequest]:
+def requests(
+    name: str, input_shape: Sequence[int], input_dtype: str, of_files: Sequence[str] = signatures.OF_FILES
+) -> Iterator[predict_pb2.PredictRequest]:
     """One request for each signature and batch size, of an image of noise.
 
     Args:
         name: Name under which the model is served.
         input_shape: `(height, width, channels)` of `serving_default`.
         input_dtype: Of `serving_default`.
+        of_files: The signatures of files that it has.
     """
     image = np.random.default_rng(0).integers(0, 256, input_shape, dtype="uint8")
     encoded = encode(image) if signatures.takes_files(input_shape[-1]) else None
     for batch_size in BATCH_SIZES:
         yield request(name, "serving_default", np.stack([image] * batch_size).astype(input_dtype))
         if encoded is not None:
-            for signature in signatures.OF_FILES:
+            for signature in of_files:
                 yield request(name, signature, [encoded] * batch_size)
 
 
-def write(folder: Path, name: str, input_shape: Sequence[int], input_dtype: str) -> None:
+def write(folder: Path, name: str, input_shape: Sequence[int], input_dtype: str, of_files: Sequence[str]) -> None:
     """Writes the requests into a SavedModel.
 
     Args:
@@ -79,6 +82,7 @@ def write(folder: Path, name: str, input_shape: Sequence[int], input_dtype: str)
         name: Name under which the model is served.
         input_shape: `(height, width, channels)` of `serving_default`.
         input_dtype: Of `serving_default`.
+        of_files: As of `requests`.
     """
     (folder / FILE).parent.mkdir()
-    write_requests(folder / FILE, requests(name, input_shape, input_dtype))
+    write_requests(folder / FILE, requests(name, input_shape, input_dtype, of_files))
