@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import keras
@@ -49,10 +50,10 @@ def ask(config: ml_collections.ConfigDict, source: sources.Source, engine: Engin
         splits["eval"] = engine.predictions("eval", predict)
     if label_noise.looks_at(source.train):
         splits["train"] = engine.predictions("train", predict)
-    images, targets, weights = next(pipeline.evaluation_batches(source, config).as_numpy_iterator())
-    outputs = splits["eval"].outputs if "eval" in splits else predict(images)
-    kept = np.flatnonzero(weights > 0)[: report.CONTACT_SHEET]
-    return Said((images[kept], targets[kept], outputs[kept]), splits)
+    first = pipeline.read_images(source.eval, source, config)
+    places, images, targets = map(np.stack, zip(*itertools.islice(first, report.CONTACT_SHEET), strict=True))
+    outputs = splits["eval"].outputs[places] if "eval" in splits else predict(images)
+    return Said((images, targets, outputs), splits)
 
 
 def write(
@@ -79,7 +80,7 @@ def write(
     """
     _write_model(model, source, folder)
     of_files = {split: found for split, found in said.splits.items() if label_noise.looks_at(getattr(source, split))}
-    disagreements = label_noise.find(source, config, of_files, counts_damaged)
+    disagreements = label_noise.find(source, config, of_files)
     further = label_noise.write(disagreements, source, folder)
     facts = {}
     if source.values:

@@ -57,7 +57,6 @@ def find(
     source: Source,
     config: ml_collections.ConfigDict,
     said: Mapping[str, predictions.Predictions],
-    python: bool = True,
 ) -> list[Disagreement]:
     """Compares labels with what a model says.
 
@@ -65,7 +64,6 @@ def find(
         source: The dataset of a run.
         config: Its recipe.
         said: By split, `"eval"` and `"train"`, what the model says of those that `looks_at` names.
-        python: See `pipeline.evaluation_batches`.
 
     Returns:
         The images that the model gives another class than their label, or of several classes another one: the worst
@@ -79,7 +77,7 @@ def find(
             found += _disagreement(*example)
     found.sort(key=lambda entry: -entry.size)
     shown = found[: report.CONTACT_SHEET]
-    return [*_with_images(shown, source, config, python), *found[len(shown) :]] if shown else []
+    return [*_with_images(shown, source, config), *found[len(shown) :]] if shown else []
 
 
 def _disagreement(
@@ -101,14 +99,12 @@ def _disagreement(
 
 
 def _with_images(
-    found: Sequence[Disagreement], source: Source, config: ml_collections.ConfigDict, python: bool
+    found: Sequence[Disagreement], source: Source, config: ml_collections.ConfigDict
 ) -> list[Disagreement]:
     """The same with their images."""
-    one_class = (0,) * len(found)  # which nobody asks for
-    files = dataclasses.replace(source, eval=ImageFiles(tuple(e.file for e in found), one_class), multi_label=False)
-    batches = pipeline.evaluation_batches(files, config, python=python).as_numpy_iterator()
-    images = np.concatenate([batch for batch, _, _ in batches])
-    return [dataclasses.replace(entry, image=image) for entry, image in zip(found, images, strict=False)]
+    files = ImageFiles(tuple(entry.file for entry in found), (0,) * len(found))  # of one class, which nobody asks for
+    images = pipeline.read_images(files, dataclasses.replace(source, multi_label=False), config)
+    return [dataclasses.replace(entry, image=image) for entry, (_, image, _) in zip(found, images, strict=True)]
 
 
 def write(found: Sequence[Disagreement], source: Source, folder: epath.Path) -> list[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from experiments import augment, randaugment, sizes
@@ -214,6 +215,28 @@ def _in_order(
     examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
     batch_size = context.get_per_replica_batch_size(config.batch_size)
     return _batches(examples.batch(1), batch_size, 1, prepare)
+
+
+def read_images(
+    reader: Reader, source: Source, config: ml_collections.ConfigDict
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Images of a split as evaluation sees them, one by one: for a few of them sooner than batches are made.
+
+    Args:
+        reader: The split.
+        source: The dataset.
+        config: What `views.of_recipe` reads.
+
+    Yields:
+        Place in the split, uint8 image and target; what cannot be decoded is passed over.
+    """
+    load = _plain(source, config, True)
+    for place, example in enumerate(reader.read(0, reader.count)):
+        try:
+            image = load(tf.constant(place), example["name"], example["image"])
+        except (tf.errors.InvalidArgumentError, ValueError):  # of a decoder of TensorFlow, and of Python
+            continue
+        yield place, image.numpy(), _targets(example["label"][None], source)[0].numpy()
 
 
 def example_names(source: Source, config: ml_collections.ConfigDict, step: int) -> list[str]:
