@@ -339,7 +339,10 @@ def main(argv: list[str]) -> None:
         settings = small_folder.get_config()
         settings.update_from_flattened_dict({k: v for k, v in overrides.items() if k in ("loss", *_OF_IMAGES)})
         checks.settle_values(settings)
-        options = {"channels": settings.dataset.channels, "value_columns": values.columns_of(settings.dataset)}
+        options: dict[str, Any] = {
+            "channels": settings.dataset.channels,
+            "value_columns": values.columns_of(settings.dataset),
+        }
         images, *_ = [find_images(flags.FLAGS.images, fold=fold, **options) for fold in folds or [None]]
         start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
         config = configure(images, start, overrides)
