@@ -68,7 +68,7 @@ ABOUT_NO_WEIGHTS = (
     "more epochs."
 )
 WIDE_INTERVAL = 0.1  # of an accuracy
-_OF_IMAGES = ("dataset.channels", "dataset.value_columns")  # fields that say how images and their labels are read
+_OF_IMAGES = ("loss", "dataset.channels", "dataset.value_columns")  # fields that say how images and labels are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +319,16 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
     return "\n".join(lines)
 
 
+def _images_of_flags(overrides: Mapping[str, Any], folds: Sequence[Fold]) -> Images:
+    """The images that `--images` names; each fold is looked at before any is trained on."""
+    settings = small_folder.get_config()
+    settings.update_from_flattened_dict({field: overrides[field] for field in _OF_IMAGES if field in overrides})
+    checks.settle_values(settings)
+    channels, columns = settings.dataset.channels, values.columns_of(settings.dataset)
+    images, *_ = [find_images(flags.FLAGS.images, channels, fold, columns) for fold in folds or [None]]
+    return images
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
@@ -336,11 +346,7 @@ def main(argv: list[str]) -> None:
             raise ValueError("--folds measures one way of training; give another --config.tune than auto with it.")
         if count == 1:
             raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
-        settings = small_folder.get_config()
-        settings.update_from_flattened_dict({k: v for k, v in overrides.items() if k in ("loss", *_OF_IMAGES)})
-        checks.settle_values(settings)
-        options = {"channels": settings.dataset.channels, "value_columns": values.columns_of(settings.dataset)}
-        images, *_ = [find_images(flags.FLAGS.images, fold=fold, **options) for fold in folds or [None]]
+        images = _images_of_flags(overrides, folds)
         start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
         config = configure(images, start, overrides)
         if config.tune == tries.AUTO and not start.init_from:

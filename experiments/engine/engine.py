@@ -19,12 +19,13 @@ from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization, predictions, sizes, tuning
+from experiments import augment, losses, optimization, sizes, tuning
 from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
 from experiments.model_config import make_model_config
+from experiments.predictions import Predict, Predictions, collect
 
 MAX_CONFUSION_CLASSES = 1000  # more would not be looked at, and take gigabytes
 
@@ -161,7 +162,7 @@ class Engine(abc.ABC):
         """Updates the metrics of evaluation by the next batches of the held-out split."""
 
     @abc.abstractmethod
-    def result(self, folder: epath.Path) -> contextlib.AbstractContextManager[tuple[keras.Model, predictions.Predict]]:
+    def result(self, folder: epath.Path) -> contextlib.AbstractContextManager[tuple[keras.Model, Predict]]:
         """The model for its users, of the weights that the network has now, and what it says; all processes must ask.
 
         Args:
@@ -173,7 +174,7 @@ class Engine(abc.ABC):
             which all processes have to call with the same batches.
         """
 
-    def predictions(self, split: Literal["train", "eval"], predict: predictions.Predict) -> predictions.Predictions:
+    def predictions(self, split: Literal["train", "eval"], predict: Predict) -> Predictions:
         """What the result says of all images of a split as evaluation sees them; all processes must ask.
 
         Of a run that trains the head their features are known, and no image is read again.
@@ -185,12 +186,12 @@ class Engine(abc.ABC):
         if self._config.tune == tuning.HEAD:
             known = self._features if split == "train" else self._held_out_features
             batches = features.evaluation_batches(known, self._config, tf.distribute.InputContext())
-            return predictions.collect(batches, predict, known.count)
+            return collect(batches, predict, known.count)
         reader: Any = getattr(self._source, split)
         source = dataclasses.replace(self._source, eval=reader)
         damaged = self._counted_here(self.damaged if split == "train" else self.damaged_in_evaluation)
         batches = pipeline.evaluation_batches(source, self._config, None, damaged, self._devices.counts_damaged)
-        return predictions.collect(batches, predict, reader.count)
+        return collect(batches, predict, reader.count)
 
     def state(self) -> dict[str, list[keras.Variable]]:
         """Everything that a resumed run has to find again, in groups of variables in a fixed order."""

@@ -20,13 +20,13 @@ from keras import ops
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments import predictions
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine import orbax_checkpoints
 from experiments.engine.engine import Engine
 from experiments.engine.jax_devices import JaxDevices, ShapedLayout, batch_sharding, variable_sharding, whole
 from experiments.model_config import model_norms
+from experiments.predictions import Predict
 
 _AHEAD = 2  # steps that wait for the devices, with their batches; none on CPUs, whose collectives then could block
 
@@ -283,7 +283,7 @@ class JaxEngine(Engine):
         return lambda images: np.asarray(embed(values, jax.device_put(images.numpy(), sharding)))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Predict]]:
         """The model's values lie in a checkpoint until each is written to its file: no process ever holds all."""
         place = folder / ".unfinished-result"
         with self._merged() as weights:
@@ -296,7 +296,7 @@ class JaxEngine(Engine):
         if self._devices.is_chief:
             tf.io.gfile.rmtree(str(place))
 
-    def _predictor(self) -> predictions.Predict:
+    def _predictor(self) -> Predict:
         """What the model takes, images or features, to what its users get, by the weights that it has now."""
 
         def call(values: list[jax.Array], inputs: jax.Array) -> jax.Array:

@@ -13,12 +13,13 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.layers import ResidualBlock
-from experiments import predictions, tuning
+from experiments import tuning
 from experiments.data import features
 from experiments.data.sources import Source
 from experiments.engine.engine import Engine
 from experiments.engine.tensorflow_devices import TensorFlowDevices
 from experiments.model_config import model_norms
+from experiments.predictions import Predict
 
 _PLAIN = tf.autograph.experimental.do_not_convert  # a second or two of each start, where there is nothing to convert
 
@@ -162,7 +163,7 @@ class TensorFlowEngine(Engine):
             self._strategy.run(_PLAIN(self._evaluate_step), args=next(batches))
 
     @contextlib.contextmanager
-    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, predictions.Predict]]:
+    def result(self, folder: epath.Path) -> Iterator[tuple[keras.Model, Predict]]:
         model = self._result_model()
         with self._merged() as weights:
             model.set_weights([weight.numpy() for weight in weights])

@@ -225,7 +225,7 @@ def test_the_way_with_the_lowest_loss_is_kept(monkeypatch, tmp_path, minutes):
     text = (tmp_path / tries.REPORT).read_text()
     if minutes:
         assert kept == tmp_path / "last_blocks" and "# last_blocks is kept, of 3 ways" in text
-        assert "| all | 0.4000 | 90.00% | 1 |" in text
+        assert "| all | 0.4000 | accuracy 90.00% | 1 |" in text
     else:
         assert kept == tmp_path / "head" and "| all | not tried: no time was left |  |  |" in text
 
