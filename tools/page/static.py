@@ -166,7 +166,6 @@ def _onnx(shown: Shown, folder: Path) -> Path:
 
 def _describe(shown: Shown) -> dict[str, Any]:
     """What the page's programs need to know."""
-    view = shown.classifier.view
     return {
         "text": shown.about,
         "classes": shown.classifier.class_names,
@@ -174,12 +173,17 @@ def _describe(shown: Shown) -> dict[str, Any]:
         "colour": charts.BLUE,
         "channels": shown.classifier.channels,
         "max_pixels": MAX_PIXELS,
-        "view": {
-            "size": view.size,
-            "interpolation": view.interpolation,
-            "center": view.share if view.crop == views.CENTER else None,
-            "resized": view.resized,
-        },
+        "view": describe_view(shown.classifier.view),
+    }
+
+
+def describe_view(view: views.View) -> dict[str, Any]:
+    """What the model sees of an image, as `see` of `files/pixels.js` takes it."""
+    return {
+        "size": view.size,
+        "interpolation": view.interpolation,
+        "center": view.share if view.crop == views.CENTER else None,
+        "resized": view.resized,
     }
 
 

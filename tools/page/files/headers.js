@@ -17,7 +17,7 @@ const KINDS = [
 ];
 const READ = "JPEG, PNG, GIF, BMP or WebP";
 const READERS = { JPEG: readJpeg, PNG: readPng, GIF: readGif, BMP: readBmp, WebP: readWebp };
-const DAMAGED = "it is damaged or truncated";
+export const DAMAGED = "it is damaged or truncated";
 const ORIENTATION_TAG = 0x0112;
 const BYTE = 1, LONG = 4; // types of Exif's numbers
 const EXIF = "Exif\0\0", XMP = "http://ns.adobe.com/xap/1.0/\0", PNG_XMP = "XML:com.adobe.xmp\0";
@@ -28,8 +28,9 @@ const ADOBE = [0xff, 0xee, 0, 0x0e, 0x41, 0x64, 0x6f, 0x62, 0x65, 0, 0x64, 0, 0,
  * Reads the header of a file.
  *
  * @param {Uint8Array} bytes The file; what notes its orientation is overwritten.
- * @returns {{kind: string, orientation: number, width: number, height: number, parts: Uint8Array[]}} The orientation is
- *     1 (upright, or not noted) to 8, as the Exif standard counts; the parts make the file that the browser is to decode.
+ * @returns {{kind: string, orientation: number, width: number, height: number, bits: ?number, parts: Uint8Array[]}} The
+ *     orientation is 1 (upright, or not noted) to 8, as the Exif standard counts; the bits are those of a PNG's value;
+ *     the parts make the file that the browser is to decode.
  * @throws {Error} If it is no image that is read, or a damaged one, in words that may follow "cannot be read: ".
  */
 export function readHeader(bytes) {
@@ -135,7 +136,8 @@ function readPng(bytes) {
   if (hidden && !noted) {
     throw new Error("it is a PNG with its orientation in a compressed or hexadecimal text: save it without");
   }
-  return { width: numbers.getUint32(16), height: numbers.getUint32(20), orientation: noted || orientationOf(null, xmp) };
+  const size = { width: numbers.getUint32(16), height: numbers.getUint32(20) };
+  return { ...size, bits: bytes[24], orientation: noted || orientationOf(null, xmp) };
 }
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {

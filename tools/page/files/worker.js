@@ -4,11 +4,9 @@
 // loaded. Nothing is asked of any other host, and nothing but the page's own files of its own.
 
 import * as ort from "./ort.wasm.bundle.min.js";
-import { readHeader } from "./headers.js";
-import { keepChannels, see } from "./pixels.js";
+import { load } from "./load.js";
 
 const TOLERANCE = 1e-3; // of the scores of the known image
-const STRIP = 1 << 22; // pixels that are drawn at once: phones refuse large canvases
 
 ort.env.wasm.numThreads = 1; // more need headers that not every web host can send
 
@@ -63,40 +61,9 @@ async function download(name, status) {
 
 async function classify({ session, about }, file) {
   const begun = performance.now();
-  const header = readHeader((file = new Uint8Array(await file.arrayBuffer())));
-  if (header.width * header.height > about.max_pixels) {
-    const [pixels, most] = [header.width * header.height, about.max_pixels].map((count) => count.toLocaleString("en"));
-    throw new Error(`it declares ${pixels} pixels, more than ${most}`);
-  }
-  const seen = see(await decode(header, about.channels), header, about.view);
+  const seen = await load(file, about);
   const images = new ort.Tensor("float32", Float32Array.from(seen), [1, ...about.view.size, about.channels]);
   const answers = await session.run({ [session.inputNames[0]]: images });
   const scores = answers[session.outputNames[0]].data;
   return { seen, scores, milliseconds: performance.now() - begun };
-}
-
-/** The pixels as they lie in the file, on white where it is transparent. */
-async function decode({ kind, width, height, parts }, channels) {
-  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(new Blob(parts, { type: `image/${kind.toLowerCase()}` }), options);
-  } catch {
-    throw new Error("it is damaged, or of a kind that this browser does not decode");
-  }
-  if (bitmap.width !== width || bitmap.height !== height) {
-    throw new Error("this browser decodes it at another size: make it smaller");
-  }
-  const rows = Math.min(height, Math.max(1, Math.floor(STRIP / width)));
-  const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
-  const data = new Uint8Array(height * width * channels);
-  for (let y = 0; y < height; y += rows) {
-    context.fillStyle = "white";
-    context.fillRect(0, 0, width, rows);
-    context.drawImage(bitmap, 0, -y);
-    const strip = context.getImageData(0, 0, width, Math.min(rows, height - y));
-    keepChannels(strip.data, channels, data, y * width * channels);
-  }
-  bitmap.close();
-  return { data, height, width, channels };
 }
