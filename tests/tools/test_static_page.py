@@ -86,7 +86,7 @@ def odd_files():
     files["PNG of 16 bits, interlaced"] = png_of_16_bits(deep[..., :3], interlaced=True)
     files["PNG of 16 bits with alpha"] = png_of_16_bits(deep)
     files["PNG of 16 bits with a key"] = png_of_16_bits(deep[..., :3], key=(1000, 2000, 3000))
-    keep("grey PNG of 16 bits", Image.fromarray((photo(20, 20)[..., 0] * 257 + 77).astype("uint16")), "PNG")
+    keep("grey PNG of 16 bits", Image.fromarray(photo(20, 20)[..., 0].astype("uint16") * 200 + 77), "PNG")
     return files
 
 
@@ -308,7 +308,10 @@ class TestInABrowser:
             "truncated gif": (gif[: len(gif) // 2], "damaged or truncated"),
             "truncated webp": (webp[:-20], "damaged or truncated"),
             "truncated bmp": (bmp[:-20], "damaged or truncated"),
-            "png bomb": (png_that_declares(100_000, 100_000), "It declares 10,000,000,000 pixels, more than 50,000,000"),
+            "png bomb": (
+                png_that_declares(100_000, 100_000),
+                "declares 10,000,000,000 pixels, more than 50,000,000",
+            ),
             "jpg bomb": (jpeg_that_declares(65_000, 65_000), "It declares 4,225,000,000 pixels"),
             "hidden": (png[:33] + as_text_chunk + png[33:], "orientation in a compressed or hexadecimal text"),
         }
