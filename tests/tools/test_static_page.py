@@ -172,7 +172,7 @@ def of_file(package, model_file, tmp_path_factory):
 @pytest.fixture
 def opened(browser):
     """Opens a folder as a web host shows it; what its page asks of others is refused, and the test fails of it."""
-    tabs, servers, asked = [], [], []
+    tabs, servers, asked, allowed = [], [], [], []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -186,6 +186,7 @@ def opened(browser):
 
         def ask(route):
             if route.request.url.startswith((address, "data:", "blob:")):
+                allowed.append(route.request.url)
                 route.continue_()
             else:
                 asked.append(route.request.url)
@@ -207,6 +208,7 @@ def opened(browser):
         server.shutdown()
         server.server_close()
     assert not asked and not sent
+    assert any(address.endswith("model.onnx") for address in allowed)  # the worker's requests are seen, too
 
 
 AS_BLOBS = "const blobs = files.map((text) => new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));"

@@ -1,7 +1,8 @@
 """How the cost of the family grows with resolution, width and depth: counted, and measured on this machine.
 
     python -m tools.paper.growth --measure --output=docs    # docs/growth.json: times of CoAtNet-0, some minutes
-    python -m tools.paper.growth --output=docs              # docs/growth.png and the tables, of that file
+    python -m tools.paper.growth --output=docs              # docs/growth.png and the tables, of that file and of
+                                                            # the steps that were compiled for TPUs, docs/compiled/
 
 A count is a + b u + c u^2 in the number u of pixels, exactly: convolutions, dense layers and norms have the term in u,
 attention's scores alone that in u^2. So three sizes tell all, and where the squared term overtakes the rest.
@@ -129,9 +130,14 @@ def _seconds(call: Callable[..., Any], *args: Any) -> float:
     return time.perf_counter() - started
 
 
-def tables(measured: dict[str, Any]) -> str:
-    """The tables of the page, as Markdown."""
-    blocks = (_resolution(measured), _family(), _width_and_depth())
+def tables(measured: dict[str, Any], compiled: Path) -> str:
+    """The tables of the page, as Markdown.
+
+    Args:
+        measured: What `measure` returned.
+        compiled: Folder of compiled steps, as `tools.compile_for_tpu` writes them.
+    """
+    blocks = (_resolution(measured), _family(), _width_and_depth(), _compiled(compiled))
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
 
@@ -203,6 +209,22 @@ def _width_and_depth() -> Iterator[str]:
             )
 
 
+def _compiled(folder: Path) -> Iterator[str]:
+    yield from _header(
+        ["a compiled step of", "at", "MACs per image", "scores' share", "ms per image, estimated", "attention's share"]
+    )
+    for file in sorted(folder.glob("*.json")):
+        step = json.loads(file.read_text())
+        config = coatnet_tf.FAMILY.get(step["model"])
+        if config is None:  # a rival, for comparison
+            continue
+        macs, size, cycles = growth_of(config, "macs"), step["image_size"], step["cycles_by_part"]
+        name = f"{step['model'].replace('coatnet', 'CoAtNet')}, {step['topology'].split(':')[0]}"
+        cells = [name, str(size), f"{macs.at(size) / 1e9:.1f} B", f"{macs.share(size):.0%}"]
+        milliseconds = 1000 * step["estimated_seconds"] / step["images_per_chip"]
+        yield _row([*cells, f"{milliseconds:.1f}", f"{cycles['attention'] / sum(cycles.values()):.0%}"])
+
+
 def draw(path: Path, measured: dict[str, Any]) -> None:
     """Draws the growth with resolution, of the family and of what was measured, and with width and depth."""
     figure, (of_family, of_time, of_factors) = plt.subplots(1, 3, figsize=(15, 4.8))
@@ -262,7 +284,7 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"FileNotFoundError: there is no {file}; measure first, with --measure.")
     measured = json.loads(file.read_text())
     draw(folder / "growth.png", measured)
-    print(tables(measured))
+    print(tables(measured, folder / "compiled"))
 
 
 if __name__ == "__main__":

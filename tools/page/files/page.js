@@ -3,7 +3,6 @@
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
 let count = 0;
-const about = await (await fetch("model.json", { cache: "no-cache" })).json();
 const find = (id) => document.getElementById(id);
 
 /**
@@ -39,6 +38,8 @@ worker.onerror = () => {
   for (const { reject } of waiting.values()) reject(new Error(reason));
   waiting.clear();
 };
+
+const about = await (await fetch("model.json", { cache: "no-cache" })).json();
 
 function digits(difference) {
   return difference < 1e-6 ? "0.000001" : difference.toFixed(6);
