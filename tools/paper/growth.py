@@ -108,7 +108,7 @@ def measure() -> dict[str, Any]:
     """Times of CoAtNet-0 on this machine: of one image, and of a training step on one, in float32."""
     measures: dict[tuple[str, int], Callable[[], float]] = {}
     for size in SIZES:
-        model = getattr(coatnet_tf, "CoAtNet0")(input_shape=(size, size, 3), classes=CLASSES)  # noqa: B009
+        model = coatnet_tf.CoAtNet0(input_shape=(size, size, 3), classes=CLASSES)
         model.compile("adamw", "sparse_categorical_crossentropy")
         image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype("float32")
         measures["inference", size] = functools.partial(_seconds, model.predict_on_batch, image)

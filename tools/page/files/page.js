@@ -9,8 +9,8 @@ const find = (id) => document.getElementById(id);
  * Classifies a file.
  *
  * @param {Blob} file An image.
- * @returns {Promise<{seen: Uint8Array, scores: Float32Array, milliseconds: number}>} What the model saw of it, the score
- *     of each class, and the time from the file to the scores.
+ * @returns {Promise<{seen: Uint8Array, scores: Float32Array, milliseconds: number}>} What the model saw of it, the
+ *     score of each class, and the time from the file to the scores.
  * @throws {Error} If it cannot be read, with the reason.
  */
 export function classify(file) {
@@ -90,7 +90,7 @@ function draw(seen) {
   const [height, width] = about.view.size, { channels } = about;
   const image = new ImageData(width, height);
   for (let at = 0; at < width * height; at++) {
-    for (let channel = 0; channel < 3; channel++) image.data[4 * at + channel] = seen[at * channels + (channel % channels)];
+    for (let i = 0; i < 3; i++) image.data[4 * at + i] = seen[at * channels + (i % channels)];
     image.data[4 * at + 3] = 255;
   }
   const canvas = make("canvas", Math.min(width, height) < 64 ? "small" : "");

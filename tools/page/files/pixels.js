@@ -1,7 +1,7 @@
 // From decoded pixels to what the model sees: experiments/data/images.py and views.py, number by number.
 //
-// An image is {data, height, width, channels}, its numbers row by row. TensorFlow computes in 32 bits, and so does this:
-// each Math.fround is a number that it rounds.
+// An image is {data, height, width, channels}, its numbers row by row. TensorFlow computes in 32 bits, and so does
+// this: each Math.fround is a number that it rounds.
 
 const f = Math.fround;
 const KERNELS = {

@@ -34,7 +34,8 @@ export async function decode16(bytes) {
         let alpha = 255;
         if (samples > colours) alpha = to8Bits(sample(colours));
         else if (key && key.every((value, i) => value === sample(i))) alpha = 0;
-        for (let i = 0; i < 3; i++) made[4 * (y * width + x) + i] = onWhite(to8Bits(sample(i % colours)), f(alpha / 255));
+        const to = 4 * (y * width + x);
+        for (let i = 0; i < 3; i++) made[to + i] = onWhite(to8Bits(sample(i % colours)), f(alpha / 255));
       }
     }
   }
@@ -84,7 +85,8 @@ function undoFilter(filter, row, above, pixelBytes) {
 
 /** Paeth's predictor. */
 function nearest(left, above, corner) {
-  const toLeft = Math.abs(above - corner), toAbove = Math.abs(left - corner), toCorner = Math.abs(left + above - 2 * corner);
+  const toLeft = Math.abs(above - corner), toAbove = Math.abs(left - corner);
+  const toCorner = Math.abs(left + above - 2 * corner);
   if (toLeft <= toAbove && toLeft <= toCorner) return left;
   return toAbove <= toCorner ? above : corner;
 }
