@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -109,12 +110,15 @@ def no_package(tmp_path):
 
 
 class TestRefusals:
-    def test_before_anything_is_loaded(self, tmp_path, version):
+    def test_before_anything_is_loaded(self, tmp_path, version, monkeypatch):
         (tmp_path / "mine.txt").write_text("")
         with pytest.raises(FileExistsError, match=r"--static=.* exists; give another folder"):
             demo.write_static(tmp_path, tmp_path / "nowhere", [])
         with pytest.raises(ValueError, match=r"is an export for tf_saved_model, which browsers do not run: give the"):
             demo.write_static(tmp_path / "page", version, [])
+        monkeypatch.setitem(sys.modules, "tf2onnx", None)
+        with pytest.raises(ImportError, match=r"needs the package tf2onnx: pip install 'coatnet_tf\[runtimes\]'"):
+            demo.write_static(tmp_path / "page", tmp_path / "model.keras", [])
 
     def test_no_runtime(self, tmp_path, model_file, monkeypatch):
         with pytest.raises(FileNotFoundError, match=r"holds no ort.wasm.bundle.min.mjs: give --onnxruntime_web"):

@@ -7,6 +7,7 @@ scores are Keras' too. The page makes sure of that: it has a known image and the
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -70,6 +71,7 @@ def check(folder: Path, path: Path) -> None:
     Raises:
         FileExistsError: If the folder is a file, or holds something.
         ValueError: If the model is an export for another runtime.
+        ImportError: If the package that writes ONNX is needed and not installed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"--static={folder} exists; give another folder, or remove it.")
@@ -79,6 +81,8 @@ def check(folder: Path, path: Path) -> None:
             f"{version} is an export for {exported.format_of(version)}, which browsers do not run: give the run, the "
             ".keras file, or an export with --format=onnx."
         )
+    if version is None and importlib.util.find_spec("tf2onnx") is None:
+        raise ImportError("A page without a server needs the package tf2onnx: pip install 'coatnet_tf[runtimes]'.")
 
 
 def write(folder: Path, shown: Shown, runtime: Path | None = None) -> dict[str, int]:
@@ -93,7 +97,7 @@ def write(folder: Path, shown: Shown, runtime: Path | None = None) -> dict[str, 
         Bytes of the runtime, of the model and of the rest.
 
     Raises:
-        FileExistsError, ValueError: As `check` raises them; or if the model's images are no pictures.
+        FileExistsError, ImportError, ValueError: As `check` raises them; or if the model's images are no pictures.
         FileNotFoundError: If there is no runtime.
         OSError: If npm cannot fetch it, or the folder cannot be written.
     """
