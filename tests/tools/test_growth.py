@@ -1,6 +1,5 @@
 """How cost grows: counts are exact at every size, and the page holds what the program prints."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -34,4 +33,4 @@ def test_the_squared_term_is_that_of_scores():
 @pytest.mark.slow
 def test_the_page_holds_the_tables():
     page = (DOCS / "growth.md").read_text()
-    assert growth.tables(json.loads((DOCS / "growth.json").read_text()), DOCS / "compiled") in page
+    assert growth.tables(growth.read_times(DOCS), DOCS / "compiled") in page

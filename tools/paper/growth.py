@@ -1,8 +1,8 @@
 """How the cost of the family grows with resolution, width and depth: counted, and measured on this machine.
 
     python -m tools.paper.growth --measure --output=docs    # docs/growth.json: times of CoAtNet-0, some minutes
-    python -m tools.paper.growth --output=docs              # docs/growth.png and the tables, of that file and of
-                                                            # the steps that were compiled for TPUs, docs/compiled/
+    python -m tools.paper.growth --output=docs              # docs/growth.png and the tables, with these times if there
+                                                            # are any, and of the steps compiled for TPUs
 
 A count is a + b u + c u^2 in the number u of pixels, exactly: convolutions, dense layers and norms have the term in u,
 attention's scores alone that in u^2. So three sizes tell all, and where the squared term overtakes the rest.
@@ -35,8 +35,9 @@ from experiments.charts import plt
 from tools.benchmarks import timing
 
 SIZES = (224, 384, 512, 640, 768, 1024)
-TRAINED = (224, 384, 512, 640)  # in float32 the scores of larger ones want more memory than a desk has
+TIMED = {"inference": (224, 384, 512, 768), "training": (224, 384, 512)}  # larger ones want more memory than a desk has
 MEASURED = "coatnet-0"
+TIMES = "growth.json"
 FACTORS = (0.5, 1, 1.5, 2)  # of widths, and of depths
 STRIDE = 32
 CLASSES = 1000
@@ -107,12 +108,12 @@ def scaled(config: CoAtNetConfig, width: float = 1, depth: float = 1) -> CoAtNet
 def measure() -> dict[str, Any]:
     """Times of CoAtNet-0 on this machine: of one image, and of a training step on one, in float32."""
     measures: dict[tuple[str, int], Callable[[], float]] = {}
-    for size in SIZES:
+    for size in TIMED["inference"]:
         model = coatnet_tf.CoAtNet0(input_shape=(size, size, 3), classes=CLASSES)
         model.compile("adamw", "sparse_categorical_crossentropy")
         image = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype("float32")
         measures["inference", size] = functools.partial(_seconds, model.predict_on_batch, image)
-        if size in TRAINED:
+        if size in TIMED["training"]:
             measures["training", size] = functools.partial(_seconds, model.train_on_batch, image, np.zeros(1, "int32"))
     found = timing.medians(measures, rounds=3)
     return {
@@ -137,7 +138,8 @@ def tables(measured: dict[str, Any], compiled: Path) -> str:
         measured: What `measure` returned.
         compiled: Folder of compiled steps, as `tools.compile_for_tpu` writes them.
     """
-    blocks = (_resolution(measured), _family(), _width_and_depth(), _compiled(compiled))
+    timed = [_times(measured)] if measured["inference"] else []
+    blocks = (_resolution(), *timed, _family(), _width_and_depth(), _compiled(compiled))
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
 
@@ -149,31 +151,22 @@ def _header(cells: Sequence[str]) -> list[str]:
     return [_row(cells), _row(["---", *["---:"] * (len(cells) - 1)])]
 
 
-def _resolution(measured: dict[str, Any]) -> Iterator[str]:
+def _resolution() -> Iterator[str]:
     macs, kept = (growth_of(coatnet_tf.FAMILY[MEASURED], field) for field in ("macs", "kept"))
-    yield from _header(
-        [
-            "CoAtNet-0 at",
-            "MACs",
-            "of 224",
-            "scores' share",
-            "MiB kept",
-            "scores' share",
-            "ms",
-            "of 224",
-            "ms, training",
-            "of 224",
-        ]
-    )
+    yield from _header(["CoAtNet-0 at", "MACs", "of 224", "scores' share", "MiB kept", "of 224", "scores' share"])
     for size in SIZES:
-        cells = [
-            str(size),
-            f"{macs.at(size) / 1e9:.1f} B",
-            f"{macs.at(size) / macs.at(224):.1f}",
-            f"{macs.share(size):.0%}",
-        ]
-        cells += [f"{2 * kept.at(size) / 2**20:,.0f}", f"{kept.share(size):.0%}"]
-        for what in ("inference", "training"):
+        cells = [str(size), f"{macs.at(size) / 1e9:.1f} B"]
+        cells += [f"{macs.at(size) / macs.at(224):.1f}", f"{macs.share(size):.0%}"]
+        cells += [f"{2 * kept.at(size) / 2**20:,.0f}", f"{kept.at(size) / kept.at(224):.1f}", f"{kept.share(size):.0%}"]
+        yield _row(cells)
+
+
+def _times(measured: dict[str, Any]) -> Iterator[str]:
+    macs = growth_of(coatnet_tf.FAMILY[MEASURED], "macs")
+    yield from _header(["CoAtNet-0 at", "MACs of 224", *(cell for what in TIMED for cell in (f"ms, {what}", "of 224"))])
+    for size in TIMED["inference"]:
+        cells = [str(size), f"{macs.at(size) / macs.at(224):.1f}"]
+        for what in TIMED:
             seconds, first = measured[what].get(str(size)), measured[what]["224"]
             cells += ["", ""] if seconds is None else [f"{1000 * seconds:,.0f}", f"{seconds / first:.1f}"]
         yield _row(cells)
@@ -251,6 +244,8 @@ def draw(path: Path, measured: dict[str, Any]) -> None:
             pixels, [growth.at(size) / growth.at(224) for size in sizes], color=colour, label=f"{name} (counted)"
         )
     for colour, marker, what in ((charts.GREEN, "o", "inference"), (charts.ORANGE, "s", "training")):
+        if not measured[what]:
+            continue
         times = {int(size): seconds for size, seconds in measured[what].items()}
         places = [(size / 224) ** 2 for size in times]
         ratios = [seconds / times[224] for seconds in times.values()]
@@ -273,16 +268,19 @@ def draw(path: Path, measured: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def read_times(folder: Path) -> dict[str, Any]:
+    """The times in a folder; none of nothing if they were not measured."""
+    file = folder / TIMES
+    return json.loads(file.read_text()) if file.is_file() else {what: {} for what in TIMED}
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     logs.show_ours()
     folder = Path(flags.FLAGS.output)
-    file = folder / "growth.json"
     if flags.FLAGS.measure:
-        file.write_text(json.dumps(measure(), indent=2) + "\n")
-    elif not file.is_file():
-        raise SystemExit(f"FileNotFoundError: there is no {file}; measure first, with --measure.")
-    measured = json.loads(file.read_text())
+        (folder / TIMES).write_text(json.dumps(measure(), indent=2) + "\n")
+    measured = read_times(folder)
     draw(folder / "growth.png", measured)
     print(tables(measured, folder / "compiled"))
 
