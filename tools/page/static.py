@@ -207,7 +207,7 @@ def _write_check(path: Path, classifier: predict.Classifier) -> list[float]:
 
 def _write_examples(page: Path, examples: Sequence[Path]) -> list[dict[str, str]]:
     """Copies the examples that browsers can show."""
-    written = []
+    written: list[dict[str, str]] = []
     for path in examples:
         try:
             with Image.open(path) as image:

@@ -27,6 +27,7 @@ from typing import Any
 import keras
 import numpy as np
 from absl import app, flags
+from matplotlib.axes import Axes
 
 import coatnet_tf
 from coatnet_tf.config import CoAtNetConfig
@@ -41,6 +42,7 @@ TIMES = "growth.json"
 FACTORS = (0.5, 1, 1.5, 2)  # of widths, and of depths
 STRIDE = 32
 CLASSES = 1000
+_DRAWN = range(224, 1025, STRIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +59,12 @@ class Growth:
     linear: float
     squared: float
 
-    def at(self, size: int) -> float:
+    def at(self, size: float) -> float:
         """The count at a size."""
         pixels = (size / STRIDE) ** 2
         return self.constant + self.linear * pixels + self.squared * pixels**2
 
-    def share(self, size: int) -> float:
+    def share(self, size: float) -> float:
         """Of the count at a size, what the squared term has."""
         return self.squared * (size / STRIDE) ** 4 / self.at(size)
 
@@ -101,7 +103,9 @@ def scaled(config: CoAtNetConfig, width: float = 1, depth: float = 1) -> CoAtNet
         dataclasses.replace(stage, width=round(stage.width * width), depth=max(1, round(stage.depth * depth)))
         for stage in config.stages
     )
-    stem = dataclasses.replace(config.stem, stem_width=round(config.stem.stem_width * width))
+    stem_width = config.stem.stem_width
+    assert isinstance(stem_width, int)  # of the family
+    stem = dataclasses.replace(config.stem, stem_width=round(stem_width * width))
     return dataclasses.replace(config, stages=stages, stem=stem)
 
 
@@ -220,52 +224,55 @@ def _compiled(folder: Path) -> Iterator[str]:
 
 def draw(path: Path, measured: dict[str, Any]) -> None:
     """Draws the growth with resolution, of the family and of what was measured, and with width and depth."""
-    figure, (of_family, of_time, of_factors) = plt.subplots(1, 3, figsize=(15, 4.8))
-    sizes = np.arange(224, 1025, STRIDE)
-    for index, (name, config) in enumerate(coatnet_tf.FAMILY.items()):
-        macs = growth_of(config, "macs")
-        line = "-" if index < 4 else "--"
-        colour = charts.COLOURS[index % 4]
-        of_family.plot(
-            sizes, [macs.at(size) / 1e9 for size in sizes], line, color=colour, label=name.replace("coatnet", "")
-        )
-        kept = growth_of(config, "kept").takes_over()
-        of_family.plot([kept], [macs.at(kept) / 1e9], "o", color=colour, markersize=5)
-    of_family.set(yscale="log", xlabel="height and width", ylabel="multiply-accumulates per image, 1e9 (counted)")
-    of_family.set_title("dots: there scores take half of the memory kept for training", fontsize=9)
-    of_family.legend(title="CoAtNet", fontsize=8, ncols=2)
-
-    macs, kept = (growth_of(coatnet_tf.FAMILY[MEASURED], field) for field in ("macs", "kept"))
-    pixels = (sizes / 224) ** 2
-    counts = {"MACs": macs, "memory kept for training": kept}
-    of_time.plot(pixels, pixels, ":", color=charts.GREY, label="pixels")
-    for colour, (name, growth) in zip(charts.COLOURS, counts.items(), strict=False):
-        of_time.plot(
-            pixels, [growth.at(size) / growth.at(224) for size in sizes], color=colour, label=f"{name} (counted)"
-        )
-    for colour, marker, what in ((charts.GREEN, "o", "inference"), (charts.ORANGE, "s", "training")):
-        if not measured[what]:
-            continue
-        times = {int(size): seconds for size, seconds in measured[what].items()}
-        places = [(size / 224) ** 2 for size in times]
-        ratios = [seconds / times[224] for seconds in times.values()]
-        of_time.plot(places, ratios, marker, color=colour, label=f"time, {what} (measured)")
-    of_time.set(xscale="log", yscale="log", xlabel="pixels, of 224 x 224", ylabel="of 224 x 224", title="CoAtNet-0")
-    of_time.legend(fontsize=8)
-
-    factors = np.arange(0.5, 2.01, 0.5)
-    for colour, what in ((charts.BLUE, "width"), (charts.VERMILLION, "depth")):
-        for size, line in ((224, "-"), (1024, "--")):
-            counted = [growth_of(scaled(coatnet_tf.FAMILY[MEASURED], **{what: f}), "macs").at(size) for f in factors]
-            ratios = [count / macs.at(size) for count in counted]
-            of_factors.plot(factors, ratios, f"o{line}", color=colour, markersize=4, label=f"{what}, at {size}")
-    of_factors.set(xlabel="times the width, or the depth", ylabel="times the MACs (counted)", title="CoAtNet-0")
-    of_factors.legend(fontsize=8)
-    for panel in (of_family, of_time, of_factors):
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.8))
+    _draw_family(panels[0])
+    _draw_one(panels[1], measured)
+    _draw_width_and_depth(panels[2])
+    for panel in panels:
         panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, ncols=2 if panel is panels[0] else 1)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _draw_family(panel: Axes) -> None:
+    for index, (name, config) in enumerate(coatnet_tf.FAMILY.items()):
+        macs, colour = growth_of(config, "macs"), charts.COLOURS[index % 4]
+        label = name.replace("coatnet", "CoAtNet")
+        counted = [macs.at(size) / 1e9 for size in _DRAWN]
+        panel.plot(_DRAWN, counted, "-" if index < 4 else "--", color=colour, label=label)
+        turning = growth_of(config, "kept").takes_over()
+        panel.plot([turning], [macs.at(turning) / 1e9], "o", color=colour, markersize=5)
+    panel.set(yscale="log", xlabel="height and width", ylabel="multiply-accumulates per image, 1e9 (counted)")
+    panel.set_title("dots: there scores take half of the memory kept for training", fontsize=9)
+
+
+def _draw_one(panel: Axes, measured: dict[str, Any]) -> None:
+    pixels = [(size / 224) ** 2 for size in _DRAWN]
+    panel.plot(pixels, pixels, ":", color=charts.GREY, label="pixels")
+    fields = {"macs": "MACs", "kept": "memory kept for training"}
+    for colour, (field, name) in zip(charts.COLOURS, fields.items(), strict=False):
+        growth = growth_of(coatnet_tf.FAMILY[MEASURED], field)
+        ratios = [growth.at(size) / growth.at(224) for size in _DRAWN]
+        panel.plot(pixels, ratios, color=colour, label=f"{name} (counted)")
+    for colour, marker, what in ((charts.GREEN, "o", "inference"), (charts.ORANGE, "s", "training")):
+        times = {int(size): seconds for size, seconds in measured[what].items()}
+        if times:
+            places = [(size / 224) ** 2 for size in times]
+            ratios = [seconds / times[224] for seconds in times.values()]
+            panel.plot(places, ratios, marker, color=colour, label=f"time, {what} (measured)")
+    panel.set(xscale="log", yscale="log", xlabel="pixels, of 224 x 224", ylabel="of 224 x 224", title="CoAtNet-0")
+
+
+def _draw_width_and_depth(panel: Axes) -> None:
+    base = coatnet_tf.FAMILY[MEASURED]
+    for colour, what in ((charts.BLUE, "width"), (charts.VERMILLION, "depth")):
+        for size, line in ((224, "-"), (1024, "--")):
+            counted = [growth_of(scaled(base, **{what: factor}), "macs").at(size) for factor in FACTORS]
+            ratios = [count / growth_of(base, "macs").at(size) for count in counted]
+            panel.plot(FACTORS, ratios, f"o{line}", color=colour, markersize=4, label=f"{what}, at {size}")
+    panel.set(xlabel="times the width, or the depth", ylabel="times the MACs (counted)", title="CoAtNet-0")
 
 
 def read_times(folder: Path) -> dict[str, Any]:
