@@ -3,6 +3,7 @@
     python -m tools.demo --model=runs/mine
     python -m tools.demo --model=model.keras --labels=classes.txt
     python -m tools.demo --model=runs/mine/serving
+    python -m tools.demo --model=runs/mine --static=page
 
 opens a local page. It takes files, pictures of the camera and, of a run whose data is there, held-out images; says
 of each what the model takes it for; and shows beside it what spoke for that class (Grad-CAM of the last stage). An
@@ -10,6 +11,9 @@ export is no Keras model and has classes alone. A file that cannot be read gets 
 
 Nobody but this machine reaches the page unless `--host` says so, nothing of it is kept or sent anywhere, and
 files above `--max_megabytes` are refused. Ctrl-C ends it.
+
+`--static=FOLDER` writes a page for any web host instead, which computes in the browser: images never leave it. It has
+classes alone, and holds the held-out images that it shows, of which `--examples=0` leaves it without.
 """
 
 from __future__ import annotations
@@ -42,23 +46,14 @@ from experiments.report import picture_of
 from tools import model_files, predict
 from tools.explanations import maps
 from tools.explanations.picture import heat_over
+from tools.page import static
 from tools.serving.signatures import MAX_PIXELS
 
 TOP = 3  # classes that are named
 AT_ONCE = 50  # files
 EXAMPLES = 8
 LOOPBACK = "127.0.0.1"
-STYLE = """
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 0.8rem; }
-.card { border: 1px solid #8884; border-radius: 0.5rem; padding: 0.7rem; overflow-wrap: anywhere; }
-.card .pictures { display: flex; gap: 0.4rem; margin-bottom: 0.5rem; }
-.card img { width: calc(50% - 0.2rem); aspect-ratio: 1; object-fit: contain; background: #8882; }
-.card .class { display: flex; justify-content: space-between; gap: 1rem; }
-.card .bar { height: 0.35rem; background: #8883; border-radius: 0.2rem; }
-.card .bar div { height: 100%; background: BLUE; border-radius: 0.2rem; }
-.card .error, .refused { color: #b3261e; }
-.card .name { font-size: 0.85rem; opacity: 0.8; }
-""".replace("BLUE", charts.BLUE)
+STYLE = f":root {{ --bar: {charts.BLUE}; }}\n{(static.FILES / 'cards.css').read_text()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,16 +151,21 @@ def load(path: Path, **options: Any) -> Demo:
             maps.check_model(explained, path)
         except ValueError as error:
             explained, why = None, f"without Grad-CAM: {error}"
-    about = f"{path.name}: {len(classifier.class_names)} classes. It sees {classifier.view.describe()}."
+    about = _describe(path, classifier)
     return Demo(classifier, explained, about if explained is not None else f"{about} ({_sentence(why)})")
 
 
-def find_examples(run: Path, folder: Path) -> tuple[list[Path], str]:
+def _describe(path: Path, classifier: predict.Classifier) -> str:
+    return f"{path.name}: {len(classifier.class_names)} classes. It sees {classifier.view.describe()}."
+
+
+def find_examples(run: Path, folder: Path, count: int = EXAMPLES) -> tuple[list[Path], str]:
     """Writes held-out images of a run, evenly spaced over the split.
 
     Args:
         run: Folder of the run.
         folder: Where to.
+        count: How many, at most.
 
     Returns:
         The files, and why there are none.
@@ -175,7 +175,7 @@ def find_examples(run: Path, folder: Path) -> tuple[list[Path], str]:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         return [], f"No held-out images to show, as the run's data cannot be read ({error})."
     written = []
-    for index in np.linspace(0, source.eval.count - 1, min(EXAMPLES, source.eval.count)).astype(int):
+    for index in np.linspace(0, source.eval.count - 1, min(count, source.eval.count)).astype(int):
         (example,) = source.eval.read(index, index + 1)
         label = np.atleast_1d(example["label"].numpy())
         true = np.flatnonzero(label) if source.multi_label else label
@@ -287,22 +287,57 @@ def serve(page: Any, host: str = LOOPBACK, port: int | None = None, max_megabyte
     return page.local_url
 
 
+def write_static(
+    folder: Path, path: Path, examples: Sequence[Path], runtime: Path | None = None, **options: Any
+) -> dict[str, int]:
+    """Writes the page that needs no server.
+
+    Args:
+        folder: Where to; made if it is missing.
+        path: As of `load`, but of exports only those for ONNX.
+        examples: Images to choose from.
+        runtime: Folder of the package onnxruntime-web; by default npm fetches it.
+        **options: As of `load`.
+
+    Returns:
+        As of `static.write`.
+
+    Raises:
+        FileNotFoundError, ValueError: As `predict.load_classifier` raises them.
+        OSError, ValueError: As `static.write` raises them.
+    """
+    static.check(folder, path)
+    classifier = predict.load_classifier(path, **options)
+    kept = {name: options[name] for name in ("labels", "preprocessing") if name in options}
+    shown = static.Shown(path, classifier, _describe(path, classifier), TOP, examples, **kept)
+    return static.write(folder, shown, runtime)
+
+
 def main(argv: list[str]) -> None:
     del argv
     logs.show_ours()
     values = flags.FLAGS
     path, labels = Path(values.model), Path(values.labels) if values.labels else None
+    given = {name: getattr(values, name) for name in ("preprocessing", "crop", "interpolation")}
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder).resolve()
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = os.fspath(temporary / "dropped")
         try:
-            given = {name: getattr(values, name) for name in ("preprocessing", "crop", "interpolation")}
-            demo = load(path, labels=labels, **given)
-            examples, why = find_examples(path, temporary) if (path / workdir.CONFIG).is_file() else ([], "")
+            of_server = [name for name in ("host", "port", "max_megabytes") if values[name].present]
+            if values.static and of_server:
+                raise ValueError(f"--{of_server[0]} is of the page with a server; leave it out with --static.")
+            is_run = (path / workdir.CONFIG).is_file()
+            examples, why = find_examples(path, temporary, values.examples) if is_run and values.examples else ([], "")
             if why:
                 logging.warning("%s", why)
-            page = make_page(demo, examples, temporary / "dropped")
+            if values.static:
+                runtime = Path(values.onnxruntime_web) if values.onnxruntime_web else None
+                written = write_static(Path(values.static), path, examples, runtime, labels=labels, **given)
+                sizes = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in written.items())
+                print(f"The page: {values.static} ({sizes}), for any web host")
+                return
+            page = make_page(load(path, labels=labels, **given), examples, temporary / "dropped")
             address = serve(page, values.host, values.port, values.max_megabytes)
         except (OSError, ValueError, ImportError) as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
@@ -319,6 +354,9 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     path_flags.define("model", None, "Folder of a finished run, .keras file, or folder of an export.")
     path_flags.define("labels", None, "File with one class name per line; runs and exports bring their own.")
+    path_flags.define("static", None, "Folder to write a page to that needs no server, in place of serving one.")
+    path_flags.define("onnxruntime_web", None, "With --static, folder of that package; npm fetches it by default.")
+    flags.DEFINE_integer("examples", EXAMPLES, "Held-out images of a run to choose from.", lower_bound=0)
     flags.DEFINE_string("host", LOOPBACK, "Address to listen at; 0.0.0.0 lets others on the network in.")
     flags.DEFINE_integer("port", None, "Port; the first free one from 7860 on by default.", 1, 65535)
     flags.DEFINE_integer("max_megabytes", 20, "Size of a file above which it is refused.", lower_bound=1)

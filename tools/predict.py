@@ -108,7 +108,7 @@ def load_classifier(
         FileNotFoundError: If there is no such model, or no file of labels.
         ValueError: If it is none that classifies images, or has another number of classes than there are labels.
     """
-    version = _version_of_export(path)
+    version = version_of_export(path)
     if version is not None:
         return _load_export(version, labels, crop, interpolation)
     folder, file = (path, None) if path.is_dir() else (None, path)
@@ -140,7 +140,7 @@ def load_classifier(
     )
 
 
-def _version_of_export(path: Path) -> Path | None:
+def version_of_export(path: Path) -> Path | None:
     """The folder of an export; `None` if it is something else."""
     if not path.is_dir() or (path / workdir.MODEL).exists():
         return None

@@ -65,6 +65,14 @@ class View:
             return min(self.size) / (min(self.size) + images.CROP_PADDING)
         return 1.0 if self.crop == WHOLE else float(self.crop)
 
+    @property
+    def resized(self) -> sizes.Size | None:
+        """Height and width at least to which an image is resized before the middle is cut out; `None` for none."""
+        if self.crop in (WHOLE, CENTER):
+            return None
+        height, width = self.size
+        return math.floor(height / self.share), math.floor(width / self.share)
+
     def load(self, encoded: tf.Tensor, channels: int, **options: Any) -> tf.Tensor:
         """Decodes an image and brings it to the size.
 
@@ -77,11 +85,8 @@ class View:
             uint8 `[height, width, channels]`.
         """
         window = images.center(self.size) if self.crop == CENTER else images.whole
-        height, width = self.size
-        share = self.share
-        resized = None if self.crop in (WHOLE, CENTER) else (math.floor(height / share), math.floor(width / share))
         return images.load(
-            encoded, channels, self.size, window, interpolation=self.interpolation, resized=resized, **options
+            encoded, channels, self.size, window, interpolation=self.interpolation, resized=self.resized, **options
         )
 
     def describe(self) -> str:
