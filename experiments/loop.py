@@ -257,7 +257,7 @@ def train(
             disagreements = label_noise.find(source, config, predict, damaged, counts)
             several = _measure_several(source, config, predict, damaged[0], counts) if source.multi_label else None
             if writes:
-                _write_model(model, source, folder)
+                _write_model(model, source, examples[0], folder)
                 further = label_noise.write(disagreements, source, folder)
                 _write_report(config, source, engine, devices, confusion, several, predicted, further, folder)
     devices.on_any_process(False)  # the others wait for the chief, who may need what they hold
@@ -352,8 +352,10 @@ def _keep_names_of_damaged(engine: Engine, folder: epath.Path) -> None:
             workdir.write_whole(file, "\n".join(damaged.names) + "\n")
 
 
-def _write_model(model: keras.Model, source: sources.Source, folder: epath.Path) -> None:
-    """Writes the model for its users, and the names of its classes."""
+def _write_model(model: keras.Model, source: sources.Source, examples: np.ndarray, folder: epath.Path) -> None:
+    """Writes the model for its users, the names of its classes and a few images for the certificates of exports."""
+    with (folder / workdir.PROBES).open("wb") as file:
+        np.savez_compressed(file, images=examples[: workdir.CERTIFIED])
     unfinished = folder / f".unfinished-{workdir.MODEL}"
     model.save(unfinished)
     unfinished.replace(folder / workdir.MODEL)
