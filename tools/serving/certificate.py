@@ -94,7 +94,10 @@ def refer(model: keras.Model, path: Path, gives_probabilities: bool, of_run: boo
         floor = _FLOOR_OF_ONE_SCORE
     elif gives_probabilities and activation is keras.activations.linear:
         scores = "softmax"
-    exact = all(layer.compute_dtype == "float32" for layer in model._flatten_layers(include_self=False))
+    exact = not any(
+        layer.compute_dtype != "float32" or getattr(layer, "quantization_mode", None)
+        for layer in model._flatten_layers(include_self=False)
+    )
     return Reference(images, source, logits, scores, floor, exact)
 
 
