@@ -1,5 +1,6 @@
 """The notebooks of docs/ run as they stand there, and the outputs they were committed with are those of a reader."""
 
+import itertools
 import os
 import re
 import shutil
@@ -16,7 +17,8 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 def shown(cell):
     """Kinds of the outputs of a cell: what it prints, pictures."""
-    return [output.get("name") or sorted(output["data"]) for output in cell.get("outputs", [])]
+    kinds = [output.get("name") or sorted(output["data"]) for output in cell.get("outputs", [])]
+    return [kind for kind, _ in itertools.groupby(kinds)]  # a program's lines come in one piece or in several
 
 
 def text_of(notebook):
