@@ -54,14 +54,20 @@ def _parts_of_notebook(file: File) -> Iterator[tuple[str, str | bytes]]:
                 lines += [f"[The notebook itself]({base}{_NOTEBOOK})"]
             continue
         lines += [f"```python\n{text}\n```"]
-        for output in cell["outputs"]:
+        said = ""  # a program's lines come in one piece or in several
+        for output in [*cell["outputs"], {}]:
+            if "text" in output:
+                said += "".join(output["text"])
+                continue
+            if said:
+                lines += ["```text\n" + said.strip("\n") + "\n```"]
+                said = ""
             if picture := output.get("data", {}).get("image/png"):
                 pictures += 1
                 yield f"{name}_{pictures}.png", base64.b64decode("".join(picture))
                 lines += [f"![What the code above draws]({base}_{pictures}.png)"]
-            else:
-                said = output.get("text") or output["data"]["text/plain"]
-                lines += [f"```text\n{''.join(said).rstrip()}\n```"]
+            elif "data" in output:
+                lines += [f"```text\n{''.join(output['data']['text/plain'])}\n```"]
     yield f"{name}.md", "\n\n".join(lines) + "\n"
 
 

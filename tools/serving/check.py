@@ -202,7 +202,7 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
         if not path.is_file():
             raise Refused(f"{name} is missing; copy the export with all its files")
         if (found := sha256(path)) != digest:
-            raise Refused(f"{name} has changed: its SHA-256 is {found[:12]}... and must be {digest[:12]}...")
+            raise Refused(f"{name} has changed: its SHA-256 begins with {found[:12]}, not with {digest[:12]}")
 
 
 def check(folder: Path) -> str:
