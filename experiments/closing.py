@@ -78,7 +78,7 @@ def write(
         said: From `ask`.
         folder: Folder of the run.
     """
-    _write_model(model, source, folder)
+    _write_model(model, source, said.examples[0], folder)
     of_files = {split: found for split, found in said.splits.items() if label_noise.looks_at(getattr(source, split))}
     disagreements = label_noise.find(source, config, of_files)
     further = label_noise.write(disagreements, source, folder)
@@ -128,7 +128,10 @@ def _write_values(source: sources.Source, values: Values, said: Said, folder: ep
     ]
 
 
-def _write_model(model: keras.Model, source: sources.Source, folder: epath.Path) -> None:
+def _write_model(model: keras.Model, source: sources.Source, examples: np.ndarray, folder: epath.Path) -> None:
+    """Writes the model for its users, the names of its outputs and a few images for the certificates of exports."""
+    with (folder / workdir.PROBES).open("wb") as file:
+        np.savez_compressed(file, images=examples[: workdir.CERTIFIED])
     unfinished = folder / f".unfinished-{workdir.MODEL}"
     model.save(unfinished)
     unfinished.replace(folder / workdir.MODEL)

@@ -172,7 +172,7 @@ def train(
         config: The recipe.
         folder: Folder of the run, which receives `config.json`, `metrics.jsonl`, `checkpoints/`,
             `tensorboard/`, and at the end `model.keras` (probabilities from images in [0, 255], float32),
-            `classes.txt` and `report.md` with its pictures.
+            `classes.txt`, `probes.npz` and `report.md` with its pictures.
         devices: Those that the run is shared among.
         source: The dataset, from `prepare`.
         engine: From `build`.

@@ -4,8 +4,9 @@
     python -m tools.export_saved_model --weights=model.keras --labels=classes.txt --output=serving --format=onnx
 
 A SavedModel has the signatures of `tools/serving/signatures.py` (no `classify` if the model gives numbers), its class
-names as an asset, warm-up requests for the server and a `model_card.md`. A version appears whole or not at all: it is
-written beside and renamed.
+names as an asset, warm-up requests for the server and a `model_card.md`. Every export has a certificate
+(`tools/serving/certificate.py`): `check.py` in it says whether it answers as the trained model does. A version appears
+whole or not at all: it is written beside and renamed.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from experiments import logs, path_flags, sizes, workdir
 from experiments.data import images, views
 from experiments.data.values import gives_values
 from tools import model_files
-from tools.serving import model_card, runtimes, served_model, signatures, warmup
+from tools.serving import certificate, model_card, preset, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
+EXPORTS = (*FORMATS, preset.FORMAT)
 QUANTIZED_FORMATS = ("tf_saved_model", "onnx")
 
 
@@ -47,7 +49,7 @@ class ExportOptions:
         workdir: Folder of a finished run. Either this or `weights` is given.
         weights: A `.keras` file with a whole model.
         labels: File with one class name per line; a run brings its own.
-        format: One of `FORMATS`.
+        format: One of `EXPORTS`.
         fold: Whether to export what `coatnet_tf.fold_for_inference` makes of the model.
         image_size: Height and width of the images, as one number if they are equal; `None` for the model's. Bias tables
             are resized.
@@ -98,7 +100,9 @@ def export(options: ExportOptions) -> Path:
         FileExistsError: If the version is there already.
         NotADirectoryError: If the output is a file.
         PermissionError: If it cannot be written.
-        ValueError: If the file holds no image classifier, or options or labels do not fit it.
+        ValueError: If the file holds no image classifier, options or labels do not fit it, or the export would not
+            answer as the model does.
+        ImportError: If KerasHub is needed and not installed.
     """
     _check(options)
     path, labels = model_files.find(options.workdir, options.weights, options.labels)
@@ -114,18 +118,20 @@ def export(options: ExportOptions) -> Path:
         if options.top_k > len(class_names):
             raise ValueError(f"--top_k={options.top_k} is more than the {len(class_names)} classes of {path}.")
         view = model_files.view_of(model, path, options.crop, options.interpolation)
-        model, added = _prepare(model, path, options)
+        model, added, reference = _prepare(model, path, options)
         view = dataclasses.replace(view, size=model.input_shape[1:3])
-        _write(model, unfinished, class_names, view, options)
+        _write(model, unfinished, class_names, view, options, recipe)
         facts = _facts(model, options, class_names, view, version.name, added)
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
+        exact = options.dtype == "float32" and not options.quantize
+        certificate.write(unfinished, options.format, reference, path, exact)
     return version
 
 
 def _check(options: ExportOptions) -> None:
     """Refuses what no model could make right."""
     for flag, known in (
-        ("format", tuple(FORMATS)),
+        ("format", EXPORTS),
         ("dtype", DTYPES),
         ("quantize", QUANTIZE),
         ("input_dtype", signatures.INPUT_DTYPES),
@@ -145,6 +151,8 @@ def _check(options: ExportOptions) -> None:
             f"--quantize={options.quantize} is for --format={' and '.join(QUANTIZED_FORMATS)}: exported for "
             f"{options.format}, such a model fails or gives other answers. Leave it out."
         )
+    if options.fold and options.format == preset.FORMAT:
+        raise ValueError(f"--fold makes layers that KerasHub has not; leave it out with --format={preset.FORMAT}.")
     if options.format != "tf_saved_model":
         defaults = {field.name: field.default for field in dataclasses.fields(ExportOptions)}
         for flag in ("input_dtype", "top_k", "name"):
@@ -203,12 +211,15 @@ def _load(path: Path) -> keras.Model:
     return model
 
 
-def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[keras.Model, str]:
-    """The model as the options say, and what was added to make its scores probabilities."""
+def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[keras.Model, str, certificate.Reference]:
+    """The model as the options say, what was added to make its scores probabilities, and what it must answer."""
     size = sizes.parse(options.image_size or model.input_shape[1:3])
     if size != model.input_shape[1:3]:
         model = served_model.at_size(model, path, size)
     model = model_files.with_preprocessing(model, path, options.preprocessing)
+    reference = certificate.refer(model, path, gives_probabilities=options.format != preset.FORMAT)
+    if options.format == preset.FORMAT:
+        return model, "", reference
     if options.fold:
         model = coatnet_tf.fold_for_inference(model)
     if options.dtype == "bfloat16":
@@ -218,23 +229,31 @@ def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[ke
         model.quantize(options.quantize)
     if options.fold:
         model = runtimes.for_runtime(model, options.format)
-    return served_model.with_probabilities(model, path)
+    return *served_model.with_probabilities(model, path), reference
 
 
 def _write(
-    model: keras.Model, folder: Path, class_names: Sequence[str], view: views.View, options: ExportOptions
+    model: keras.Model,
+    folder: Path,
+    class_names: Sequence[str],
+    view: views.View,
+    options: ExportOptions,
+    recipe: Mapping[str, Any] | None,
 ) -> None:
     if options.format == "tf_saved_model":
         top_k = options.top_k or min(5, len(class_names))
         signatures.write(model, folder, class_names, view, options.input_dtype, top_k)
         warmup.write(folder, options.name, model.input_shape[1:], options.input_dtype, signatures.of_files(model))
+        return
+    folder.mkdir()
+    if options.format == preset.FORMAT:
+        preset.write(model, folder, recipe)
     else:
-        folder.mkdir()
         model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
         if options.format == "onnx":
             import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
         model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
-        (folder / signatures.names_file(model)).write_text("".join(f"{name}\n" for name in class_names))
+    (folder / signatures.names_file(model)).write_text("".join(f"{name}\n" for name in class_names))
 
 
 def _facts(
@@ -274,7 +293,7 @@ def main(argv: list[str]) -> None:
         values[name] = Path(values[name]) if values[name] else None
     try:
         version = export(ExportOptions(**values))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"Exported {version}")
 
@@ -284,7 +303,7 @@ if __name__ == "__main__":
     path_flags.define("workdir", None, "Folder of a finished run.")
     path_flags.define("weights", None, "A .keras file with a whole model, in place of --workdir.")
     path_flags.define("labels", None, "File with one class name per line; a run brings its own.")
-    flags.DEFINE_enum("format", "tf_saved_model", list(FORMATS), "For which runtime.")
+    flags.DEFINE_enum("format", "tf_saved_model", EXPORTS, "For which runtime, or keras_hub for a preset.")
     flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
     sizes.define("image_size", "Size of the images, in place of the model's")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")

@@ -170,10 +170,15 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
     return preprocessed
 
 
+def last_layer(model: keras.Model) -> keras.layers.Layer:
+    """The layer that gives a model's scores, in a model within it if there is one."""
+    layer = [layer for layer in model.layers if not _only_casts(layer)][-1]
+    return last_layer(layer) if isinstance(layer, keras.Model) else layer
+
+
 def final_activation(model: keras.Model) -> Any:
     """The activation that a model's scores went through; `None` if its last layer has none, as a pool."""
-    layer = [layer for layer in model.layers if not _only_casts(layer)][-1]
-    return final_activation(layer) if isinstance(layer, keras.Model) else getattr(layer, "activation", None)
+    return getattr(last_layer(model), "activation", None)
 
 
 def _only_casts(layer: keras.layers.Layer) -> bool:

@@ -8,7 +8,8 @@ The second writes `RUN/published` and says what would be uploaded; the third upl
 `hf auth login` stored. `coatnet_tf.from_pretrained("hf://USER/NAME")` builds the model again; before the upload,
 `from_pretrained("hf://USER/NAME", path="RUN/published")` does. The folder holds `model.safetensors`, `config.json`,
 `model.keras` and `README.md`, the card: what was measured with its intervals, what it was trained on, and the recipe,
-in which folders of this machine are named without where they lie.
+in which folders of this machine are named without where they lie. `check.py` says whether what was downloaded answers
+as the trained model does, by images that are nobody's.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from experiments.data import views
 from experiments.model_config import make_model_config
 from experiments.report import cell
 from tools import model_files
-from tools.serving import model_card
+from tools.serving import certificate, model_card
 
 README = "README.md"
-FILES = (README, published.CONFIG, published.WEIGHTS, workdir.MODEL)
+FILES = (README, published.CONFIG, published.WEIGHTS, workdir.MODEL, *certificate.FILES)
 EVALUATIONS = {"evaluation": "held-out images", "test_evaluation": "test images"}  # folders that programs here leave
 
 
@@ -108,6 +109,9 @@ def write(options: PublishOptions) -> Path:
         shutil.copyfile(run / workdir.MODEL, unfinished / workdir.MODEL)
         card = _describe(options, model, config, class_names, view, recipe.to_dict(), measured)
         (unfinished / README).write_text(card, encoding="utf-8")
+        path = run / workdir.MODEL
+        reference = certificate.refer(model, path, gives_probabilities=False, of_run=False)
+        certificate.write(unfinished, "safetensors", reference, path, leave_out=[README])
         unfinished.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -38,8 +38,8 @@ def test_nothing_is_fetched_from_elsewhere(site):
 def test_every_page_is_in_the_search_and_every_name_in_the_reference(site):
     index = json.loads((site / "search" / "search_index.json").read_text())["docs"]
     found = {entry["location"].partition("#")[0] for entry in index}
-    named = {page.stem for page in (ROOT / "docs").glob("*.md")}
-    assert {f"{name}.html" for name in named} <= found
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    assert {page.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for page in pages} <= found
     reference = (site / "api.html").read_text()
     built = {"FAMILY", "RELATIVES", "layers", "rivals", *(name for name in dir(coatnet_tf) if "CoAtNet" in name)}
     left_out = [name for name in coatnet_tf.__all__ if name not in built and f"coatnet_tf.{name}" not in reference]
@@ -89,10 +89,10 @@ class TestInABrowser:
     def test_pages_fit(self, tab, address, site, width):
         """Wide tables and code scroll within themselves, and no picture is missing."""
         tab.set_viewport_size({"width": width, "height": 900})
-        for page in sorted(site.glob("*.html")):
+        for page in sorted([*site.glob("*.html"), *site.glob("notebooks/*.html")]):
             if page.name == "404.html":
                 continue
-            tab.goto(f"{address}/{page.name}")
+            tab.goto(f"{address}/{page.relative_to(site)}")
             assert tab.evaluate("document.documentElement.scrollWidth") <= width, page.name
             missing = "[...document.images].filter(image => image.complete && !image.naturalWidth).map(i => i.src)"
             assert tab.evaluate(missing) == [], page.name

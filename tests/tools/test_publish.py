@@ -19,6 +19,7 @@ from etils import epath
 import coatnet_tf
 from experiments import evaluate
 from tools import publish
+from tools.serving import check
 
 TO = "hf://somebody/digits"
 TOKEN = "hf_of_this_test"
@@ -51,9 +52,12 @@ class TestFolder:
     def test_what_is_in_it(self, folder, run_evaluated, trained):
         assert sorted(file.name for file in folder.iterdir()) == [
             "README.md",
+            "certificate.json",
+            "check.py",
             "config.json",
             "model.keras",
             "model.safetensors",
+            "probes.npz",
         ]
         assert (folder / "model.keras").read_bytes() == (run_evaluated / "model.keras").read_bytes()
         tensors = safetensors.numpy.load_file(folder / "model.safetensors")
@@ -88,6 +92,25 @@ class TestFolder:
     def test_the_same_model_comes_of_it(self, folder, trained, digits):
         model = coatnet_tf.from_pretrained(TO, path=folder)
         np.testing.assert_array_equal(model.predict(digits, verbose=0), trained.predict(digits, verbose=0))
+
+    def test_its_certificate(self, folder, run_evaluated, tmp_path):
+        """By images that are nobody's; and the card may change."""
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        (copy / "README.md").write_text("")
+        assert check.check(copy).startswith("4 images, largest difference ")
+        with np.load(copy / "probes.npz") as probes, np.load(run_evaluated / "probes.npz") as held_out:
+            assert probes["images"].shape == held_out["images"].shape
+            assert not np.array_equal(probes["images"], held_out["images"])
+        tensors = safetensors.numpy.load_file(copy / "model.safetensors")
+        tensors["predictions/bias"] += np.arange(10, dtype="float32") * 1e-3
+        safetensors.numpy.save_file(tensors, copy / "model.safetensors")
+        with pytest.raises(check.Refused, match=r"model.safetensors has changed"):
+            check.check(copy)
+        certificate = json.loads((copy / "certificate.json").read_text())
+        certificate["files"]["model.safetensors"] = check.sha256(copy / "model.safetensors")
+        (copy / "certificate.json").write_text(json.dumps({**certificate, "seal": check.seal(certificate)}))
+        with pytest.raises(check.Refused, match=r"answers to the 4 images differ by 0.004"):
+            check.check(copy)
 
     def test_written_again(self, folder, run_evaluated):
         before = (folder / "README.md").read_text()

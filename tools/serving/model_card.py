@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,18 +10,10 @@ from typing import Any
 
 from experiments.data import views
 from experiments.sizes import Size
+from tools.serving.check import sha256
 
 FILE = "model_card.md"
 _CROP, _INTERPOLATION = "Crop", "Interpolation"  # the rows that say what the model sees of an encoded image
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def facts_of_view(view: views.View) -> dict[str, str]:
