@@ -217,7 +217,8 @@ def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[ke
     if size != model.input_shape[1:3]:
         model = served_model.at_size(model, path, size)
     model = model_files.with_preprocessing(model, path, options.preprocessing)
-    reference = certificate.refer(model, path, gives_probabilities=options.format != preset.FORMAT)
+    gives_probabilities = options.format != preset.FORMAT and not gives_values(model)
+    reference = certificate.refer(model, path, gives_probabilities)
     if options.format == preset.FORMAT:
         return model, "", reference
     if options.fold:
