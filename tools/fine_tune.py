@@ -325,7 +325,8 @@ def _images_of_flags(overrides: Mapping[str, Any], folds: Sequence[Fold]) -> Ima
     settings.update_from_flattened_dict({field: overrides[field] for field in _OF_IMAGES if field in overrides})
     checks.settle_values(settings)
     channels, columns = settings.dataset.channels, values.columns_of(settings.dataset)
-    images, *_ = [find_images(flags.FLAGS.images, channels, fold, columns) for fold in folds or [None]]
+    wanted: Sequence[Fold | None] = folds or [None]
+    images, *_ = [find_images(flags.FLAGS.images, channels, fold, columns) for fold in wanted]
     return images
 
 

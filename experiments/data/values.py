@@ -35,7 +35,8 @@ class Values:
 
     def in_units(self, outputs: Any) -> Any:
         """What a network says, float32 `[count, columns]`, in their units; on any backend."""
-        return outputs * np.float32(self.deviations) + np.float32(self.means)
+        means, deviations = (np.array(of_columns, "float32") for of_columns in (self.means, self.deviations))
+        return outputs * deviations + means
 
     def layer(self) -> keras.layers.Layer:
         """`in_units` as the last layer of a model: by it a model's file says that it gives numbers."""

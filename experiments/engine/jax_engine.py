@@ -302,8 +302,10 @@ class JaxEngine(Engine):
         def call(values: list[jax.Array], inputs: jax.Array) -> jax.Array:
             with keras.StatelessScope(zip(self.model.variables, values, strict=True)):
                 logits = self._logits(self.model, inputs)
-            logits, values = ops.cast(logits, "float32"), self._source.values
-            return values.in_units(logits) if values else keras.activations.get(self._config.loss)(logits)
+            logits = ops.cast(logits, "float32")
+            if self._source.values:
+                return self._source.values.in_units(logits)
+            return keras.activations.get(self._config.loss)(logits)
 
         values = [v.value for v in self.model.variables]
         compiled = jax.jit(call, out_shardings=whole(self._mesh))
