@@ -1,0 +1,126 @@
+"""What the study compares: fine-tuning with one part more, all parts together, and other people's ways."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_collections
+from etils import epath
+from sklearn import linear_model, pipeline, preprocessing
+
+from coatnet_tf.pretrained.correspondence import make_tensors
+from coatnet_tf.pretrained.tensor_files import write_tensors
+from coatnet_tf.pretrained.timm import TIMM as NAMES_OF_TIMM
+from experiments import engine, loop, workdir
+from experiments.data import pipeline as batches
+from experiments.data import sources
+from tools import few_shot, fine_tune, model_files
+from tools.small_sets.images import SmallSet
+
+EPOCHS = 20
+PLAIN, TOGETHER, LOGISTIC, TIMM = "plain", "together", "logistic regression", "timm"
+_AUGMENTED = {"optimizer.layer_decay": 0.75, "augment.cutmix_alpha": 1.0, "augment.random_erasing": 0.25}
+_WEIGHTS = {"dataset.balance": "weights"}
+_PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "timm_fine_tuning.py"
+
+Measured = dict[str, float]  # `accuracy` in percent, `seconds` of processor time
+
+
+def parts_of(small: SmallSet) -> dict[str, Mapping[str, Any]]:
+    """The parts that have a meaning for a set: fields that each changes of what `tools.fine_tune` does by itself."""
+    parts: dict[str, Mapping[str, Any]] = {
+        PLAIN: {},
+        "head": {"tune": "head"},
+        "last blocks": {"tune": "last_blocks"},
+        "LoRA": {"tune": "lora"},
+        **{field.partition(".")[2].replace("_", " "): {field: value} for field, value in _AUGMENTED.items()},
+    }
+    if small.is_unequal:
+        parts |= {"class weights": _WEIGHTS, "sampling": {"dataset.balance": "sampling"}}
+    return parts | {TOGETHER: _AUGMENTED | (_WEIGHTS if small.is_unequal else {})}
+
+
+def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The recipe that `tools.fine_tune` would take, for a fixed number of epochs: held-out images choose nothing."""
+    fixed = {"epochs": EPOCHS, "early_stop_patience": 0, "seed": seed}
+    images = fine_tune.find_images(f"csv:{table}")
+    return fine_tune.configure(images, fine_tune.find_start(str(start)), {**fixed, **part})
+
+
+def fine_tune_one(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> Measured:
+    """Fine-tunes with a part, in this process.
+
+    Args:
+        start: Folder of the run whose weights it begins with.
+        table: The images.
+        seed: Of the training.
+        part: One of `parts_of`.
+
+    Returns:
+        What was measured on the held-out images.
+    """
+    begun = time.process_time()
+    folder = epath.Path(table.parent / "unwritten")  # no checkpoint: a run takes less than a minute
+    config, devices = configure(start, table, seed, part), engine.connect("one_device")
+    source = loop.prepare(config, folder, devices)
+    built, _, _ = loop.build(config, folder, devices, source)
+    built.begin(0)
+    built.train(config.epochs * batches.training_order(source, config).steps_per_epoch)
+    problem = loop.find_problem(config, source, built)
+    if problem:
+        raise RuntimeError(f"{table}, {dict(part)}: {problem}")
+    accuracy = 100 * built.evaluate_held_out()["eval_accuracy"]
+    del built
+    keras.backend.clear_session()
+    gc.collect()
+    return {"accuracy": accuracy, "seconds": time.process_time() - begun}
+
+
+def regress(start: Path, table: Path) -> Measured:
+    """scikit-learn's logistic regression on the features of the frozen network, its penalty chosen by five folds."""
+    begun = time.process_time()
+    model, view = few_shot.load_embeddings(str(start))
+    source = sources.prepare(configure(start, table, 0, {}).dataset)
+    train, held_out = (few_shot.embed(model, view, source, split)[:2] for split in ("train", "eval"))
+    with warnings.catch_warnings():  # of classes with fewer images than folds, and of names that will change
+        warnings.simplefilter("ignore")
+        classifier = pipeline.make_pipeline(
+            preprocessing.StandardScaler(), linear_model.LogisticRegressionCV(Cs=10, cv=5, max_iter=1000)
+        ).fit(*train)
+    accuracy = 100 * classifier.score(*held_out)
+    keras.backend.clear_session()
+    return {"accuracy": accuracy, "seconds": time.process_time() - begun}
+
+
+def ask_timm(python: str, start: Path, table: Path, seed: int, seconds: float) -> Measured:
+    """Fine-tunes by timm on torch, in a process of its own.
+
+    Args:
+        python: Of an environment that has torch and timm.
+        start: As of `fine_tune_one`; its weights are written beside its model for timm's network of the same shape.
+        table: The images.
+        seed: Of the training.
+        seconds: Of processor time that it may take.
+
+    Returns:
+        What was measured on the held-out images.
+
+    Raises:
+        RuntimeError: If it fails; the message has the end of what it said.
+    """
+    weights = start / "timm.safetensors"
+    if not weights.is_file():
+        write_tensors(make_tensors(model_files.load(start / workdir.MODEL), NAMES_OF_TIMM), weights)
+    command = [python, str(_PEER), str(table), str(weights), str(seed), f"{seconds:.1f}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
