@@ -16,7 +16,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, label_noise, metrics, optimization, report, sizes, tuning, workdir
+from experiments import checks, label_noise, metrics, optimization, report, sizes, teachers, tuning, workdir
 from experiments.data import folder_files, pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -47,6 +47,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
     checks.check_tuning(config, devices)
     make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
     views.settle(config, folder)
+    teachers.settle(config, folder)
     workdir.check(folder, config)
     if _begins_with_weights(config, folder):
         _check_initial_weights(config.init_from)

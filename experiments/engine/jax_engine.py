@@ -48,7 +48,8 @@ class JaxEngine(Engine):
         self._ahead = 0 if devices.mesh.devices.flat[0].platform == "cpu" else _AHEAD
         self._held_out: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices, load)
-        self._train_step = self.compiled(self.train_step, self._stepped())
+        self._taught_by = {"teacher": self.teacher.variables} if self.teacher is not None else {}
+        self._train_step = self.compiled(self.train_step, self._stepped(), self._taught_by)
         metrics = (self.eval_loss, self.eval_accuracy, self._confusion)
         self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
         self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated, {"model": self.model.variables})
@@ -120,7 +121,7 @@ class JaxEngine(Engine):
         return self._train_step.trace(state, {}, described).lower(lowering_platforms=(platform,))
 
     def train(self, count: int) -> None:
-        self._run(self._train_step, self._stepped(), {}, self.batches, count)
+        self._run(self._train_step, self._stepped(), self._taught_by, self.batches, count)
 
     def _run(self, step: Any, groups: Groups, read: Groups, batches: Iterator[Any], count: int) -> None:
         """Takes `count` steps one after the other, without waiting for the devices."""
@@ -181,11 +182,13 @@ class JaxEngine(Engine):
         self, others: list[jax.Array], images: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> tuple[tuple[list[jax.Array], jax.Array, jax.Array, jax.Array], list[jax.Array]]:
         """Gradients of all trainable variables, sums over the images (loss, right ones, weight), the others' values."""
+        with jax.named_scope("teacher"):
+            taught = self._taught(images)
 
         def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
             logits, new_others = self._forward(trainable, others, images)
             with jax.named_scope("loss"):
-                values = self._loss_of(targets, logits) * weights
+                values = self._training_loss(targets, taught, logits) * weights
                 hits = share_of_top_class(targets, logits) * weights
                 loss = jnp.sum(values)
             return loss / self._config.batch_size, ((loss, jnp.sum(hits), jnp.sum(weights)), new_others)

@@ -14,7 +14,7 @@ from experiments.recipes import base
 def get_config() -> ml_collections.ConfigDict:
     """The recipe; the dataset is given by `--data`."""
     config = base.get_config()
-    config.epochs = 6
+    config.epochs = 10
     config.batch_size = 64
     config.image_size = 64
     config.label_smoothing = 0.1

@@ -16,11 +16,11 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
-from tqdm import tqdm
 
 from experiments import logs, path_flags, train, workdir
 from experiments.recipes import small_sets
@@ -51,32 +51,42 @@ def measure(folder: Path, seeds: int, places: images.Places, timm_python: str) -
     """
     start = pretrain(folder, places)
     sets = {name: small for name, small in images.SETS.items() if small.source != "clip_art" or places.clip_art}
-    found: report.Results = {name: {} for name in sets}
-    with tqdm(total=seeds * len(sets), unit="set") as progress:
-        for seed in range(seeds):
-            for name, small in sets.items():
-                table = images.draw(name, small, seed, folder / "images", places)
-                for way in [*parts.parts_of(small), parts.LOGISTIC, *([parts.TIMM] if timm_python else [])]:
-                    file = folder / "results" / table.parent.name / way.replace(" ", "_") / f"seed{seed}.json"
-                    if not file.is_file():
-                        plain = found[name].get(parts.PLAIN, [])
-                        budget = plain[seed]["seconds"] if plain else 0.0
-                        measured = _measure_one(start, table, seed, small, way, timm_python, budget)
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        workdir.write_whole(epath.Path(file), json.dumps(measured) + "\n")
-                    found[name].setdefault(way, []).append(json.loads(file.read_text()))
-                progress.update()
+    found: report.Results = {}
+    for name, small in sets.items():
+        tables = {seed: images.draw(name, small, seed, folder / "images", places) for seed in range(seeds)}
+        for way in [*parts.parts_of(small), parts.LOGISTIC, *([parts.TIMM] if timm_python else [])]:
+            kept = {seed: _file_of(folder, table, way, seed) for seed, table in tables.items()}
+            missing = {seed: table for seed, table in tables.items() if not kept[seed].is_file()}
+            plain = found.get(name, {}).get(parts.PLAIN, [])
+            for seed, measured in _measure(start, missing, small, way, timm_python, plain):
+                kept[seed].parent.mkdir(parents=True, exist_ok=True)
+                workdir.write_whole(epath.Path(kept[seed]), json.dumps(measured) + "\n")
+                logging.info("%s, %s, seed %d: %.2f %%", name, way, seed, measured["accuracy"])
+            found.setdefault(name, {})[way] = [json.loads(file.read_text()) for file in kept.values()]
     return found
 
 
-def _measure_one(
-    start: Path, table: Path, seed: int, small: images.SmallSet, way: str, timm_python: str, budget: float
-) -> parts.Measured:
+def _file_of(folder: Path, table: Path, way: str, seed: int) -> Path:
+    return folder / "results" / table.parent.name / way.replace(" ", "_") / f"seed{seed}.json"
+
+
+def _measure(
+    start: Path,
+    tables: Mapping[int, Path],
+    small: images.SmallSet,
+    way: str,
+    timm_python: str,
+    plain: Sequence[parts.Measured],
+) -> Iterator[tuple[int, parts.Measured]]:
+    """Measures a way on the tables of some seeds."""
     if way == parts.LOGISTIC:
-        return parts.regress(start, table)
+        return ((seed, parts.regress(start, table)) for seed, table in tables.items())
     if way == parts.TIMM:
-        return parts.ask_timm(timm_python, start, table, seed, budget)
-    return parts.fine_tune_one(start, table, seed, parts.parts_of(small)[way])
+        return (
+            (seed, parts.ask_timm(timm_python, start, table, seed, plain[seed]["seconds"]))
+            for seed, table in tables.items()
+        )
+    return parts.fine_tune_all(start, tables, parts.parts_of(small)[way])
 
 
 def main(argv: list[str]) -> None:

@@ -41,10 +41,10 @@ class SmallSet:
 
 
 SETS = {
-    "digits": SmallSet("digits", range(10), [20] * 10, 50),
-    "Fashion-MNIST": SmallSet("fashion", range(5, 10), [40] * 5, 100),
-    "unequal Fashion-MNIST": SmallSet("fashion", range(5, 10), [5, 10, 20, 40, 80], 100),
-    "clip art": SmallSet("clip_art", range(8), [25] * 8, 60),
+    "digits": SmallSet("digits", range(10), [10] * 10, 50),
+    "Fashion-MNIST": SmallSet("fashion", range(5, 10), [20] * 5, 100),
+    "unequal Fashion-MNIST": SmallSet("fashion", range(5, 10), [3, 6, 12, 25, 50], 100),
+    "clip art": SmallSet("clip_art", range(8), [12] * 8, 60),
 }
 PRETRAINING = SmallSet("fashion", range(5), [1200] * 5, 100)
 

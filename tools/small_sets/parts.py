@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,22 @@ from sklearn import linear_model, pipeline, preprocessing
 from coatnet_tf.pretrained.correspondence import make_tensors
 from coatnet_tf.pretrained.tensor_files import write_tensors
 from coatnet_tf.pretrained.timm import TIMM as NAMES_OF_TIMM
-from experiments import engine, loop, workdir
+from experiments import engine, loop, tuning, workdir
 from experiments.data import pipeline as batches
 from experiments.data import sources
 from tools import few_shot, fine_tune, model_files
 from tools.small_sets.images import SmallSet
 
-EPOCHS = 20
+EPOCHS = 30
 PLAIN, TOGETHER, LOGISTIC, TIMM = "plain", "together", "logistic regression", "timm"
-_AUGMENTED = {"optimizer.layer_decay": 0.75, "augment.cutmix_alpha": 1.0, "augment.random_erasing": 0.25}
+_ADDED = {
+    "batch_norm_momentum": 0.9,
+    "optimizer.layer_decay": 0.75,
+    "augment.cutmix_alpha": 1.0,
+    "augment.random_erasing": 0.25,
+}
 _WEIGHTS = {"dataset.balance": "weights"}
+_NO_RUN = epath.Path("unwritten")  # no checkpoint: a run takes less than a minute
 _PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "timm_fine_tuning.py"
 
 Measured = dict[str, float]  # `accuracy` in percent, `seconds` of processor time
@@ -41,11 +47,11 @@ def parts_of(small: SmallSet) -> dict[str, Mapping[str, Any]]:
         "head": {"tune": "head"},
         "last blocks": {"tune": "last_blocks"},
         "LoRA": {"tune": "lora"},
-        **{field.partition(".")[2].replace("_", " "): {field: value} for field, value in _AUGMENTED.items()},
+        **{field.rpartition(".")[2].replace("_", " "): {field: value} for field, value in _ADDED.items()},
     }
     if small.is_unequal:
         parts |= {"class weights": _WEIGHTS, "sampling": {"dataset.balance": "sampling"}}
-    return parts | {TOGETHER: _AUGMENTED | (_WEIGHTS if small.is_unequal else {})}
+    return parts | {TOGETHER: _ADDED | (_WEIGHTS if small.is_unequal else {})}
 
 
 def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -55,33 +61,69 @@ def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> m
     return fine_tune.configure(images, fine_tune.find_start(str(start)), {**fixed, **part})
 
 
-def fine_tune_one(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> Measured:
-    """Fine-tunes with a part, in this process.
+class FineTuning:
+    """Fine-tuning with a part on one set, in this process: compiled once, then begun anew for each seed.
+
+    The classifier begins with the same random weights for all seeds; they differ in the images that are trained on, in
+    their order and in their augmentation.
 
     Args:
         start: Folder of the run whose weights it begins with.
-        table: The images.
-        seed: Of the training.
+        table: Of any seed, as only the images that are trained on differ.
         part: One of `parts_of`.
-
-    Returns:
-        What was measured on the held-out images.
     """
-    begun = time.process_time()
-    folder = epath.Path(table.parent / "unwritten")  # no checkpoint: a run takes less than a minute
-    config, devices = configure(start, table, seed, part), engine.connect("one_device")
-    source = loop.prepare(config, folder, devices)
-    built, _, _ = loop.build(config, folder, devices, source)
-    built.begin(0)
-    built.train(config.epochs * batches.training_order(source, config).steps_per_epoch)
-    problem = loop.find_problem(config, source, built)
-    if problem:
-        raise RuntimeError(f"{table}, {dict(part)}: {problem}")
-    accuracy = 100 * built.evaluate_held_out()["eval_accuracy"]
-    del built
-    keras.backend.clear_session()
-    gc.collect()
-    return {"accuracy": accuracy, "seconds": time.process_time() - begun}
+
+    def __init__(self, start: Path, table: Path, part: Mapping[str, Any]) -> None:
+        begun = time.process_time()
+        self._start, self._part = start, part
+        self._devices = engine.connect("one_device")
+        config, source = self._prepare(table, 0)
+        self._engine, _, _ = loop.build(config, _NO_RUN, self._devices, source)
+        variables = [variable for group in self._engine.state().values() for variable in group]
+        self._begin_with = [(variable, variable.numpy()) for variable in variables]
+        self._engine.begin(0)
+        self._engine.train(1)
+        self.seconds = time.process_time() - begun  # of processor time, to build and to compile
+
+    def _prepare(self, table: Path, seed: int) -> tuple[ml_collections.ConfigDict, sources.Source]:
+        config = configure(self._start, table, seed, self._part)
+        return config, loop.prepare(config, _NO_RUN, self._devices)
+
+    def measure(self, table: Path, seed: int) -> Measured:
+        """Trains on the images of a seed.
+
+        Args:
+            table: The images.
+            seed: Of the training.
+
+        Returns:
+            What was measured on the held-out images; the seconds are with those of the compilation.
+
+        Raises:
+            RuntimeError: If gradients are not finite.
+        """
+        begun = time.process_time()
+        config, source = self._prepare(table, seed)
+        for variable, value in self._begin_with:
+            variable.assign(value)
+        self._engine.batches = iter(batches.training_batches(source, config))
+        self._engine.train(config.epochs * batches.training_order(source, config).steps_per_epoch)
+        if self._engine.skipped.total:
+            raise RuntimeError(f"{table}, {dict(self._part)}: {self._engine.skipped.total} gradients were not finite.")
+        accuracy = 100 * self._engine.evaluate_held_out()["eval_accuracy"]
+        return {"accuracy": accuracy, "seconds": self.seconds + time.process_time() - begun}
+
+
+def fine_tune_all(start: Path, tables: Mapping[int, Path], part: Mapping[str, Any]) -> Iterator[tuple[int, Measured]]:
+    """Fine-tunes with a part on the tables of several seeds; gives each seed with what was measured."""
+    trained: FineTuning | None = None
+    for seed, table in tables.items():
+        if trained is None or part.get("tune") == tuning.HEAD:  # whose features are those of one table
+            trained = None
+            keras.backend.clear_session()
+            gc.collect()
+            trained = FineTuning(start, table, part)
+        yield seed, trained.measure(table, seed)
 
 
 def regress(start: Path, table: Path) -> Measured:
@@ -105,7 +147,7 @@ def ask_timm(python: str, start: Path, table: Path, seed: int, seconds: float) -
 
     Args:
         python: Of an environment that has torch and timm.
-        start: As of `fine_tune_one`; its weights are written beside its model for timm's network of the same shape.
+        start: As of `FineTuning`; its weights are written beside its model for timm's network of the same shape.
         table: The images.
         seed: Of the training.
         seconds: Of processor time that it may take.

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.models import maxxvit
 
-SIZE, BATCH, RATE, MEAN = 64, 16, 1e-3, (0.5, 0.5, 0.5)
+SIZE, BATCH, RATE, MEAN = 64, 8, 1e-3, (0.5, 0.5, 0.5)
 WARMUP_EPOCHS = 5
 
 
