@@ -116,8 +116,8 @@ def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
             )
         if config.teacher:
             raise ValueError(
-                "config.tune=head computes the features of each image once, and a teacher sees those of each step; take "
-                "another config.tune, or leave config.teacher out."
+                "config.tune=head computes the features of each image once, and a teacher sees those of each step; "
+                "take another config.tune, or leave config.teacher out."
             )
         if config.dataset.balance == "sampling":
             raise ValueError(

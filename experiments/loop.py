@@ -197,6 +197,8 @@ def train(
         _restore_names_of_damaged(engine, folder)
     logging.info("Training on %s.", devices)
     logging.info(pipeline.describe(source, config))
+    if config.teacher:
+        logging.info(teachers.describe(config))
     if config.tune != tuning.ALL:
         logging.info("Trained: %s.", tuning.describe(config, engine.model))
 

@@ -80,8 +80,13 @@ def load(config: ml_collections.ConfigDict, source: Source) -> keras.Model:
         )
     _check(name, model, keras.activations.serialize(last.activation), config, source)
     last.activation = keras.activations.linear
-    model.trainable = False
     return model
+
+
+def describe(config: ml_collections.ConfigDict) -> str:
+    """What a recipe's loss is of, for people."""
+    labels = f"; the labels have {1 - config.teacher_weight:.0%} of the loss" if config.teacher_weight < 1 else ""
+    return f"Taught by {config.teacher}, at temperature {config.teacher_temperature:g}{labels}."
 
 
 def resized(images: Any, teacher: keras.Model) -> Any:

@@ -108,17 +108,20 @@ class JaxEngine(Engine):
             ((), np.float32),
             ((2,), np.float32),
         )
-        groups = self._stepped()
+        state, kept = self._described(self._stepped()), self._described(self._taught_by)
+        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
+        platform = self._mesh.devices.flat[0].platform
+        return self._train_step.trace(state, kept, described).lower(lowering_platforms=(platform,))
+
+    def _described(self, groups: Groups) -> dict[str, list[jax.ShapeDtypeStruct]]:
+        """Shapes of variables where the steps return them."""
         shardings = self._shardings(groups)
-        state = {
+        return {
             name: [
                 jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s) for v, s in zip(group, shardings[name], strict=True)
             ]
             for name, group in groups.items()
         }
-        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
-        platform = self._mesh.devices.flat[0].platform
-        return self._train_step.trace(state, {}, described).lower(lowering_platforms=(platform,))
 
     def train(self, count: int) -> None:
         self._run(self._train_step, self._stepped(), self._taught_by, self.batches, count)

@@ -2,12 +2,14 @@
 
     python -m tools.small_sets --workdir=runs/small_sets --clip_art=/usr/share/openclipart/png
     python -m tools.small_sets --workdir=runs/small_sets --timm_python=/envs/timm/bin/python --output=docs
+    python -m tools.small_sets --workdir=runs/small_sets --report_only --output=docs
 
 Four sets are drawn by each seed from scikit-learn's digits, Fashion-MNIST (of Debian's package dataset-fashion-mnist)
 and clip art (of openclipart-png; without --clip_art it is left out), and fine-tuned from weights of a small network
-that is trained first on classes of Fashion-MNIST which no set has. The same command goes on where it was stopped, and
-more --seeds add to those that are there. `small_sets.md` and `small_sets.png` in --output have the table and the
-picture: accuracies with intervals, paired tests against plain fine-tuning, seconds of processor time.
+that is trained first on classes of Fashion-MNIST which no set has. A way is measured on all sets before the next way;
+the same command goes on where it was stopped, and more --seeds add to those that are there. `small_sets.md` and
+`small_sets.png` in --output have the table and the picture of what all seeds have: accuracies with intervals, paired
+tests against plain fine-tuning, seconds of processor time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -37,7 +39,7 @@ def pretrain(folder: Path, places: images.Places) -> Path:
     return start
 
 
-def measure(folder: Path, seeds: int, places: images.Places, timm_python: str) -> report.Results:
+def measure(folder: Path, seeds: int, places: images.Places, timm_python: str) -> None:
     """Measures what is not there yet.
 
     Args:
@@ -45,48 +47,54 @@ def measure(folder: Path, seeds: int, places: images.Places, timm_python: str) -
         seeds: Number of seeds, from 0.
         places: As of `images.draw`; a set without its images is left out.
         timm_python: As of `parts.ask_timm`; empty to leave timm out.
-
-    Returns:
-        By set and by way, one for each seed.
     """
     start = pretrain(folder, places)
-    sets = {name: small for name, small in images.SETS.items() if small.source != "clip_art" or places.clip_art}
-    found: report.Results = {}
-    for name, small in sets.items():
-        tables = {seed: images.draw(name, small, seed, folder / "images", places) for seed in range(seeds)}
-        for way in [*parts.parts_of(small), parts.LOGISTIC, *([parts.TIMM] if timm_python else [])]:
-            kept = {seed: _file_of(folder, table, way, seed) for seed, table in tables.items()}
-            missing = {seed: table for seed, table in tables.items() if not kept[seed].is_file()}
-            plain = found.get(name, {}).get(parts.PLAIN, [])
-            for seed, measured in _measure(start, missing, small, way, timm_python, plain):
-                kept[seed].parent.mkdir(parents=True, exist_ok=True)
-                workdir.write_whole(epath.Path(kept[seed]), json.dumps(measured) + "\n")
-                logging.info("%s, %s, seed %d: %.2f %%", name, way, seed, measured["accuracy"])
-            found.setdefault(name, {})[way] = [json.loads(file.read_text()) for file in kept.values()]
-    return found
-
-
-def _file_of(folder: Path, table: Path, way: str, seed: int) -> Path:
-    return folder / "results" / table.parent.name / way.replace(" ", "_") / f"seed{seed}.json"
+    for way in parts.WAYS:
+        for name, small in images.SETS.items():
+            if not parts.is_for(way, small) or (small.source == "clip_art" and not places.clip_art):
+                continue
+            if way == parts.TIMM and not timm_python:
+                continue
+            missing = [seed for seed in range(seeds) if not _file(folder, name, way, seed).is_file()]
+            tables = {seed: images.draw(name, small, seed, folder / "images", places) for seed in missing}
+            for seed, measured in _measure(folder, start, name, way, tables, timm_python):
+                file = _file(folder, name, way, seed)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                workdir.write_whole(epath.Path(file), json.dumps(measured) + "\n")
+                logging.info("%s, %s, seed %d: %.2f %%", way, name, seed, measured["accuracy"])
 
 
 def _measure(
-    start: Path,
-    tables: Mapping[int, Path],
-    small: images.SmallSet,
-    way: str,
-    timm_python: str,
-    plain: Sequence[parts.Measured],
+    folder: Path, start: Path, name: str, way: str, tables: Mapping[int, Path], timm_python: str
 ) -> Iterator[tuple[int, parts.Measured]]:
     """Measures a way on the tables of some seeds."""
-    if way == parts.LOGISTIC:
-        return ((seed, parts.regress(start, table)) for seed, table in tables.items())
-    if way == parts.TIMM:
-        return (
-            (seed, parts.ask_timm(timm_python, start, table, seed, plain[seed]["seconds"]))
-            for seed, table in tables.items()
-        )
-    return parts.fine_tune_all(start, tables, parts.parts_of(small)[way])
+    if way not in (parts.LOGISTIC, parts.TIMM):
+        yield from parts.fine_tune_all(start, tables, parts.part_of(way, images.SETS[name]))
+        return
+    for seed, table in tables.items():
+        if way == parts.LOGISTIC:
+            yield seed, parts.regress(start, table)
+        else:
+            plain = json.loads(_file(folder, name, parts.PLAIN, seed).read_text())
+            yield seed, parts.ask_timm(timm_python, start, table, seed, plain["seconds"])
+
+
+def _file(folder: Path, name: str, way: str, seed: int) -> Path:
+    """Where a result is kept."""
+    return folder / "results" / name.replace(" ", "_") / way.replace(" ", "_") / f"seed{seed}.json"
+
+
+def read(folder: Path, seeds: int) -> report.Results:
+    """The results of the ways that all seeds have."""
+    found: report.Results = {}
+    for name in images.SETS:
+        for way in parts.WAYS:
+            files = [_file(folder, name, way, seed) for seed in range(seeds)]
+            if all(file.is_file() for file in files):
+                found.setdefault(name, {})[way] = [json.loads(file.read_text()) for file in files]
+    if not found or any(parts.PLAIN not in of_set for of_set in found.values()):
+        raise ValueError(f"{folder} has no results of {seeds} seeds of plain fine-tuning, to compare with.")
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -94,12 +102,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
     values = flags.FLAGS
+    folder, places = Path(values.workdir), images.Places(values.fashion_mnist, values.clip_art or "")
     try:
-        places = images.Places(values.fashion_mnist, values.clip_art or "")
-        results = measure(Path(values.workdir), values.seeds, places, values.timm_python or "")
+        if not values.report_only:
+            measure(folder, values.seeds, places, values.timm_python or "")
+        print(report.write(read(folder, values.seeds), Path(values.output or folder)))
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(report.write(results, Path(values.output or values.workdir)))
 
 
 if __name__ == "__main__":
@@ -109,4 +118,5 @@ if __name__ == "__main__":
     path_flags.define("timm_python", None, "Python of an environment that has torch and timm; without it no such row.")
     path_flags.define("output", None, "Folder for the table and the picture; --workdir by default.")
     flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
+    flags.DEFINE_bool("report_only", False, "Measure nothing more.")
     app.run(main)

@@ -34,24 +34,35 @@ _ADDED = {
     "augment.random_erasing": 0.25,
 }
 _WEIGHTS = {"dataset.balance": "weights"}
+_OF_UNEQUAL_SETS: Mapping[str, Mapping[str, Any]] = {
+    "class weights": _WEIGHTS,
+    "sampling": {"dataset.balance": "sampling"},
+}
+# Fields that each part changes of what tools.fine_tune does by itself.
+_PARTS: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {},
+    **{field.rpartition(".")[2].replace("_", " "): {field: value} for field, value in _ADDED.items()},
+    **_OF_UNEQUAL_SETS,
+    TOGETHER: _ADDED,
+    "head": {"tune": tuning.HEAD},
+    "last blocks": {"tune": tuning.LAST_BLOCKS},
+    "LoRA": {"tune": tuning.LORA},
+}
+WAYS = (*_PARTS, LOGISTIC, TIMM)  # in the order of the table
 _NO_RUN = epath.Path("unwritten")  # no checkpoint: a run takes less than a minute
 _PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "timm_fine_tuning.py"
 
 Measured = dict[str, float]  # `accuracy` in percent, `seconds` of processor time
 
 
-def parts_of(small: SmallSet) -> dict[str, Mapping[str, Any]]:
-    """The parts that have a meaning for a set: fields that each changes of what `tools.fine_tune` does by itself."""
-    parts: dict[str, Mapping[str, Any]] = {
-        PLAIN: {},
-        "head": {"tune": "head"},
-        "last blocks": {"tune": "last_blocks"},
-        "LoRA": {"tune": "lora"},
-        **{field.rpartition(".")[2].replace("_", " "): {field: value} for field, value in _ADDED.items()},
-    }
-    if small.is_unequal:
-        parts |= {"class weights": _WEIGHTS, "sampling": {"dataset.balance": "sampling"}}
-    return parts | {TOGETHER: _ADDED | (_WEIGHTS if small.is_unequal else {})}
+def is_for(way: str, small: SmallSet) -> bool:
+    """Whether a way has a meaning for a set."""
+    return small.is_unequal or way not in _OF_UNEQUAL_SETS
+
+
+def part_of(way: str, small: SmallSet) -> Mapping[str, Any]:
+    """The fields that a way changes; all together has weights too where classes are unequal."""
+    return {**_PARTS[way], **(_WEIGHTS if way == TOGETHER and small.is_unequal else {})}
 
 
 def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -70,14 +81,15 @@ class FineTuning:
     Args:
         start: Folder of the run whose weights it begins with.
         table: Of any seed, as only the images that are trained on differ.
-        part: One of `parts_of`.
+        part: From `part_of`.
+        seed: Of the images, if features of them are computed here.
     """
 
-    def __init__(self, start: Path, table: Path, part: Mapping[str, Any]) -> None:
+    def __init__(self, start: Path, table: Path, part: Mapping[str, Any], seed: int = 0) -> None:
         begun = time.process_time()
         self._start, self._part = start, part
         self._devices = engine.connect("one_device")
-        config, source = self._prepare(table, 0)
+        config, source = self._prepare(table, seed)
         self._engine, _, _ = loop.build(config, _NO_RUN, self._devices, source)
         variables = [variable for group in self._engine.state().values() for variable in group]
         self._begin_with = [(variable, variable.numpy()) for variable in variables]
@@ -106,7 +118,10 @@ class FineTuning:
         config, source = self._prepare(table, seed)
         for variable, value in self._begin_with:
             variable.assign(value)
-        self._engine.batches = iter(batches.training_batches(source, config))
+        if self._part.get("tune") == tuning.HEAD:
+            self._engine.begin(0)
+        else:
+            self._engine.batches = iter(batches.training_batches(source, config))
         self._engine.train(config.epochs * batches.training_order(source, config).steps_per_epoch)
         if self._engine.skipped.total:
             raise RuntimeError(f"{table}, {dict(self._part)}: {self._engine.skipped.total} gradients were not finite.")
@@ -122,7 +137,7 @@ def fine_tune_all(start: Path, tables: Mapping[int, Path], part: Mapping[str, An
             trained = None
             keras.backend.clear_session()
             gc.collect()
-            trained = FineTuning(start, table, part)
+            trained = FineTuning(start, table, part, seed)
         yield seed, trained.measure(table, seed)
 
 
