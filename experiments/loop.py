@@ -143,8 +143,7 @@ def build(
     Raises:
         ValueError: If weights do not fit, or no checkpoint can be read.
     """
-    load = functools.partial(_load_initial_weights, config) if _begins_with_weights(config, folder) else None
-    engine = devices.engine(config, source, make_schedule(config, source), load)
+    engine = make_engine(config, folder, devices, source, make_schedule(config, source))
     checkpoints = devices.checkpoints(folder, engine.state())
     step = checkpoints.restore_latest()
     if not devices.same_on_all(step):
@@ -158,6 +157,18 @@ def build(
             workdir.check_backbone(folder, engine.backbone_digest)
         logging.info("Resuming %s at step %d.", folder, step)
     return engine, checkpoints, step
+
+
+def make_engine(
+    config: ml_collections.ConfigDict,
+    folder: epath.Path,
+    devices: Devices,
+    source: sources.Source,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+) -> Engine:
+    """Builds the model, with the weights of `config.init_from` if the folder has no checkpoint; as `build`."""
+    load = functools.partial(_load_initial_weights, config) if _begins_with_weights(config, folder) else None
+    return devices.engine(config, source, schedule, load)
 
 
 def train(

@@ -18,7 +18,7 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -39,25 +39,28 @@ def pretrain(folder: Path, places: images.Places) -> Path:
     return start
 
 
-def measure(folder: Path, seeds: int, places: images.Places, timm_python: str) -> None:
+def measure(folder: Path, ways: Sequence[str], seeds: int, places: images.Places, timm_python: str) -> None:
     """Measures what is not there yet.
 
     Args:
         folder: Of the study.
+        ways: Some of `parts.WAYS`.
         seeds: Number of seeds, from 0.
         places: As of `images.draw`; a set without its images is left out.
         timm_python: As of `parts.ask_timm`; empty to leave timm out.
     """
+    drawn = {
+        name: {seed: images.draw(name, small, seed, folder / "images", places) for seed in range(seeds)}
+        for name, small in images.SETS.items()
+        if small.source != "clip_art" or places.clip_art
+    }
     start = pretrain(folder, places)
-    for way in parts.WAYS:
-        for name, small in images.SETS.items():
-            if not parts.is_for(way, small) or (small.source == "clip_art" and not places.clip_art):
+    for way in ways:
+        for name, tables in drawn.items():
+            if not parts.is_for(way, images.SETS[name]) or (way == parts.TIMM and not timm_python):
                 continue
-            if way == parts.TIMM and not timm_python:
-                continue
-            missing = [seed for seed in range(seeds) if not _file(folder, name, way, seed).is_file()]
-            tables = {seed: images.draw(name, small, seed, folder / "images", places) for seed in missing}
-            for seed, measured in _measure(folder, start, name, way, tables, timm_python):
+            missing = {seed: table for seed, table in tables.items() if not _file(folder, name, way, seed).is_file()}
+            for seed, measured in _measure(folder, start, name, way, missing, timm_python):
                 file = _file(folder, name, way, seed)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 workdir.write_whole(epath.Path(file), json.dumps(measured) + "\n")
@@ -105,7 +108,7 @@ def main(argv: list[str]) -> None:
     folder, places = Path(values.workdir), images.Places(values.fashion_mnist, values.clip_art or "")
     try:
         if not values.report_only:
-            measure(folder, values.seeds, places, values.timm_python or "")
+            measure(folder, values.way, values.seeds, places, values.timm_python or "")
         print(report.write(read(folder, values.seeds), Path(values.output or folder)))
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
@@ -117,6 +120,7 @@ if __name__ == "__main__":
     path_flags.define("clip_art", None, "Folder png of Debian's package openclipart-png; without it three sets.")
     path_flags.define("timm_python", None, "Python of an environment that has torch and timm; without it no such row.")
     path_flags.define("output", None, "Folder for the table and the picture; --workdir by default.")
+    flags.DEFINE_multi_enum("way", list(parts.WAYS), list(parts.WAYS), "What to measure, in this order; all of them.")
     flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
     flags.DEFINE_bool("report_only", False, "Measure nothing more.")
     app.run(main)

@@ -16,6 +16,7 @@ from sklearn import datasets
 from experiments.data import fashion_mnist
 
 _LONGEST_SIDE = 64  # of clip art, in pixels
+_LARGEST = 5_000_000  # pixels of a picture that is taken
 _CLIP_ART = ("animals", "food", "office", "people", "plants", "recreation", "tools", "transportation")
 
 
@@ -104,7 +105,8 @@ def draw(name: str, small: SmallSet, seed: int, folder: Path, places: Places) ->
 def _pool(small: SmallSet, places: Places) -> dict[str, Sequence[Any]]:
     """All images of the classes: arrays, or paths of files."""
     if small.source == "clip_art":
-        found = {name: sorted((Path(places.clip_art) / name).rglob("*.png")) for name in _CLIP_ART}
+        files = {name: sorted((Path(places.clip_art) / name).rglob("*.png")) for name in _CLIP_ART}
+        found = {name: list(filter(_can_be_opened, of_class)) for name, of_class in files.items()}
         lacking = [name for name, files in found.items() if len(files) < small.held_out + max(small.train)]
         if lacking:
             raise FileNotFoundError(
@@ -119,6 +121,15 @@ def _pool(small: SmallSet, places: Places) -> dict[str, Sequence[Any]]:
         images, labels = fashion_mnist.read_split(Path(places.fashion_mnist), "train")
         images, names = images[..., 0], fashion_mnist.CLASSES
     return {names[number]: images[labels == number] for number in small.classes}
+
+
+def _can_be_opened(path: Path) -> bool:
+    """Whether a picture is of a usual size; one of clip art has 600 million pixels."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height <= _LARGEST
+    except Image.DecompressionBombError:
+        return False
 
 
 def _open(picture: np.ndarray | Path) -> Image.Image:
