@@ -54,6 +54,7 @@ def test_the_loss_is_the_divergence_of_the_probabilities(loss, temperature):
     np.testing.assert_allclose(found, temperature**2 * expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(taught, devices, tmp_path):
     """Whatever the crops, the mixtures and the parts of a batch: both see the same. The labels are another matter."""
     taught.init_from, taught.optimizer.warmup_steps = taught.teacher, 0
@@ -71,6 +72,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(taught, devices, tmp
     assert float(half.loss.result()) == pytest.approx(0.25 * float(alone.loss.result()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_at_its_own_size_and_in_inference_mode(config, devices, tmp_path):
     config.model.strides = (1, 2, 2)
     teacher = make_model(config, size=16)  # with BatchNorm, whose moving averages do not move
