@@ -138,9 +138,16 @@ def test_the_report_says_what_each_way_adds(tmp_path):
         return [{"accuracy": accuracy, "seconds": 20.0} for accuracy in accuracies]
 
     of_a_set = {parts.PLAIN: runs(80, 81, 82), "head": runs(81, 83, 85)}
-    text = report.write({"one": of_a_set, "two": {**of_a_set, "sampling": runs(80, 81, 82)}}, tmp_path)
-    assert (tmp_path / "small_sets.md").read_text() == text
-    assert (tmp_path / "small_sets.png").stat().st_size > 5000
+    results = {"one": of_a_set, "two": {**of_a_set, "sampling": runs(80, 81, 82)}}
+    page = tmp_path / "page.md"
+    page.write_text("# Above\n<!-- small_sets -->\nold\n<!-- /small_sets -->\nbelow\n")
+    text = report.write(results, page)
+    assert page.read_text() == f"# Above\n<!-- small_sets -->\n{text}<!-- /small_sets -->\nbelow\n"
+    assert (tmp_path / report.PICTURE).stat().st_size > 5000
+    assert report.write(results, tmp_path / "new.md") in (tmp_path / "new.md").read_text()
+    page.write_text("# Without markers\n")
+    with pytest.raises(ValueError, match="needs one line <!-- small_sets --> and behind it one line <!-- /small_sets"):
+        report.write(results, page)
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert lines["| plain"] == "| plain | 81.00 ± 2.48 | 81.00 ± 2.48 |  |  | 20 |"
     assert lines["| head"].startswith("| head | 83.00 ± 4.97 (p = 0.074) | 83.00 ± 4.97 (p = 0.074) | +2.00 | 0.0")

@@ -1,15 +1,15 @@
 """Measures what helps when few images are fine-tuned on, each part alone and all together, against plain fine-tuning.
 
     python -m tools.small_sets --workdir=runs/small_sets --clip_art=/usr/share/openclipart/png
-    python -m tools.small_sets --workdir=runs/small_sets --timm_python=/envs/timm/bin/python --output=docs
-    python -m tools.small_sets --workdir=runs/small_sets --report_only --output=docs
+    python -m tools.small_sets --workdir=runs/small_sets --timm_python=/envs/timm/bin/python
+    python -m tools.small_sets --workdir=runs/small_sets --report_only --write=docs/small_sets.md
 
 Four sets are drawn by each seed from scikit-learn's digits, Fashion-MNIST (of Debian's package dataset-fashion-mnist)
 and clip art (of openclipart-png; without --clip_art it is left out), and fine-tuned from weights of a small network
 that is trained first on classes of Fashion-MNIST which no set has. A way is measured on all sets before the next way;
-the same command goes on where it was stopped, and more --seeds add to those that are there. `small_sets.md` and
-`small_sets.png` in --output have the table and the picture of what all seeds have: accuracies with intervals, paired
-tests against plain fine-tuning, seconds of processor time.
+the same command goes on where it was stopped, and more --seeds add to those that are there. The table of what all seeds
+have, with a picture, is in `study.md`, or between the markers of the page that --write names: accuracies with
+intervals, paired tests against plain fine-tuning, seconds of processor time.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     try:
         if not values.report_only:
             measure(folder, values.way, values.seeds, places, values.timm_python or "")
-        print(report.write(read(folder, values.seeds), Path(values.output or folder)))
+        print(report.write(read(folder, values.seeds), Path(values.write or folder / "study.md")))
     except (OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
@@ -119,7 +119,7 @@ if __name__ == "__main__":
     path_flags.define("fashion_mnist", images.Places.fashion_mnist, "Folder of Fashion-MNIST's gzipped IDX files.")
     path_flags.define("clip_art", None, "Folder png of Debian's package openclipart-png; without it three sets.")
     path_flags.define("timm_python", None, "Python of an environment that has torch and timm; without it no such row.")
-    path_flags.define("output", None, "Folder for the table and the picture; --workdir by default.")
+    path_flags.define("write", None, "Markdown file that gets the table, and beside it the picture.")
     flags.DEFINE_multi_enum("way", list(parts.WAYS), list(parts.WAYS), "What to measure, in this order; all of them.")
     flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
     flags.DEFINE_bool("report_only", False, "Measure nothing more.")

@@ -75,14 +75,14 @@ def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> m
 class FineTuning:
     """Fine-tuning with a part on one set, in this process: compiled once, then begun anew for each seed.
 
-    The classifier begins with the same random weights for all seeds; they differ in the images that are trained on, in
+    The classifier begins with the same random weights for all seeds, but of a head alone; the seeds differ in the images that are trained on, in
     their order and in their augmentation.
 
     Args:
         start: Folder of the run whose weights it begins with.
         table: Of any seed, as only the images that are trained on differ.
         part: From `part_of`.
-        seed: Of the images, if features of them are computed here.
+        seed: Of the classifier that it begins with, and of what a head's features are computed of.
     """
 
     def __init__(self, start: Path, table: Path, part: Mapping[str, Any], seed: int = 0) -> None:
@@ -133,11 +133,12 @@ def fine_tune_all(start: Path, tables: Mapping[int, Path], part: Mapping[str, An
     """Fine-tunes with a part on the tables of several seeds; gives each seed with what was measured."""
     trained: FineTuning | None = None
     for seed, table in tables.items():
-        if trained is None or part.get("tune") == tuning.HEAD:  # whose features are those of one table
+        of_one_table = part.get("tune") == tuning.HEAD  # as its features are
+        if trained is None or of_one_table:
             trained = None
             keras.backend.clear_session()
             gc.collect()
-            trained = FineTuning(start, table, part, seed)
+            trained = FineTuning(start, table, part, seed if of_one_table else 0)
         yield seed, trained.measure(table, seed)
 
 

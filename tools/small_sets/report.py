@@ -12,19 +12,38 @@ from experiments.ablation.statistics import Summary, rounded, summarise
 from experiments.charts import GREY, plt
 from tools.small_sets.parts import PLAIN, Measured
 
+PICTURE = "small_sets_gains.png"
+_BEGIN, _END = "<!-- small_sets -->", "<!-- /small_sets -->"
+
 Results = dict[str, dict[str, list[Measured]]]  # by set and way, one for each seed
 
 
-def write(results: Results, folder: Path) -> str:
-    """Writes `small_sets.md` and `small_sets.png`, and returns the text."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(results: Results, page: Path) -> str:
+    """Writes the table into a page, and the picture beside it.
+
+    Args:
+        results: By set and way.
+        page: Markdown file: between its markers, or anew if it is missing.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If the page is there and has no markers.
+    """
+    before = page.read_text() if page.is_file() else f"{_BEGIN}\n{_END}\n"
+    if not before.count(_BEGIN) == before.count(_END) == 1:
+        raise ValueError(
+            f"{page} needs one line {_BEGIN} and behind it one line {_END}: the table is put between them."
+        )
     summaries = {
         name: {summary.name: summary for summary in summarise({way: _accuracies(runs) for way, runs in ways.items()})}
         for name, ways in results.items()
     }
     text = describe(results, summaries)
-    (folder / "small_sets.md").write_text(text)
-    _draw(summaries, folder / "small_sets.png")
+    head, rest = before.split(_BEGIN)
+    page.write_text(f"{head}{_BEGIN}\n{text}{_END}{rest.split(_END)[1]}")
+    _draw(summaries, page.parent / PICTURE)
     return text
 
 
@@ -62,7 +81,7 @@ def describe(results: Results, summaries: Mapping[str, Mapping[str, Summary]]) -
         "difference from plain, p of its paired t-test over sets and seeds, and seconds of processor time of a "
         f"training with its evaluation. {_chance(summaries)}",
         "",
-        "![](small_sets.png)",
+        f"![Points from plain fine-tuning on each set]({PICTURE})",
         "",
     ]
     return "\n".join(lines)
