@@ -75,8 +75,8 @@ def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> m
 class FineTuning:
     """Fine-tuning with a part on one set, in this process: compiled once, then begun anew for each seed.
 
-    The classifier begins with the same random weights for all seeds, but of a head alone; the seeds differ in the images that are trained on, in
-    their order and in their augmentation.
+    The classifier begins with the same random weights for all seeds, but of a head alone. The seeds differ in the
+    images that are trained on, in their order and in their augmentation.
 
     Args:
         start: Folder of the run whose weights it begins with.
