@@ -40,7 +40,7 @@ test-slow: $(VENV)/installed test-oldest
 	$(PYTEST) -m slow
 	KERAS_BACKEND=jax $(PYTEST) -m slow tests/jax_backend tests/experiments/test_nothing_lost.py \
 		tests/experiments/test_tuning.py tests/experiments/test_balance.py tests/experiments/test_label_noise.py \
-		tests/experiments/test_values.py
+		tests/experiments/test_values.py tests/experiments/test_distillation.py
 	KERAS_BACKEND=jax $(PYTEST) tests/coatnet_tf/test_model.py tests/coatnet_tf/test_fold.py::test_same_outputs_of_other_models \
 		tests/coatnet_tf/test_imports.py::test_outputs_of_their_code tests/coatnet_tf/test_rivals.py::test_outputs_of_timm
 

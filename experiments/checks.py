@@ -38,10 +38,10 @@ AT_LEAST_ZERO = (
     "optimizer.min_learning_rate",
     "optimizer.weight_decay",
 )
-UP_TO_ONE = ("augment.randaugment_probability", "optimizer.layer_decay")  # and above 0
+UP_TO_ONE = ("augment.randaugment_probability", "optimizer.layer_decay", "teacher_weight")  # and above 0
 PROBABILITIES = ("augment.random_erasing",)
-SHARES = ("label_smoothing", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
-ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm")
+SHARES = ("label_smoothing", "batch_norm_momentum", "ema_decay", "dataset.max_damaged_share")  # at least 0 and below 1
+ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.clip_norm", "teacher_temperature")
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
@@ -146,6 +146,11 @@ def check_tuning(config: ml_collections.ConfigDict, devices: Devices) -> None:
             raise ValueError(
                 "config.tune=head computes the features of each image once, and Mixup and CutMix would mix other ones "
                 "each time; set config.augment.mixup_alpha and config.augment.cutmix_alpha to 0."
+            )
+        if config.teacher:
+            raise ValueError(
+                "config.tune=head computes the features of each image once, and a teacher sees those of each step; "
+                "take another config.tune, or leave config.teacher out."
             )
         if config.dataset.balance == "sampling":
             raise ValueError(

@@ -13,7 +13,7 @@ from etils import epath
 
 import coatnet_tf
 from coatnet_tf.pretrained import find_pretrained, is_pretrained_name, load_initial_weights
-from experiments import checks, closing, optimization, sizes, tuning, workdir
+from experiments import checks, closing, optimization, sizes, teachers, tuning, workdir
 from experiments.data import pipeline, sources, views
 from experiments.data.damage import DamagedImages
 from experiments.engine.checkpoints import Checkpoints
@@ -45,6 +45,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
     checks.check_tuning(config, devices)
     make_model_config(config.model).check_input_shape((*sizes.of(config), 1))
     views.settle(config, folder)
+    teachers.settle(config, folder)
     workdir.check(folder, config)
     if _begins_with_weights(config, folder):
         _check_initial_weights(config.init_from)
@@ -140,8 +141,7 @@ def build(
     Raises:
         ValueError: If weights do not fit, or no checkpoint can be read.
     """
-    load = functools.partial(_load_initial_weights, config) if _begins_with_weights(config, folder) else None
-    engine = devices.engine(config, source, make_schedule(config, source), load)
+    engine = make_engine(config, folder, devices, source, make_schedule(config, source))
     checkpoints = devices.checkpoints(folder, engine.state())
     step = checkpoints.restore_latest()
     if not devices.same_on_all(step):
@@ -155,6 +155,18 @@ def build(
             workdir.check_backbone(folder, engine.backbone_digest)
         logging.info("Resuming %s at step %d.", folder, step)
     return engine, checkpoints, step
+
+
+def make_engine(
+    config: ml_collections.ConfigDict,
+    folder: epath.Path,
+    devices: Devices,
+    source: sources.Source,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+) -> Engine:
+    """Builds the model, with the weights of `config.init_from` if the folder has no checkpoint; as `build`."""
+    load = functools.partial(_load_initial_weights, config) if _begins_with_weights(config, folder) else None
+    return devices.engine(config, source, schedule, load)
 
 
 def train(
@@ -194,6 +206,8 @@ def train(
         _restore_names_of_damaged(engine, folder)
     logging.info("Training on %s.", devices)
     logging.info(pipeline.describe(source, config))
+    if config.teacher:
+        logging.info(teachers.describe(config))
     if config.tune != tuning.ALL:
         logging.info("Trained: %s.", tuning.describe(config, engine.model))
 

@@ -43,6 +43,38 @@ def make_loss(name: str, label_smoothing: float, class_weights: np.ndarray | Non
     return lambda targets, logits: mean(targets, logits) * logits.shape[-1]
 
 
+def make_distillation(name: str, temperature: float) -> Callable[[Any, Any], Any]:
+    """Kullback-Leibler divergence of a student's probabilities from its teacher's, one value for each example.
+
+    Args:
+        name: As of `make_loss`; of `"sigmoid"` the divergences of all classes are summed.
+        temperature: Divides the logits of both. The value is multiplied by its square, so that the size of gradients
+            hardly depends on it (Hinton et al., 2015).
+
+    Returns:
+        Function of the teacher's and the student's logits, `[batch, classes]`, that returns `[batch]`.
+
+    Example:
+    >>> import numpy as np
+    >>> from experiments.losses import make_distillation
+    >>> teacher, student = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    >>> [round(float(x), 4) for x in make_distillation("softmax", 1.0)(teacher, student)]  # 0.5 log(4 / 3)
+    [0.1438]
+    """
+
+    def both(logits: Any) -> Any:
+        """Logarithms of all probabilities."""
+        if name == "softmax":
+            return ops.log_softmax(logits / temperature, axis=-1)
+        return ops.concatenate([ops.log_sigmoid(logits / temperature), ops.log_sigmoid(-logits / temperature)], axis=-1)
+
+    def divergence(teacher: Any, student: Any) -> Any:
+        taught, learned = both(teacher), both(student)
+        return temperature**2 * ops.sum(ops.exp(taught) * (taught - learned), axis=-1)
+
+    return divergence
+
+
 class ConfusionMatrix(keras.metrics.Metric):
     """Counts examples by true class (rows) and predicted class (columns).
 

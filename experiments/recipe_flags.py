@@ -22,7 +22,7 @@ from experiments.recipes.base import RecipeError
 
 _RECIPES = Path(__file__).parent / "recipes"
 # Fields that are paths, or can be.
-_PATHS = ("init_from", "dataset.name", "dataset.data_dir", "dataset.manual_dir")
+_PATHS = ("init_from", "teacher", "dataset.name", "dataset.data_dir", "dataset.manual_dir")
 _SIZE = "image_size"
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _TRUTHS = ("true", "t", "1", "false", "f", "0")  # as absl has them

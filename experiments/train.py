@@ -27,15 +27,30 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
-    config, folder = recipe_flags.recipe(), epath.Path(flags.FLAGS.workdir)
+    options = {name: flags.FLAGS[name].value for name in ("tpu", "shards", "coordinator", "process_id", "processes")}
+    run(recipe(), epath.Path(flags.FLAGS.workdir), flags.FLAGS.strategy, **options)
+
+
+def define_recipe_flags() -> None:
+    """Defines the flags that `recipe` reads."""
+    recipe_flags.define_file(required=True)
+    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME, folder:PATH or csv:FILE.")
+    path_flags.define(
+        "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
+    )
+    flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
+
+
+def recipe() -> ml_collections.ConfigDict:
+    """The recipe of the command line, with all that overrides it."""
+    config = recipe_flags.recipe()
     if flags.FLAGS.data:
         config.dataset.name = flags.FLAGS.data
     if flags.FLAGS.init_from:
         config.init_from = flags.FLAGS.init_from
     if flags.FLAGS.reset_head:
         config.reset_head = True
-    options = {name: flags.FLAGS[name].value for name in ("tpu", "shards", "coordinator", "process_id", "processes")}
-    run(config, folder, flags.FLAGS.strategy, **options)
+    return config
 
 
 def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "one_device", **options: Any) -> None:
@@ -84,13 +99,8 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.
 
 
 if __name__ == "__main__":
-    recipe_flags.define_file(required=True)
+    define_recipe_flags()
     path_flags.define("workdir", None, "Folder of the run; the same command resumes what it holds.")
-    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME, folder:PATH or csv:FILE.")
-    path_flags.define(
-        "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
-    )
-    flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(engine.STRATEGIES)}.")
     flags.DEFINE_string("tpu", None, "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")
     flags.DEFINE_integer("shards", None, "Devices that hold one copy of the state together; all of them by default.")

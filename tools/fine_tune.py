@@ -15,7 +15,8 @@ they are there; those in `test` are never trained on nor chosen by, and are what
 trained: all of the network, its head alone, its last blocks, or LoRA; `auto` tries several and keeps the best.
 
 `--folds=5` says how good such a training is: five are done, each of which holds out another fifth of the images, and
-`folds.md` in `--output` has the mean and its interval. `--init_from=none` begins at random weights.
+`folds.md` in `--output` has the mean and its interval. `--init_from=none` begins at random weights. The same command
+with `--find_rate=rate.png` trains nothing: it suggests a learning rate and draws the losses that say so.
 
 `--output` becomes the folder of the run, with `report.md`, `evaluation/` (and `test_evaluation/`) and `serving/1`. The
 same command resumes a stopped run. Exit status: as `experiments.train`.
@@ -41,9 +42,11 @@ from coatnet_tf.weights import places_of, stored_shapes
 from experiments import (
     checks,
     cross_validation,
+    engine,
     evaluate,
     logs,
     path_flags,
+    rate_finder,
     recipe_flags,
     sizes,
     train,
@@ -363,6 +366,9 @@ def main(argv: list[str]) -> None:
         return configure(images, start, {**overrides, "dataset.eval_split": str(fold)})
 
     try:
+        if flags.FLAGS.find_rate:
+            print(rate_finder.find(config, engine.connect("one_device"), rate_finder.Range(), flags.FLAGS.find_rate))
+            return
         if folds:
             print(cross_validation.run(of_fold, folds, output) + f"\nThe report is {output / cross_validation.REPORT}")
             return
@@ -383,6 +389,7 @@ if __name__ == "__main__":
     path_flags.define("output", None, "Folder of the new run; the same command resumes what it holds.")
     flags.DEFINE_integer("folds", 0, "Train so many times, holding out another part each time; 0: once.", lower_bound=0)
     flags.DEFINE_float("auto_minutes", 60, "With --config.tune=auto: when to begin no further try.", lower_bound=0)
+    path_flags.define("find_rate", None, "PNG file: train nothing, but suggest a rate and draw the losses of a test.")
     recipe_flags.define_fields(small_folder.get_config())
     flags.mark_flags_as_required(["images", "init_from", "output"])
     app.run(main)

@@ -19,7 +19,7 @@ from etils import epath
 from keras import ops
 
 import coatnet_tf
-from experiments import augment, losses, optimization, sizes, tuning
+from experiments import augment, losses, optimization, sizes, teachers, tuning
 from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
@@ -44,6 +44,7 @@ class Engine(abc.ABC):
     batches: Iterator[Any]  # those to come, on the devices; from `begin`
     network: keras.Model  # from images to logits
     model: keras.Model  # what is trained: the network, or its head, from features to logits
+    teacher: keras.Model | None = None  # from images to logits, if the recipe names one; in no checkpoint
 
     def __init__(
         self,
@@ -57,14 +58,21 @@ class Engine(abc.ABC):
         self._config, self._source, self._devices = config, source, devices
         weights = sources.class_weights(source) if config.dataset.balance == "weights" else None
         self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
+        self._divergence_of = losses.make_distillation(config.loss, config.teacher_temperature)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
         self._score_of = absolute_error if source.values else share_of_top_class
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         self._model_config = self._fitting(make_model_config(config.model))
+        if config.teacher:
+            with self._scope():
+                self.teacher = teachers.load(config, source)
         keras.utils.set_random_seed(config.seed)  # behind what may draw from it
         with self._scope():
             self.network = self._make_model()
+        for layer in self.network._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = config.batch_norm_momentum
         # All that a step changes beside what it trains; what is frozen later is none of it.
         self._statistics = [v for v in self.network.non_trainable_variables if v.dtype.startswith("float")]
         if load is not None:
@@ -222,6 +230,18 @@ class Engine(abc.ABC):
         if augment.mixes_pairs(self._config.augment):
             return augment.mixup(images, targets, weights, shares)
         return images, targets, weights
+
+    def _taught(self, images: Any) -> Any:
+        """What the teacher says of a batch, as it is given to the student; `None` without a teacher."""
+        return None if self.teacher is None else self._logits(self.teacher, teachers.resized(images, self.teacher))
+
+    def _training_loss(self, targets: Any, taught: Any, logits: Any) -> Any:
+        """The loss of each image: of its labels, of the teacher's logits, or of both."""
+        if taught is None:
+            return self._loss_of(targets, logits)
+        share = self._config.teacher_weight
+        values = share * self._divergence_of(taught, ops.cast(logits, taught.dtype))
+        return values if share == 1 else values + (1 - share) * self._loss_of(targets, logits)
 
     def _count(self, finite: Any, loss: Any, score: Any, weight: Any) -> None:
         """Updates the metrics of training by a step's sums over its images; one that is not finite has no weight."""

@@ -49,7 +49,8 @@ class JaxEngine(Engine):
         self._ahead = 0 if devices.mesh.devices.flat[0].platform == "cpu" else _AHEAD
         self._held_out: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices, load)
-        self._train_step = self.compiled(self.train_step, self._stepped())
+        self._taught_by = {"teacher": self.teacher.variables} if self.teacher is not None else {}
+        self._train_step = self.compiled(self.train_step, self._stepped(), self._taught_by)
         metrics = (self.eval_loss, self.eval_score, self._confusion)
         self._evaluated = {"metrics": [v for metric in metrics if metric is not None for v in metric.variables]}
         self._evaluation_step = self.compiled(self._evaluate_step, self._evaluated, {"model": self.model.variables})
@@ -108,20 +109,23 @@ class JaxEngine(Engine):
             ((), np.float32),
             ((2,), np.float32),
         )
-        groups = self._stepped()
+        state, kept = self._described(self._stepped()), self._described(self._taught_by)
+        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
+        platform = self._mesh.devices.flat[0].platform
+        return self._train_step.trace(state, kept, described).lower(lowering_platforms=(platform,))
+
+    def _described(self, groups: Groups) -> dict[str, list[jax.ShapeDtypeStruct]]:
+        """Shapes of variables where the steps return them."""
         shardings = self._shardings(groups)
-        state = {
+        return {
             name: [
                 jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s) for v, s in zip(group, shardings[name], strict=True)
             ]
             for name, group in groups.items()
         }
-        described = tuple(jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=by_batch) for shape, dtype in parts)
-        platform = self._mesh.devices.flat[0].platform
-        return self._train_step.trace(state, {}, described).lower(lowering_platforms=(platform,))
 
     def train(self, count: int) -> None:
-        self._run(self._train_step, self._stepped(), {}, self.batches, count)
+        self._run(self._train_step, self._stepped(), self._taught_by, self.batches, count)
 
     def _run(self, step: Any, groups: Groups, read: Groups, batches: Iterator[Any], count: int) -> None:
         """Takes `count` steps one after the other, without waiting for the devices."""
@@ -182,11 +186,13 @@ class JaxEngine(Engine):
         self, others: list[jax.Array], images: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> tuple[tuple[list[jax.Array], jax.Array, jax.Array, jax.Array], list[jax.Array]]:
         """Gradients of all trainable variables, sums over the images (loss, score, weight), the others' values."""
+        with jax.named_scope("teacher"):
+            taught = self._taught(images)
 
         def loss_of(trainable: list[jax.Array]) -> tuple[jax.Array, Any]:
             logits, new_others = self._forward(trainable, others, images)
             with jax.named_scope("loss"):
-                values = self._loss_of(targets, logits) * weights
+                values = self._training_loss(targets, taught, logits) * weights
                 scores = self._score_of(targets, logits) * weights
                 loss = jnp.sum(values)
             return loss / self._config.batch_size, ((loss, jnp.sum(scores), jnp.sum(weights)), new_others)

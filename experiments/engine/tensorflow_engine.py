@@ -117,9 +117,10 @@ class TensorFlowEngine(Engine):
 
     def _gradients(self, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
         """Gradients of all trainable variables, then sums over the images: loss, score, weight."""
+        taught = self._taught(images)
         with tf.GradientTape() as tape:
             logits = self._forward(images)
-            values = self._loss_of(targets, logits) * weights
+            values = self._training_loss(targets, taught, logits) * weights
             loss = tf.reduce_sum(values) / self._config.batch_size
         gradients = tape.gradient(loss, [variable.value for variable in self.model.trainable_variables])
         scores = self._score_of(targets, logits) * weights

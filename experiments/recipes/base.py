@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "float32"  # or "mixed_bfloat16"
     config.loss = "softmax"  # or "sigmoid"; "squared_error" learns numbers of a table in place of classes
     config.label_smoothing = 0.0
+    config.batch_norm_momentum = 0.99  # of the averages that evaluation norms by; lower where a run has few steps
     config.ema_decay = 0.0  # of the averaged weights that are evaluated and kept; 0: none
     config.accumulation_steps = 1  # parts of a batch taken one after the other, to save memory
     config.rematerialise = False  # recompute the activations of the blocks, to save memory
@@ -63,6 +64,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.head_views = 1  # of each image, in the features: the first is that of evaluation, the others are augmented
     config.tuned_blocks = 2  # how many the last ones are
     config.lora_rank = 8
+    # Distillation: a finished run's folder, a .keras file, or a name of coatnet_tf.list_weights(), whose answers are
+    # learned; its classes must be the same: docs/training.md.
+    config.teacher = ""
+    config.teacher_temperature = 1.0  # divides the logits of both
+    config.teacher_weight = 1.0  # of the teacher in the loss; the labels have the rest
+    config.teacher_sha256 = ""  # of its weights; the run fills it in
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = ""  # of TFDS or of this project, folder:PATH, or csv:FILE

@@ -180,6 +180,18 @@ def test_run_without_finite_steps_stops_with_the_batch(run, config, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
+def test_norms_average_as_the_recipe_says(config):
+    """Without momentum evaluation norms by the last batch, as training did."""
+    config.batch_norm_momentum, config.model.drop_path_rate = 0.0, 0.0
+    config.optimizer.learning_rate = config.optimizer.min_learning_rate = 1e-12
+    engine = make_engine(config)
+    batches = pipeline.training_batches(sources.prepare(config.dataset), config)
+    images = next(iter(batches))[0].numpy().astype("float32")
+    engine.begin(0)
+    engine.train(1)
+    np.testing.assert_allclose(engine.model(images), engine.model(images, training=True), atol=1e-4)
+
+
 def test_names_are_those_of_the_batch(config):
     source = sources.prepare(config.dataset)
     names = pipeline.example_names(source, config, step=7)
