@@ -112,7 +112,7 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
         )
     if len(set(columns)) < len(columns):
         raise ValueError(f"config.dataset.value_columns={','.join(columns)} names a column twice.")
-    for field, none in (("label_smoothing", 0.0), ("dataset.balance", "none")):
+    for field, none in (("label_smoothing", 0.0), ("dataset.balance", "none"), ("teacher", "")):
         group, _, name = field.rpartition(".")
         if (config[group] if group else config)[name] != none:
             raise ValueError(

@@ -90,6 +90,7 @@ def test_a_table_of_numbers_says_what_learns_it(photos):
         ({"label_smoothing": 0.1}, "config.label_smoothing is of classes, .* set --config.label_smoothing=0.0"),
         ({"dataset.balance": "weights"}, "config.dataset.balance is of classes, .* set --config.dataset.balance=none"),
         ({"dataset.balance": "sampling"}, "config.dataset.balance is of classes"),
+        ({"teacher": "runs/other"}, "config.teacher is of classes, .* set --config.teacher=\\."),
         ({"loss": "softmax"}, "value_columns=year,weight are numbers to learn, and config.loss=softmax is of classes"),
         ({"dataset.value_columns": "year,split"}, "value_columns names split, which mean something else"),
         ({"dataset.value_columns": "year,year"}, "value_columns=year,year names a column twice"),

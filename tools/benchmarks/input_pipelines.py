@@ -54,7 +54,7 @@ def measure_input(output: Path, peers: Sequence[str], rounds: int) -> None:
         ValueError: If a peer is unknown.
         RuntimeError: If a contender stops.
     """
-    commands = {
+    commands: dict[str, tuple[str, ...]] = {
         text: (sys.executable, "-m", "tools.benchmarks.input_worker", kind, "FOLDER") for kind, text in OURS.items()
     }
     for name, python in pythons_of(peers, PEERS).items():

@@ -106,7 +106,7 @@ def _pool(small: SmallSet, places: Places) -> dict[str, Sequence[Any]]:
     """All images of the classes: arrays, or paths of files."""
     if small.source == "clip_art":
         files = {name: sorted((Path(places.clip_art) / name).rglob("*.png")) for name in _CLIP_ART}
-        found = {name: list(filter(_can_be_opened, of_class)) for name, of_class in files.items()}
+        found: dict[str, Sequence[Any]] = {name: list(filter(_can_be_opened, files[name])) for name in files}
         lacking = [name for name, files in found.items() if len(files) < small.held_out + max(small.train)]
         if lacking:
             raise FileNotFoundError(
@@ -116,7 +116,7 @@ def _pool(small: SmallSet, places: Places) -> dict[str, Sequence[Any]]:
         return found
     if small.source == "digits":
         digits = datasets.load_digits()
-        images, labels, names = (digits.images * 15.9375).astype("uint8"), digits.target, "0123456789"
+        images, labels, names = (digits.images * 15.9375).astype("uint8"), digits.target, tuple("0123456789")
     else:
         images, labels = fashion_mnist.read_split(Path(places.fashion_mnist), "train")
         images, names = images[..., 0], fashion_mnist.CLASSES
