@@ -171,7 +171,7 @@ def test_another_runs_folder_is_refused(run, config, devices, tmp_path):
         ({"optimizer.decay": "constant"}, "decay is constant, but min_learning_rate 1e-05 is not learning_rate 0.002"),
         ({"dataset.name": "digit"}, "no dataset 'digit'"),
         ({"dataset.name": ""}, "config.dataset.name is empty; name a dataset with --data=tfds:NAME"),
-        ({"loss": "hinge"}, "config.loss must be one of softmax, sigmoid; got 'hinge'"),
+        ({"loss": "hinge"}, "config.loss must be one of softmax, sigmoid, squared_error; got 'hinge'"),
         ({"augment.crop": "random"}, "config.augment.crop must be one of none, inception; got 'random'"),
         (
             {"eval_crop": "all"},
