@@ -51,7 +51,7 @@ def read(table: Path) -> tuple[dict[str, list[tuple[Image.Image, int]]], int]:
     """Pictures and labels by split, and the number of classes."""
     rows = list(csv.DictReader(table.open()))
     names = sorted({row["label"] for row in rows})
-    examples = {"train": [], "validation": []}
+    examples: dict[str, list[tuple[Image.Image, int]]] = {"train": [], "validation": []}
     for row in rows:
         image = Image.open(table.parent / row["path"]).convert("RGB")
         examples[row["split"]].append((image, names.index(row["label"])))
