@@ -43,11 +43,25 @@ class Test:
     @property
     def suggestion(self) -> float | None:
         """A rate in the middle of where the loss falls, fastai's `valley`; `None` if it hardly falls."""
-        first, last = _longest_fall(smoothed(self.losses))
+        rates, losses = self._looked_at
+        first, last = _longest_fall(losses)
         if last - first < _FEWEST_FALLING:
             return None
         third = (last - first) / 3
-        return float(self.rates[first + int(third) + int(third / 2)])
+        return float(rates[first + int(third) + int(third / 2)])
+
+    @property
+    def steepest(self) -> float:
+        """The rate where the loss falls fastest, fastai's `steep`, from the suggestion on: before it, it is noise."""
+        rates, losses = self._looked_at
+        slopes = np.diff(losses) / np.diff(np.log(rates))
+        return float(rates[np.argmin(np.where(rates[:-1] < (self.suggestion or 0), np.inf, slopes))])
+
+    @property
+    def _looked_at(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rates and smoothed losses without the first tenth of the steps and the last five, as in fastai."""
+        steps = slice(len(self.rates) // 10, -5)
+        return self.rates[steps], smoothed(self.losses)[steps]
 
 
 def smoothed(losses: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -159,7 +173,10 @@ def describe(test: Test) -> str:
             f"The loss hardly falls at rates from {begin:.1e} to {end:.1e}, so that none is suggested: give another "
             "range by --lowest and --highest, or more --steps."
         )
-    return f"Suggested: --config.optimizer.learning_rate={test.suggestion:.1e}"
+    return (
+        f"Suggested: --config.optimizer.learning_rate={test.suggestion:.1e}, in the middle of where the loss falls; "
+        f"above it, it falls fastest at {test.steepest:.1e}."
+    )
 
 
 def draw(test: Test, path: epath.Path) -> None:
@@ -169,9 +186,11 @@ def draw(test: Test, path: epath.Path) -> None:
     axes.plot(test.rates, smoothed(test.losses), label="smoothed")
     if test.suggestion is not None:
         axes.axvline(test.suggestion, color=charts.VERMILLION, label=f"suggested: {test.suggestion:.1e}")
+        axes.axvline(test.steepest, color=charts.GREEN, linestyle="--", label=f"falls fastest: {test.steepest:.1e}")
     axes.set_xscale("log")
-    top = np.quantile(test.losses, 0.95) if math.isfinite(test.losses.max()) else None
-    axes.set_ylim(top=None if top is None else top + 0.2 * (top - test.losses.min()))
+    lowest, begin = float(test.losses.min()), float(smoothed(test.losses)[len(test.losses) // 10])
+    margin = 0.5 * (begin - lowest) or 1.0
+    axes.set_ylim(lowest - margin, begin + margin)  # what is far above is of no use
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     axes.legend()

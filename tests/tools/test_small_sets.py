@@ -73,7 +73,7 @@ def test_the_network_is_timms_but_for_depths_and_widths():
 @pytest.fixture
 def table(run_folder, tmp_path):
     """Digits of all ten classes for the network of `run_folder`."""
-    return images.draw("ten", images.SmallSet("digits", range(10), [2] * 10, 3), 0, tmp_path, images.Places())
+    return images.draw("ten", images.SmallSet("digits", range(10), [6] * 10, 5), 0, tmp_path, images.Places())
 
 
 @pytest.mark.parametrize("way", [way for way in parts.WAYS if way not in (parts.LOGISTIC, parts.TIMM)])
@@ -102,8 +102,8 @@ def test_a_seed_begins_anew_whatever_was_trained_before(run_folder, tmp_path, mo
 
 
 def test_logistic_regression_is_on_frozen_features(run_folder, table):
-    """The digits that the network was trained on."""
-    assert parts.regress(run_folder, table)["accuracy"] > 30
+    """After eight steps of training; chance is 10."""
+    assert parts.regress(run_folder, table)["accuracy"] > 15
 
 
 def test_results_are_kept_and_missing_ones_are_measured(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def draw(name: str, small: SmallSet, seed: int, folder: Path, places: Places) ->
     return table
 
 
-def _pool(small: SmallSet, places: Places) -> dict[str, Sequence[Any]]:
+def _pool(small: SmallSet, places: Places) -> Mapping[str, Sequence[Any]]:
     """All images of the classes: arrays, or paths of files."""
     if small.source == "clip_art":
         files = {name: sorted((Path(places.clip_art) / name).rglob("*.png")) for name in _CLIP_ART}
