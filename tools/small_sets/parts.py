@@ -45,6 +45,7 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
     **_OF_UNEQUAL_SETS,
     TOGETHER: _ADDED,
     "head": {"tune": tuning.HEAD},
+    "head, rate 0.03": {"tune": tuning.HEAD, "optimizer.learning_rate": 0.03},  # 30 times that of the others
     "last blocks": {"tune": tuning.LAST_BLOCKS},
     "LoRA": {"tune": tuning.LORA},
 }
