@@ -64,7 +64,7 @@ FIRST_KERNEL = "stem_conv01#0"
 PIXELS_ARE_OF = 224  # the size for which RandAugment counts its pixels
 RGB = 3
 TUNING_SHARE = 3  # the rate of a training from scratch over that of fine-tuning
-LORA_FACTOR = 10  # its rate over that of all weights: docs/fine_tuning.md
+FACTORS = {tuning.HEAD: 10, tuning.LORA: 10}  # the rate of a way over that of all weights: docs/fine_tuning.md
 NO_WEIGHTS = "none"  # for --init_from
 ABOUT_NO_WEIGHTS = (
     "%s begins at random weights: expect a lower accuracy than from trained ones, much lower with few images, and try "
@@ -125,7 +125,7 @@ def find_start(init_from: str, model: str = "") -> Start:
         recipe = workdir.read_recipe(path, workdir.MODEL)
         # How large a rate suits a network depends on its width: its own training knows.
         learning_rate = recipe.optimizer.learning_rate / (1 if recipe.init_from else TUNING_SHARE)
-        learning_rate /= LORA_FACTOR if recipe.get("tune") == tuning.LORA else 1
+        learning_rate /= FACTORS.get(recipe.get("tune"), 1)
         return Start(init_from, recipe.model, recipe.image_size, _channels(path / workdir.MODEL), learning_rate)
     if not path.exists():
         raise FileNotFoundError(f"--init_from={path} is neither the folder of a finished run nor a weights file.")
@@ -255,7 +255,9 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.loss = "sigmoid" if images.multi_label else config.loss
     config.label_smoothing = 0.0 if images.of_numbers else config.label_smoothing
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
-    config.optimizer.learning_rate = start.learning_rate * (LORA_FACTOR if overrides.get("tune") == tuning.LORA else 1)
+    config.optimizer.learning_rate = start.learning_rate * FACTORS.get(overrides.get("tune"), 1)
+    if overrides.get("tune") == tuning.HEAD:
+        config.early_stop_patience = 0  # its epochs take no time, and a few held-out images would end it by chance
     config.update_from_flattened_dict(overrides)
     return config
 

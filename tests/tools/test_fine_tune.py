@@ -161,12 +161,13 @@ def test_start_from_nothing(tmp_path):
     assert not config.init_from and not config.reset_head and config.dataset.channels == 0
 
 
-@pytest.mark.parametrize(("way", "factor"), [("lora", 10), ("head", 1), ("all", 1)])
-def test_lora_learns_faster_than_what_it_is_beside(pretrained, tmp_path, way, factor):
+@pytest.mark.parametrize(("way", "factor"), [("lora", 10), ("head", 10), ("last_blocks", 1), ("all", 1)])
+def test_what_is_new_learns_faster(pretrained, tmp_path, way, factor):
     """And its rate is not taken for the network's by a run that begins with its result."""
     images, start = fine_tune.Images("folder:images", 100), fine_tune.find_start(str(pretrained))
     config = fine_tune.configure(images, start, {"tune": way})
     assert config.optimizer.learning_rate == pytest.approx(factor * start.learning_rate)
+    assert (config.early_stop_patience == 0) == (way == "head")
     chosen = fine_tune.configure(images, start, {"tune": way, "optimizer.learning_rate": 3e-4})
     assert chosen.optimizer.learning_rate == 3e-4
     shutil.copytree(pretrained, tmp_path / "run")

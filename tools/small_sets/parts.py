@@ -45,7 +45,8 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
     **_OF_UNEQUAL_SETS,
     TOGETHER: _ADDED,
     "head": {"tune": tuning.HEAD},
-    "head, rate 0.03": {"tune": tuning.HEAD, "optimizer.learning_rate": 0.03},  # 30 times that of the others
+    # The rate of the ways that train all weights, and 30 times it.
+    **{f"head, rate {rate}": {"tune": tuning.HEAD, "optimizer.learning_rate": rate} for rate in (0.001, 0.03)},
     "last blocks": {"tune": tuning.LAST_BLOCKS},
     "LoRA": {"tune": tuning.LORA},
 }
