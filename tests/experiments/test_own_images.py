@@ -118,8 +118,8 @@ def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path)
     with pytest.raises(ValueError, match="has changed since the run in .* began: then .* images of 3 classes"):
         run(folder_config, tmp_path / "run", connect("one_device"))
     (colors / "red" / "new.jpg").unlink()
-    held_out = folder._is_held_out("", "/red/000.jpg")
-    of_its_split = (f"{i}.jpg" for i in range(100) if folder._is_held_out("", f"/red/{i}.jpg") == held_out)
+    held_out = folder.is_held_out("", "/red/000.jpg")
+    of_its_split = (f"{i}.jpg" for i in range(100) if folder.is_held_out("", f"/red/{i}.jpg") == held_out)
     other = (colors / "red" / "000.jpg").rename(colors / "red" / next(of_its_split))
     with pytest.raises(ValueError, match="has changed since .*, in other files. Put it back"):
         run(folder_config, tmp_path / "run", connect("one_device"))
