@@ -255,8 +255,9 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     config.loss = "sigmoid" if images.multi_label else config.loss
     config.label_smoothing = 0.0 if images.of_numbers else config.label_smoothing
     config.dataset.name, config.dataset.channels = images.data, images.channels or start.channels
-    config.optimizer.learning_rate = start.learning_rate * FACTORS.get(overrides.get("tune"), 1)
-    if overrides.get("tune") == tuning.HEAD:
+    way = overrides.get("tune", config.tune)
+    config.optimizer.learning_rate = start.learning_rate * FACTORS.get(way, 1)
+    if way == tuning.HEAD:
         config.early_stop_patience = 0  # its epochs take no time, and a few held-out images would end it by chance
     config.update_from_flattened_dict(overrides)
     return config
