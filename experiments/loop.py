@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 
 import keras
@@ -93,8 +92,7 @@ def _check_initial_weights(init_from: str) -> None:
 
 def _file_of_weights(path: str) -> epath.Path:
     """The file of weights in a run's folder, or the file itself."""
-    found = epath.Path(path)
-    found = found / workdir.MODEL if found.is_dir() else found
+    found = workdir.model_in(path)
     if not found.exists():
         raise FileNotFoundError(
             f"--init_from={path} is neither a weights file (.keras or .weights.h5) nor the folder of a finished run, "
@@ -114,10 +112,7 @@ def _loaded(config: ml_collections.ConfigDict, model: keras.Model) -> coatnet_tf
     if is_pretrained_name(weights):
         return load_initial_weights(model, weights, True, config.reset_head)
     found = _file_of_weights(weights)
-    if "://" not in weights:
-        return load_initial_weights(model, found, True, config.reset_head)
-    with tempfile.TemporaryDirectory() as local:  # h5py reads local files only
-        copy = found.copy(epath.Path(local) / found.name)
+    with workdir.on_this_machine(found) as copy:
         try:
             return load_initial_weights(model, copy, True, config.reset_head)
         except ValueError as error:

@@ -6,12 +6,9 @@ and the same mixture of images, and the loss is the divergence of the student's 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -70,7 +67,7 @@ def load(config: ml_collections.ConfigDict, source: Source) -> keras.Model:
     if is_pretrained_name(name):
         model = coatnet_tf.from_pretrained(name)
     else:
-        with _local(_file_of(name)) as path:
+        with workdir.on_this_machine(_file_of(name)) as path:
             model = _read(name, path)
     last = model.layers[-1]
     if last.name != _LAST or not any(layer.name == _FIRST for layer in model.layers):
@@ -130,24 +127,13 @@ def _names_of(name: str) -> list[str] | None:
 
 
 def _file_of(name: str) -> epath.Path:
-    path = epath.Path(name)
-    path = path / workdir.MODEL if path.is_dir() else path
+    path = workdir.model_in(name)
     if not path.is_file():
         raise FileNotFoundError(
             f"--config.teacher={name} is neither the folder of a finished run, with its {workdir.MODEL}, nor a .keras "
             "file, nor a name that coatnet_tf.list_weights() lists."
         )
     return path
-
-
-@contextlib.contextmanager
-def _local(path: epath.Path) -> Iterator[epath.Path]:
-    """The file on this machine, which Keras needs."""
-    if "://" not in str(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield path.copy(epath.Path(folder) / path.name)
 
 
 def _read(name: str, path: epath.Path) -> keras.Model:
@@ -164,7 +150,7 @@ def _digest(name: str) -> str:
         find_pretrained(name)  # refuses an unknown one
         content = epath.Path(download(CATALOG[name])).read_bytes()
     else:
-        with _local(_file_of(name)) as path:
+        with workdir.on_this_machine(_file_of(name)) as path:
             try:
                 with zipfile.ZipFile(path) as file:
                     content = file.read(_WEIGHTS)

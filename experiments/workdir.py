@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -224,3 +226,19 @@ def append_metrics(workdir: epath.Path, row: dict[str, Any]) -> None:
     """Adds a row to `metrics.jsonl`."""
     with (workdir / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def model_in(path: str) -> epath.Path:
+    """The model of a run whose folder is given; any other path as it is."""
+    found = epath.Path(path)
+    return found / MODEL if found.is_dir() else found
+
+
+@contextlib.contextmanager
+def on_this_machine(path: epath.Path) -> Iterator[epath.Path]:
+    """The file itself, or a copy of one in a bucket: Keras and h5py read local files only."""
+    if "://" not in str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield path.copy(epath.Path(folder) / path.name)

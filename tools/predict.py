@@ -118,8 +118,9 @@ def load_classifier(
             f"{' or '.join(exported.FORMATS.values())}."
         )
     beside = path if folder is not None else path.parent
-    if labels is None and file is not None and (beside / workdir.outputs_file(epath.Path(beside))).is_file():
-        labels = beside / workdir.outputs_file(epath.Path(beside))
+    names_file = beside / workdir.outputs_file(epath.Path(beside))
+    if labels is None and file is not None and names_file.is_file():
+        labels = names_file
     file, names = model_files.find(folder, file, labels)
     model = model_files.load(file)
     if not isinstance(model.input_shape, tuple) or len(model.input_shape) != 4 or None in model.input_shape[1:]:

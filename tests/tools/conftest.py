@@ -8,9 +8,11 @@ import tensorflow as tf
 from etils import epath
 
 import coatnet_tf
+from experiments import workdir
 from experiments.engine import connect
+from experiments.model_config import make_model_config
 from experiments.recipes import digits
-from tests.tools.samples import LABELS, SIZE
+from tests.tools.samples import LABELS, SIZE, small_config
 from tools.export_saved_model import ExportOptions, export
 
 
@@ -18,16 +20,8 @@ from tools.export_saved_model import ExportOptions, export
 def model_file(tmp_path_factory):
     """A model of seven classes for images of 32 x 32, with weights that tell them apart."""
     keras.utils.set_random_seed(0)
-    config = coatnet_tf.make_config(
-        "tiny",
-        (2, 1, 1, 1, 1),
-        (8, 8, 16, 32, 32),
-        strides=(1, 2, 2, 2, 2),
-        head_size=16,
-        kernel_initializer="lecun_normal",
-    )
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    coatnet_tf.CoAtNet(config, input_shape=(SIZE, SIZE, 3), classes=len(LABELS)).save(path)
+    coatnet_tf.CoAtNet(small_config(), input_shape=(SIZE, SIZE, 3), classes=len(LABELS)).save(path)
     return path
 
 
@@ -82,3 +76,15 @@ def browser():
             pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """What a finished run on grey digits of 8 x 8 leaves for others to begin with."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    config = digits.get_config()
+    config.image_size = 8
+    config.model.update(depths=(1, 1, 1), widths=(8, 16, 32), strides=(1, 2, 2), layout="C-T")
+    (folder / workdir.CONFIG).write_text(config.to_json())
+    coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 1), classes=10).save(folder / workdir.MODEL)
+    return folder

@@ -3,11 +3,38 @@
 import io
 import zlib
 
+import keras
 import numpy as np
 from PIL import Image
 
+import coatnet_tf
+
 SIZE = 32
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+COLOURS = ("blue", "green", "red")
+
+
+def small_config():
+    """A network of every kind of block, whose random weights tell images apart."""
+    return coatnet_tf.make_config(
+        "tiny",
+        (2, 1, 1, 1, 1),
+        (8, 8, 16, 32, 32),
+        strides=(1, 2, 2, 2, 2),
+        head_size=16,
+        kernel_initializer="lecun_normal",
+    )
+
+
+def make_images(path, count, classes=COLOURS):
+    generator = np.random.default_rng(0)
+    for color, name in enumerate(classes):
+        (path / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 80, (20, 24, 3))
+            pixels[..., color] += 170
+            keras.utils.save_img(path / name / f"{index:02d}.png", pixels, scale=False)
+    return str(path)
 
 
 def encode(array, kind="PNG", **options):

@@ -9,41 +9,16 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 
 import coatnet_tf
 from experiments import train, tries, workdir
 from experiments.data.folds import Fold
-from experiments.model_config import make_model_config
-from experiments.recipes import base, digits, small_folder
+from experiments.recipes import base, small_folder
+from tests.tools.samples import COLOURS, make_images
 from tools import check_saved_model, fine_tune
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ("blue", "green", "red")
-
-
-def make_images(path, count, classes=CLASSES):
-    generator = np.random.default_rng(0)
-    for color, name in enumerate(classes):
-        (path / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = generator.integers(0, 80, (20, 24, 3))
-            pixels[..., color] += 170
-            keras.utils.save_img(path / name / f"{index:02d}.png", pixels, scale=False)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """What a finished run on grey digits of 8 x 8 leaves for others to begin with."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    config = digits.get_config()
-    config.image_size = 8
-    config.model.update(depths=(1, 1, 1), widths=(8, 16, 32), strides=(1, 2, 2), layout="C-T")
-    (folder / workdir.CONFIG).write_text(config.to_json())
-    coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 1), classes=10).save(folder / workdir.MODEL)
-    return folder
 
 
 @pytest.mark.slow
@@ -68,7 +43,7 @@ def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
     assert (config.image_size, config.dataset.channels, config.epochs, config.augment.crop) == (8, 1, 2, "none")
     assert config.model == workdir.read_recipe(pretrained).model
     data = json.loads((output / workdir.DATA).read_text())
-    assert data["classes"] == list(CLASSES) and data["train"] + data["eval"] == 60 and data["eval"] == int(found[1])
+    assert data["classes"] == list(COLOURS) and data["train"] + data["eval"] == 60 and data["eval"] == int(found[1])
     for folder in ("evaluation", "test_evaluation"):
         assert (output / folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert "held-out images right" in check_saved_model.check(output, output / "serving")

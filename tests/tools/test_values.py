@@ -16,34 +16,21 @@ import coatnet_tf
 from experiments import workdir
 from experiments.data.values import Values, gives_values
 from experiments.recipes import digits
-from tests.tools.samples import SIZE, encode, photo
-from tests.tools.test_fine_tune import ROOT, make_images, pretrained  # noqa: F401  (a fixture)
+from tests.tools.samples import SIZE, encode, make_images, photo, small_config
 from tools import check_saved_model, compare_exports, demo, explain, fine_tune, model_files, predict, publish
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import served_model
 
+ROOT = Path(__file__).parents[2]
 VALUES = Values(("year", "weight"), (1990.0, 0.5), (10.0, 0.1))
 
 
 @pytest.fixture(scope="module")
-def run_of_numbers(model_file, tmp_path_factory):
+def run_of_numbers(tmp_path_factory):
     """What a run on the columns year and weight leaves, as far as these programs look."""
     folder = tmp_path_factory.mktemp("numbers")
     keras.utils.set_random_seed(1)
-    config = keras.models.load_model(model_file, compile=False)
-    network = coatnet_tf.CoAtNet(
-        coatnet_tf.make_config(
-            "tiny",
-            (2, 1, 1, 1, 1),
-            (8, 8, 16, 32, 32),
-            strides=(1, 2, 2, 2, 2),
-            head_size=16,
-            kernel_initializer="lecun_normal",
-        ),
-        input_shape=config.input_shape[1:],
-        classes=2,
-        classifier_activation=None,
-    )
+    network = coatnet_tf.CoAtNet(small_config(), input_shape=(SIZE, SIZE, 3), classes=2, classifier_activation=None)
     keras.Model(network.input, VALUES.layer()(network.output), name=network.name).save(folder / workdir.MODEL)
     (folder / workdir.VALUES).write_text("year\nweight\n")
     recipe = digits.get_config()
@@ -181,7 +168,7 @@ def test_fine_tuning_says_how_good_numbers_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_folds_of_a_table_of_numbers(pretrained, tmp_path):  # noqa: F811
+def test_folds_of_a_table_of_numbers(pretrained, tmp_path):
     output = tmp_path / "folds"
     command = [sys.executable, "-m", "tools.fine_tune", f"--images={make_table(tmp_path / 'images')}"]
     command += [f"--init_from={pretrained}", f"--output={output}", "--folds=2", "--config.epochs=2"]
