@@ -170,5 +170,7 @@ class TestInABrowser:
     def test_the_camera(self, page):
         page.get_by_role("tab", name="Camera").click()
         page.get_by_role("button", name=re.compile("access webcam|webcam", re.IGNORECASE)).first.click()
+        # Captured before the camera gives a picture, there is none.
+        page.wait_for_function("document.querySelector('video')?.videoWidth > 0", timeout=60_000)
         page.get_by_role("button", name=re.compile("capture", re.IGNORECASE)).first.click(timeout=60_000)
         page.wait_for_selector(".card img", timeout=60_000)
