@@ -6,6 +6,8 @@ import os
 
 from absl import flags
 
+flags.disclaim_key_flags()  # what is defined here belongs to the program, whose --help lists it
+
 _PREFIXES = ("folder:", "csv:")  # of a dataset
 
 
@@ -47,5 +49,5 @@ def define(name: str, default: str | None, help_string: str) -> None:
 
 
 def define_several(name: str, help_string: str) -> None:
-    """Defines a flag that takes a path and can be given several times; its value is a list."""
-    flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help_string)
+    """Defines a flag that takes a path and can be given several times; its value is a list, or `None`."""
+    flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, None, help_string)

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from experiments import path_flags, sizes
 from experiments.recipes.base import RecipeError
 
+flags.disclaim_key_flags()  # what is defined here belongs to the program, whose --help lists it
 _RECIPES = Path(__file__).parent / "recipes"
 # Fields that are paths, or can be.
 _PATHS = ("init_from", "teacher", "dataset.name", "dataset.data_dir", "dataset.manual_dir")
@@ -40,6 +41,15 @@ def define_file(required: bool) -> None:
         flags.mark_flag_as_required("config")
 
 
+def define_start() -> None:
+    """Defines what is often given beside a recipe: `--data`, `--init_from` and `--reset_head`."""
+    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME, folder:PATH or csv:FILE.")
+    path_flags.define(
+        "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
+    )
+    flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
+
+
 def define_fields(config: ml_collections.ConfigDict) -> None:
     """Defines the fields of a recipe that has no file; ends the program if the command line has a wrong one."""
     try:
@@ -56,9 +66,15 @@ def overrides() -> dict[str, Any]:
 
 
 def recipe() -> ml_collections.ConfigDict:
-    """The recipe of the command line, with all overrides."""
+    """The recipe of the command line, with all overrides, and what the flags of `define_start` say."""
     config = flags.FLAGS.config
     config.update_from_flattened_dict(overrides())
+    if "data" in flags.FLAGS and flags.FLAGS.data:
+        config.dataset.name = flags.FLAGS.data
+    if "init_from" in flags.FLAGS and flags.FLAGS.init_from:
+        config.init_from = flags.FLAGS.init_from
+    if "reset_head" in flags.FLAGS and flags.FLAGS.reset_head:
+        config.reset_head = True
     return config
 
 

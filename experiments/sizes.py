@@ -10,6 +10,8 @@ from absl import flags
 if TYPE_CHECKING:  # export and serving do without
     import ml_collections
 
+flags.disclaim_key_flags()  # what is defined here belongs to the program, whose --help lists it
+
 Size = tuple[int, int]  # height, width
 WAYS = "a whole number, such as 288, or a height and a width, such as 288x512"
 

@@ -28,29 +28,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
     logs.show_ours()
     options = {name: flags.FLAGS[name].value for name in ("tpu", "shards", "coordinator", "process_id", "processes")}
-    run(recipe(), epath.Path(flags.FLAGS.workdir), flags.FLAGS.strategy, **options)
-
-
-def define_recipe_flags() -> None:
-    """Defines the flags that `recipe` reads."""
-    recipe_flags.define_file(required=True)
-    path_flags.define("data", None, "Dataset in place of the recipe's: tfds:NAME, folder:PATH or csv:FILE.")
-    path_flags.define(
-        "init_from", None, "Weights to begin with: folder of a finished run, .keras, .weights.h5, or a name."
-    )
-    flags.DEFINE_bool("reset_head", False, "Begin with a new classifier, for other classes than --init_from's.")
-
-
-def recipe() -> ml_collections.ConfigDict:
-    """The recipe of the command line, with all that overrides it."""
-    config = recipe_flags.recipe()
-    if flags.FLAGS.data:
-        config.dataset.name = flags.FLAGS.data
-    if flags.FLAGS.init_from:
-        config.init_from = flags.FLAGS.init_from
-    if flags.FLAGS.reset_head:
-        config.reset_head = True
-    return config
+    run(recipe_flags.recipe(), epath.Path(flags.FLAGS.workdir), flags.FLAGS.strategy, **options)
 
 
 def run(config: ml_collections.ConfigDict, folder: epath.Path, strategy: str = "one_device", **options: Any) -> None:
@@ -99,7 +77,8 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.
 
 
 if __name__ == "__main__":
-    define_recipe_flags()
+    recipe_flags.define_file(required=True)
+    recipe_flags.define_start()
     path_flags.define("workdir", None, "Folder of the run; the same command resumes what it holds.")
     flags.DEFINE_string("strategy", "one_device", f"One of {', '.join(engine.STRATEGIES)}.")
     flags.DEFINE_string("tpu", None, "Name of the TPU, or `local` on a TPU VM; for --strategy=tpu.")

@@ -15,7 +15,7 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 # isort: split
 from absl import app, flags
 
-from experiments import engine, logs, path_flags, rate_finder, train
+from experiments import engine, logs, path_flags, rate_finder, recipe_flags
 
 
 def main(argv: list[str]) -> None:
@@ -25,13 +25,14 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     try:
         limits = rate_finder.Range(values.steps, values.lowest, values.highest)
-        print(rate_finder.find(train.recipe(), engine.connect(values.strategy), limits, values.output))
+        print(rate_finder.find(recipe_flags.recipe(), engine.connect(values.strategy), limits, values.output))
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":
-    train.define_recipe_flags()
+    recipe_flags.define_file(required=True)
+    recipe_flags.define_start()
     path_flags.define("output", None, "PNG file to draw.")
     flags.DEFINE_integer("steps", rate_finder.Range.steps, "Training steps to take.")
     flags.DEFINE_float("lowest", rate_finder.Range.lowest, "The first rate.")

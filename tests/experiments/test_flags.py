@@ -2,8 +2,7 @@
 
 import ast
 import functools
-import os
-import subprocess
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from absl import flags
 
 from experiments import path_flags, recipe_flags
 from experiments.recipes import base, digits, small_folder
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 DEFINE_FILE = recipe_flags.config_flags.DEFINE_config_file
@@ -150,13 +150,25 @@ def test_recipes_and_their_paths(with_recipe, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_programs_end_with_a_sentence(tmp_path):
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    train = ["-m", "experiments.train", "--config=experiments/recipes/digits.py", "--workdir=~/run"]
-    tune = ["-m", "tools.fine_tune", "--images=~/none/", "--init_from=timm/coatnet_0_rw_224.sw_in1k", "--output=~/mine"]
+    train = ["experiments.train", "--config=experiments/recipes/digits.py", "--workdir=~/run"]
+    tune = ["tools.fine_tune", "--images=~/none/", "--init_from=timm/coatnet_0_rw_224.sw_in1k", "--output=~/mine"]
     for command, sentence in (
         ([*train, "--data=folder:~/none/"], f"There is no folder '{tmp_path}/none'"),
         ([*tune, "--config.learning_rate=1"], "no field 'learning_rate'; near it is optimizer.learning_rate"),
+        (["tools.predict", f"--model={tmp_path}", "--output=x.csv"], "--images must have a value"),
     ):
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = programs.run(*command, env={"HOME": str(tmp_path)})
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "run").exists() and not (tmp_path / "mine").exists()
+
+
+@pytest.mark.slow
+def test_help_lists_the_flags_of_each_program_and_nothing_else_is_said():
+    files = [file for package in ("experiments", "tools") for file in (ROOT / package).rglob("*.py")]
+    texts = {file: file.read_text() for file in files if "    app.run(main)" in file.read_text()}
+    assert len(texts) > 20
+    for file, text in texts.items():
+        done = programs.run(".".join(file.relative_to(ROOT).with_suffix("").parts), "--helpshort")
+        defined = re.findall(r"(?:\.define|define_several|DEFINE_\w+)\(\s*\"(\w+)\"", text)
+        listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+        assert set(defined) <= set(listed) and listed and not done.stderr, done
