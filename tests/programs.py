@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+_FRESH = multiprocessing.get_context("spawn")
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["experiments.loop", "experiments.engine", "experiments.report", "tests.programs"])
 
@@ -26,15 +28,24 @@ class Program:
         command: Its module and flags.
         cwd: Where it runs.
         env: Environment variables that differ from this process'; `None` for none.
+        fresh: Whether it imports the libraries itself, for what these say.
+        before: Called in the process before the program.
     """
 
-    def __init__(self, *command: object, cwd: Path = ROOT, env: dict[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        *command: object,
+        cwd: Path = ROOT,
+        env: dict[str, str | None] | None = None,
+        fresh: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._written = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})}
         environment = {name: value for name, value in environment.items() if value is not None}
-        arguments = (list(map(str, command)), self._written, str(cwd), environment)
-        self._process = _FORKED.Process(target=_become, args=arguments)
+        arguments = (list(map(str, command)), self._written, str(cwd), environment, before)
+        self._process = (_FRESH if fresh else _FORKED).Process(target=_become, args=arguments)
         self._process.start()
 
     @property
@@ -71,7 +82,9 @@ def run(*command: object, cwd: Path = ROOT, env: dict[str, str | None] | None = 
     return subprocess.CompletedProcess(command, status, program.stdout, program.stderr)
 
 
-def _become(command: list[str], written: list[Path], cwd: str, environment: dict[str, str]) -> None:
+def _become(
+    command: list[str], written: list[Path], cwd: str, environment: dict[str, str], before: Callable[[], None] | None
+) -> None:
     """In the forked process: runs the module as `python -m` would."""
     os.environ.clear()
     os.environ.update(environment)
@@ -82,4 +95,6 @@ def _become(command: list[str], written: list[Path], cwd: str, environment: dict
         setattr(sys, stream, io.TextIOWrapper(os.fdopen(number, "wb", 0, closefd=False), write_through=True))
     sys.path[:] = [cwd, *sys.path[1:]]
     sys.argv = command
+    if before:
+        before()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -1,12 +1,9 @@
 """Two processes on loopback train as one device does; only the chief writes; the loss of one ends the other."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import tensorflow as tf
 
 from experiments import workdir
 from experiments.stops import PREEMPTED_STATUS
+from tests import programs
 from tests.experiments.samples import make_imagenet
 
 pytestmark = pytest.mark.slow
@@ -44,13 +42,15 @@ EVERY_PART = {
 }
 
 
-def start(folder, data_dir, strategy, tf_config=None, **changes):
+def look_often():
+    """At the other workers' health: the end of a process, and word of another's, wait for the next look."""
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+
+    collective_all_reduce_strategy.CollectiveAllReduceExtended._check_health_interval = 1
+
+
+def start(folder, data_dir, strategy, cluster=None, fresh=False, **changes):
     """A training process of two short epochs on a tiny model."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("TF_CONFIG", "TF_CPP_MIN_LOG_LEVEL")
-    }
-    if tf_config:
-        environment["TF_CONFIG"] = json.dumps(tf_config)
     flags = {
         "epochs": 2,
         "image_size": 8,
@@ -65,33 +65,28 @@ def start(folder, data_dir, strategy, tf_config=None, **changes):
         **EVERY_PART,
         **changes,
     }
-    command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
+    command = ["experiments.train", "--config=experiments/recipes/digits.py"]
     command += [f"--workdir={folder}", f"--strategy={strategy}"]
     command += [f"--config.{name}={value}" for name, value in flags.items()]
-    errors = folder.parent / f"errors-{folder.name}-{(tf_config or {}).get('task', {}).get('index', 0)}"
-    with errors.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stderr=file, stdout=subprocess.DEVNULL)
-    process.errors = errors
-    return process
+    environment = {"TF_CONFIG": json.dumps(cluster) if cluster else None, "TF_CPP_MIN_LOG_LEVEL": None}
+    return programs.Program(*command, env=environment, fresh=fresh, before=None if fresh else look_often)
 
 
 def start_two(folder, data_dir, **changes):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    return [
-        start(folder, data_dir, "multi_worker", {"cluster": cluster, "task": {"type": "worker", "index": i}}, **changes)
-        for i in (0, 1)
-    ]
+    workers = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    clusters = [{"cluster": workers, "task": {"type": "worker", "index": index}} for index in (0, 1)]
+    return [start(folder, data_dir, "multi_worker", cluster, **changes) for cluster in clusters]
 
 
 def finish(*processes, status=0):
     for process in processes:
-        assert process.wait(timeout=600) == status, process.errors.read_text()[-3000:]
+        assert process.wait() == status, process.stderr[-3000:]
 
 
 def wait_for(folder, pattern, processes):
     while not list(folder.glob(pattern)):
         for process in processes:
-            assert process.poll() is None, process.errors.read_text()[-3000:]
+            assert process.poll() is None, process.stderr[-3000:]
         time.sleep(0.05)
 
 
@@ -114,9 +109,9 @@ def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
         "dataset.max_damaged_share": 0.1,
         "early_stop_patience": 1,
     }
-    workers = start_two(tmp_path / "two", tmp_path / "tfds", **of_imagenet)
+    workers = start_two(tmp_path / "two", tmp_path / "tfds", fresh=True, **of_imagenet)
     finish(*workers)
-    one = start(tmp_path / "one", tmp_path / "tfds", "one_device", **of_imagenet)
+    one = start(tmp_path / "one", tmp_path / "tfds", "one_device", fresh=True, **of_imagenet)
     finish(one)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
@@ -125,12 +120,12 @@ def test_two_workers_train_as_one_device(assert_same_models, tmp_path):
 
     lost = [(tmp_path / name / workdir.DAMAGED).read_text().splitlines() for name in ("two", "one")]
     assert len(lost[0]) == 3 * len(damaged) and lost[0] == lost[1]
-    assert [foreign_lines(process.errors.read_text()) for process in (one, *workers)] == [[], [], []]
+    assert [foreign_lines(process.stderr) for process in (one, *workers)] == [[], [], []]
 
 
 def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
     """SIGTERM on one of them: both save and stop. SIGKILL of one: the other stops. Started again, they go on."""
-    lasting = {"epochs": 8, "steps_per_call": 1, "augment.randaugment_layers": 0}
+    lasting = {"epochs": 3, "steps_per_call": 1, "checkpoint_steps": 4, "augment.randaugment_layers": 0}
     data_dir = tmp_path / "tfds"
     finish(*start_two(tmp_path / "whole", data_dir, **lasting))
     folder = tmp_path / "stopped"
@@ -143,10 +138,10 @@ def test_workers_stop_together_and_resume_to_the_same_end(tmp_path):
     workers = start_two(folder, data_dir, **lasting)
     while set(folder.glob("checkpoints/ckpt-*.index")) <= before:
         time.sleep(0.05)
-        assert workers[0].poll() is None, workers[0].errors.read_text()[-3000:]
-    workers[1].kill()
+        assert workers[0].poll() is None, workers[0].stderr[-3000:]
+    workers[1].send_signal(signal.SIGKILL)
     finish(workers[0], status=PREEMPTED_STATUS)
-    assert "Another process of the cluster is gone" in workers[0].errors.read_text()
+    assert "Another process of the cluster is gone" in workers[0].stderr
 
     finish(*start_two(folder, data_dir, **lasting))
     mine, theirs = (

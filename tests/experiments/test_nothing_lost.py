@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from experiments import evaluate, history, loop, train, workdir
 from experiments.stops import PREEMPTED_STATUS, RunStopped
+from tests import programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
@@ -137,21 +138,15 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
 @pytest.mark.slow
 def test_sigterm_has_a_status_of_its_own(long_run, strategy, data_dir, tmp_path):
     flags = ["--config.epochs=1000", "--config.steps_per_call=1", f"--config.dataset.data_dir={data_dir}"]
-    command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
-    command += [
-        f"--strategy={strategy}",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.model.depths=(1, 1, 1, 1, 1)",
-        *flags,
-    ]
-    with (tmp_path / "errors").open("w") as errors:
-        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=errors)
-    while "images/s" not in (text := (tmp_path / "errors").read_text()) or not re.search("loss [0-9]", text):
+    command = ["experiments.train", "--config=experiments/recipes/digits.py", f"--strategy={strategy}"]
+    command += [f"--workdir={tmp_path / 'run'}", "--config.model.depths=(1, 1, 1, 1, 1)", *flags]
+    process = programs.Program(*command)
+    while "images/s" not in (text := process.stderr) or not re.search("loss [0-9]", text):
         assert process.poll() is None, text
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert process.wait(60) == PREEMPTED_STATUS
-    assert "Stopped by SIGTERM after step" in (tmp_path / "errors").read_text()
+    assert "Stopped by SIGTERM after step" in process.stderr
     assert workdir.has_checkpoints(tmp_path / "run")
 
 

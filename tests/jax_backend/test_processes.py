@@ -1,12 +1,8 @@
 """Two processes of two devices each: the same training as in one, and what happens when one of them goes."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -14,17 +10,11 @@ import pytest
 
 from experiments import workdir
 from experiments.stops import PREEMPTED_STATUS
+from tests import programs
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": ".",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "KERAS_BACKEND": "jax",
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-}
+ENVIRONMENT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 # A network that is compiled in seconds.
 FIELDS = (
     "batch_size=16",
@@ -47,26 +37,22 @@ def data_dir(tmp_path_factory):
 
 
 def start(folder, data_dir, processes, *fields):
-    """Starts the processes of a run, whose errors go to `folder`-N."""
+    """Starts the processes of a run."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
+    command = ["experiments.train", "--config=experiments/recipes/digits.py"]
     command += [f"--workdir={folder}", "--strategy=sharded", f"--config.dataset.data_dir={data_dir}"]
     command += [f"--config.{field}" for field in (*FIELDS, *fields)]
-    started = []
-    for process in range(processes):
-        cluster = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process_id={process}"]
-        with open(f"{folder}-{process}", "w") as errors:
-            flags = cluster if processes > 1 else []
-            started.append(subprocess.Popen([*command, *flags], env=ENVIRONMENT, stdout=errors, stderr=errors))
-    return started
+    if processes == 1:
+        return [programs.Program(*command, env=ENVIRONMENT)]
+    command += [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    return [programs.Program(*command, f"--process_id={number}", env=ENVIRONMENT) for number in range(processes)]
 
 
-def wait(started, folder):
+def wait(started):
     statuses = [process.wait(240) for process in started]
-    texts = [Path(f"{folder}-{process}").read_text()[-3000:] for process in range(len(started))]
-    return statuses, "\n".join(texts)
+    return statuses, "\n".join((process.stdout + process.stderr)[-3000:] for process in started)
 
 
 def rows_of(folder):
@@ -86,9 +72,9 @@ def test_two_processes_train_as_one_and_one_that_is_killed_loses_nothing(data_di
     """The first 20 losses, then the whole state: with SIGKILL to one, SIGTERM to one, and neither."""
     fields = ("epochs=4", "steps_per_call=1", "checkpoint_steps=3")
     alone, whole, hurt = (tmp_path / name for name in ("alone", "whole", "hurt"))
-    statuses, text = wait(start(alone, data_dir, 1, *fields), alone)
+    statuses, text = wait(start(alone, data_dir, 1, *fields))
     assert statuses == [0], text
-    statuses, text = wait(start(whole, data_dir, 2, *fields), whole)
+    statuses, text = wait(start(whole, data_dir, 2, *fields))
     assert statuses == [0, 0], text
     for mine, expected in zip(rows_of(whole), rows_of(alone), strict=True):
         assert mine == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -97,16 +83,16 @@ def test_two_processes_train_as_one_and_one_that_is_killed_loses_nothing(data_di
         started = start(hurt, data_dir, 2, *fields)
         begun = len(workdir.find_checkpoints(hurt))
         while len(workdir.find_checkpoints(hurt)) < begun + 1:
-            assert all(process.poll() is None for process in started), wait(started, hurt)[1]
+            assert all(process.poll() is None for process in started), wait(started)[1]
             time.sleep(0.05)
         started[1].send_signal(number)
-        statuses, text = wait(started, hurt)
+        statuses, text = wait(started)
         if number == signal.SIGTERM:
             assert statuses == [PREEMPTED_STATUS, PREEMPTED_STATUS], text
             assert "Stopped by SIGTERM" in text
         else:  # JAX itself ends a process whose partner is silent for 100 seconds
             assert statuses[0] in (PREEMPTED_STATUS, -signal.SIGABRT), text
-    statuses, text = wait(start(hurt, data_dir, 2, *fields), hurt)
+    statuses, text = wait(start(hurt, data_dir, 2, *fields))
     assert statuses == [0, 0], text
     assert rows_of(hurt) == rows_of(whole)
     mine, theirs = state_of(hurt), state_of(whole)
@@ -120,10 +106,8 @@ def test_flags_of_a_cluster_are_checked(data_dir, tmp_path):
     """Before anything is waited for."""
 
     def refused(*flags):
-        command = [sys.executable, "-m", "experiments.train", "--config=experiments/recipes/digits.py"]
-        done = subprocess.run(
-            [*command, f"--workdir={tmp_path}", *flags], env=ENVIRONMENT, capture_output=True, text=True
-        )
+        command = ["experiments.train", "--config=experiments/recipes/digits.py", f"--workdir={tmp_path}"]
+        done = programs.run(*command, *flags, env=ENVIRONMENT)
         assert done.returncode == 1
         return done.stderr
 

@@ -1,9 +1,6 @@
 """What a model looks at: each computation against what is known, the picture, and every refusal."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -15,6 +12,7 @@ import coatnet_tf
 from coatnet_tf import layers
 from coatnet_tf.config import CoAtNetConfig, StageConfig
 from experiments.data import views
+from tests import programs
 from tools import explain, model_files
 from tools.explain import ExplainOptions
 from tools.explanations import maps, picture
@@ -421,10 +419,8 @@ def test_held_out_images_of_a_run(run_folder, tmp_path):
 @pytest.mark.slow
 def test_the_readmes_command(cttt_file, photo_file, tmp_path):
     output = tmp_path / "explained.png"
-    command = [sys.executable, "-m", "tools.explain", f"--weights={cttt_file}", f"--output={output}"]
-    command += ["--heads=0,1", "--position=1,2", "--stages=s1,s4", str(photo_file)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command = ["tools.explain", f"--weights={cttt_file}", f"--output={output}"]
+    result = programs.run(*command, "--heads=0,1", "--position=1,2", "--stages=s1,s4", photo_file)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"Drew {output}\n"
     assert output.read_bytes().startswith(b"\x89PNG")

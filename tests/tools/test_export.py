@@ -1,6 +1,5 @@
 """The whole way as a user goes it: train, export, serve with TensorFlow alone; and the options of the export."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 import coatnet_tf
 from experiments import workdir
+from tests import programs
 from tests.tools.samples import SIZE, photo
 from tools import check_saved_model
 from tools.export_saved_model import ExportOptions, export
@@ -31,13 +31,6 @@ for index, version in enumerate(versions):
         np.save(f"{folder}/output{index}-{count}.npy", output)
 assert "coatnet_tf" not in sys.modules and "experiments" not in sys.modules
 """
-
-
-def call(module, *flags):
-    """Runs a program as its user does."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", module, *flags]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -107,23 +100,23 @@ def test_the_readmes_commands(tmp_path):
         "--config.dataset.train_split=train[:256]",
         "--config.model.depths=(1, 1, 1, 1, 1)",
     ]
-    result = call("experiments.train", *flags)
+    result = programs.run("experiments.train", *flags)
     assert result.returncode == 0, result.stderr
     assert "epoch 1 (step 8): training loss" in result.stderr + result.stdout
     assert "images/s" in result.stderr
     assert "see the whole image, resized to 16 x 16 (bilinear, antialiased); 1 channel." in result.stderr
 
-    result = call("experiments.train", *flags, "--config.seed=1")
+    result = programs.run("experiments.train", *flags, "--config.seed=1")
     assert result.returncode == 1
     assert "holds another run, whose config differs in config.seed (0 there, 1 here)" in result.stderr
     assert "Traceback" not in result.stderr
 
-    result = call("tools.export_saved_model", f"--workdir={run_folder}", f"--output={tmp_path / 'serving'}")
+    result = programs.run("tools.export_saved_model", f"--workdir={run_folder}", f"--output={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
     # Nothing that TensorFlow says in Python while it writes; of what it says in C++, the lines are short.
     assert not re.search(r"^I.*\.py:\d+\]|Assets written", result.stderr, re.MULTILINE), result.stderr
     assert max(map(len, result.stderr.splitlines()), default=0) < 500
-    result = call("tools.check_saved_model", f"--workdir={run_folder}", f"--saved_model={tmp_path / 'serving'}")
+    result = programs.run("tools.check_saved_model", f"--workdir={run_folder}", f"--saved_model={tmp_path / 'serving'}")
     assert result.returncode == 0, result.stderr
     assert f"of 359 held-out images right, {workdir.read_metrics(run_folder)[-1]['eval_accuracy']:.2%}" in result.stdout
     assert (run_folder / workdir.REPORT).read_text().count("## Served by the SavedModel") == 1

@@ -1,8 +1,5 @@
 """Few-shot evaluation of features: what is drawn, what is measured, what is refused; and the program itself."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -15,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 import coatnet_tf
 from experiments.data import sources
+from tests import programs
 from tools import few_shot
 from tools.explain import decode
 
@@ -116,13 +114,7 @@ def test_published_weights_see_images_as_they_were_evaluated(model_file, monkeyp
 @pytest.mark.slow
 def test_the_program(model_file, photos):
     def call(*flags):
-        return subprocess.run(
-            [sys.executable, "-m", "tools.few_shot", f"--model={model_file}", f"--data=folder:{photos}", *flags],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        return programs.run("tools.few_shot", f"--model={model_file}", f"--data=folder:{photos}", *flags)
 
     ended = call("--shots=2,8", "--seeds=3", "--k=1,3")
     assert ended.returncode == 0, ended.stderr

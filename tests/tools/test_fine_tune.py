@@ -1,11 +1,8 @@
 """The user's path: a folder of images, weights, one command; and what it refuses before any work."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -15,6 +12,7 @@ import coatnet_tf
 from experiments import train, tries, workdir
 from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
+from tests import programs
 from tests.tools.samples import COLOURS, make_images
 from tools import check_saved_model, fine_tune
 
@@ -26,10 +24,9 @@ def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
     make_images(tmp_path / "images" / "train", 20)
     make_images(tmp_path / "images" / "test", 4)
     output = tmp_path / "mine"
-    command = [sys.executable, "-m", "tools.fine_tune", f"--images={tmp_path / 'images'}", f"--init_from={pretrained}"]
+    command = ["tools.fine_tune", f"--images={tmp_path / 'images'}", f"--init_from={pretrained}"]
     command += [f"--output={output}", "--config.epochs=2", "--config.augment.crop=none"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = programs.run(*command)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "begun anew: predictions/kernel, predictions/bias" in result.stderr
     held_out = workdir.result_of(workdir.read_metrics(output))
@@ -168,12 +165,11 @@ def test_each_fold_is_a_run_that_goes_on(pretrained, tmp_path):
     """Of two folds the second is not finished, as if it had been stopped, and comes to the same end."""
     images = make_images(tmp_path / "images", 8)
     output = tmp_path / "folds"
-    command = [sys.executable, "-m", "tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
+    command = ["tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
     command += [f"--output={output}", "--folds=2", "--config.epochs=2", "--config.tune=head"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def run():
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        result = programs.run(*command)
         assert result.returncode == 0, result.stderr[-3000:]
         return (output / "folds.md").read_text()
 
@@ -209,10 +205,9 @@ def test_the_way_with_the_lowest_loss_is_kept(monkeypatch, tmp_path, minutes):
 @pytest.mark.slow
 def test_auto_ends_in_a_run_to_use(pretrained, tmp_path):
     images, output = make_images(tmp_path / "images", 20), tmp_path / "mine"
-    command = [sys.executable, "-m", "tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
+    command = ["tools.fine_tune", f"--images={images}", f"--init_from={pretrained}"]
     command += [f"--output={output}", "--config.epochs=1", "--config.optimizer.warmup_epochs=0", "--config.tune=auto"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = programs.run(*command)
     assert result.returncode == 0, result.stderr[-3000:]
     rows = {way: workdir.read_metrics(output / way)[-1]["eval_loss"] for way in tries.TRIED}
     best = min(rows, key=rows.get)

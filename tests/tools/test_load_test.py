@@ -1,9 +1,6 @@
 """Exports in TensorFlow's C++ runtime, from many threads, in batches and alone."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from experiments.data.views import View
+from tests import programs
 from tests.tools.samples import BAD, LABELS, SIZE, encode, photo
 from tools import load_test
 from tools.export_saved_model import ExportOptions, export
@@ -252,11 +250,8 @@ def test_what_the_program_refuses(program, version, tmp_path):
 
 @pytest.mark.slow
 def test_the_program_prints_a_table(program, versions, tmp_path):
-    command = [sys.executable, "-m", "tools.load_test", "--clients=2", "--requests=60"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
     def call(*flags):
-        return subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, timeout=600)
+        return programs.run("tools.load_test", "--clients=2", "--requests=60", *flags)
 
     for index, file in enumerate(FILES):
         (tmp_path / f"{index}.jpg").write_bytes(file)

@@ -1,11 +1,8 @@
 """Files to a table of classes: the same numbers from a run, its file and its export, and every file accounted for."""
 
 import csv
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 
 from experiments import workdir
 from experiments.data import sources
+from tests import programs
 from tests.tools.samples import LABELS, encode, photo
 from tools import predict
 from tools.export_saved_model import ExportOptions, export
@@ -115,9 +113,7 @@ def test_which_files(photos):
 @pytest.mark.slow
 def test_the_program(run_folder, photos, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "tools.predict", f"--model={run_folder}", *arguments]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(tmp_path)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        return programs.run("tools.predict", f"--model={run_folder}", *arguments, env={"HOME": str(tmp_path)})
 
     done = run(f"--images={photos}/", "--output=~/new/a.csv", "--top_k=2", "--contact_sheet=~/sheet.png", "also_none")
     assert done.returncode == 0, done.stderr

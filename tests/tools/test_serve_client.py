@@ -4,8 +4,6 @@ import base64
 import concurrent.futures
 import http.server
 import json
-import subprocess
-import sys
 import threading
 
 import grpc
@@ -14,6 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from tests import programs
 from tests.tools.samples import encode, photo
 from tools import serve_client
 
@@ -117,9 +116,9 @@ def test_client_says_what_the_server_refuses(grpc_address, rest_url):
 @pytest.mark.slow
 def test_client_program(grpc_address, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encode(photo(), "JPEG"))
-    command = [sys.executable, "-m", "tools.serve_client", f"--grpc={grpc_address}", f"--images={tmp_path}/*.jpg"]
-    result = subprocess.run([*command, "--repeat=5"], capture_output=True, text=True, timeout=300)
+    command = ["tools.serve_client", f"--grpc={grpc_address}", f"--images={tmp_path}/*.jpg"]
+    result = programs.run(*command, "--repeat=5")
     assert result.returncode == 0, result.stderr
     assert "a.jpg: " in result.stdout and "5 requests in" in result.stdout
-    result = subprocess.run([*command[:-1], "--images=none"], capture_output=True, text=True, timeout=300)
+    result = programs.run(*command[:-1], "--images=none")
     assert result.returncode and "No file matches --images='none'" in result.stderr + result.stdout

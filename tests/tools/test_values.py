@@ -16,6 +16,7 @@ import coatnet_tf
 from experiments import workdir
 from experiments.data.values import Values, gives_values
 from experiments.recipes import digits
+from tests import programs
 from tests.tools.samples import SIZE, encode, make_images, photo, small_config
 from tools import check_saved_model, compare_exports, demo, explain, fine_tune, model_files, predict, publish
 from tools.export_saved_model import ExportOptions, export
@@ -61,8 +62,8 @@ def expected(run_of_numbers):
 
 
 def table_of(model, photos, output, *further):
-    command = [sys.executable, "-m", "tools.predict", f"--model={model}", f"--images={photos}", f"--output={output}"]
-    result = subprocess.run([*command, *further], cwd=ROOT, capture_output=True, text=True)
+    flags = [f"--model={model}", f"--images={photos}", f"--output={output}", *further]
+    result = programs.run("tools.predict", *flags)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "4 images predicted, 1 could not be read" in result.stdout
     with open(output, newline="") as file:
@@ -170,10 +171,10 @@ def test_fine_tuning_says_how_good_numbers_are(tmp_path):
 @pytest.mark.slow
 def test_folds_of_a_table_of_numbers(pretrained, tmp_path):
     output = tmp_path / "folds"
-    command = [sys.executable, "-m", "tools.fine_tune", f"--images={make_table(tmp_path / 'images')}"]
+    command = ["tools.fine_tune", f"--images={make_table(tmp_path / 'images')}"]
     command += [f"--init_from={pretrained}", f"--output={output}", "--folds=2", "--config.epochs=2"]
     command += ["--config.loss=squared_error", "--config.dataset.value_columns=year", "--config.tune=head"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = programs.run(*command)
     assert result.returncode == 0, result.stderr[-3000:]
     text = (output / "folds.md").read_text()
     assert "| fold | held-out images | year: mean absolute error | year: error of the mean | year: R² |" in text
