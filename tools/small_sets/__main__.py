@@ -57,7 +57,7 @@ def measure(folder: Path, ways: Sequence[str], seeds: int, places: images.Places
     start = pretrain(folder, places)
     for way in ways:
         for name, tables in drawn.items():
-            if not parts.is_for(way, images.SETS[name]) or (way == parts.TIMM and not timm_python):
+            if not parts.is_for(way, images.SETS[name]) or (way in parts.OF_TIMM and not timm_python):
                 continue
             missing = {seed: table for seed, table in tables.items() if not _file(folder, name, way, seed).is_file()}
             for seed, measured in _measure(folder, start, name, way, missing, timm_python):
@@ -71,15 +71,15 @@ def _measure(
     folder: Path, start: Path, name: str, way: str, tables: Mapping[int, Path], timm_python: str
 ) -> Iterator[tuple[int, parts.Measured]]:
     """Measures a way on the tables of some seeds."""
-    if way not in (parts.LOGISTIC, parts.TIMM):
+    if way != parts.LOGISTIC and way not in parts.OF_TIMM:
         yield from parts.fine_tune_all(start, tables, parts.part_of(way, images.SETS[name]))
         return
     for seed, table in tables.items():
         if way == parts.LOGISTIC:
             yield seed, parts.regress(start, table)
         else:
-            plain = json.loads(_file(folder, name, parts.PLAIN, seed).read_text())
-            yield seed, parts.ask_timm(timm_python, start, table, seed, plain["seconds"])
+            ours = json.loads(_file(folder, name, parts.OF_TIMM[way], seed).read_text())
+            yield seed, parts.ask_timm(timm_python, start, table, seed, ours["seconds"])
 
 
 def _file(folder: Path, name: str, way: str, seed: int) -> Path:

@@ -22,11 +22,12 @@ from coatnet_tf.pretrained.timm import TIMM as NAMES_OF_TIMM
 from experiments import engine, loop, tuning, workdir
 from experiments.data import pipeline as batches
 from experiments.data import sources
+from experiments.recipes import small_folder
 from tools import few_shot, fine_tune, model_files
 from tools.small_sets.images import SmallSet
 
-EPOCHS = 30
-PLAIN, TOGETHER, LOGISTIC, TIMM = "plain", "together", "logistic regression", "timm"
+PLAIN, LONGER, TOGETHER, LOGISTIC = "plain", "twice the epochs", "together", "logistic regression"
+OF_TIMM = {"timm": PLAIN, "timm, twice the time": LONGER}  # ways, and whose time they have
 _ADDED = {
     "batch_norm_momentum": 0.9,
     "optimizer.layer_decay": 0.75,
@@ -41,6 +42,7 @@ _OF_UNEQUAL_SETS: Mapping[str, Mapping[str, Any]] = {
 # Fields that each part changes of what tools.fine_tune does by itself.
 _PARTS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
+    LONGER: {},
     **{field.rpartition(".")[2].replace("_", " "): {field: value} for field, value in _ADDED.items()},
     **_OF_UNEQUAL_SETS,
     TOGETHER: _ADDED,
@@ -50,7 +52,7 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
     "last blocks": {"tune": tuning.LAST_BLOCKS},
     "LoRA": {"tune": tuning.LORA},
 }
-WAYS = (*_PARTS, LOGISTIC, TIMM)  # in the order of the table
+WAYS = (*_PARTS, LOGISTIC, *OF_TIMM)  # in the order of the table
 _NO_RUN = epath.Path("unwritten")  # no checkpoint: a run takes less than a minute
 _PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "timm_fine_tuning.py"
 
@@ -64,12 +66,14 @@ def is_for(way: str, small: SmallSet) -> bool:
 
 def part_of(way: str, small: SmallSet) -> Mapping[str, Any]:
     """The fields that a way changes; all together has weights too where classes are unequal."""
+    if way == LONGER:
+        return {"epochs": 2 * small_folder.get_config(str(sum(small.train))).epochs}
     return {**_PARTS[way], **(_WEIGHTS if way == TOGETHER and small.is_unequal else {})}
 
 
 def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The recipe that `tools.fine_tune` would take, for a fixed number of epochs: held-out images choose nothing."""
-    fixed = {"epochs": EPOCHS, "early_stop_patience": 0, "seed": seed}
+    """The recipe that `tools.fine_tune` would take, without early stopping: held-out images choose nothing."""
+    fixed = {"early_stop_patience": 0, "seed": seed}
     images = fine_tune.find_images(f"csv:{table}")
     return fine_tune.configure(images, fine_tune.find_start(str(start)), {**fixed, **part})
 
