@@ -23,7 +23,7 @@ from absl import app, flags
 from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
-from experiments import logs, metrics, path_flags, report, workdir
+from experiments import command_line, metrics, path_flags, report, workdir
 from experiments.data import folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import ValueFiles
@@ -183,8 +183,7 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     run = epath.Path(flags.FLAGS.workdir)
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
     try:

@@ -19,14 +19,12 @@ import ml_collections
 from absl import app, flags, logging
 from etils import epath
 
-from experiments import engine, logs, loop, path_flags, recipe_flags
+from experiments import command_line, engine, loop, path_flags, recipe_flags
 from experiments.stops import PREEMPTED_STATUS, Preempted, RunStopped
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     options = {name: flags.FLAGS[name].value for name in ("tpu", "shards", "coordinator", "process_id", "processes")}
     run(recipe_flags.recipe(), epath.Path(flags.FLAGS.workdir), flags.FLAGS.strategy, **options)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import logs, path_flags, report, workdir
+from experiments import command_line, path_flags, report, workdir
 from experiments.data import views
 from tools import model_files
 from tools.serving import exported, held_out
@@ -129,8 +129,7 @@ def check(folder: Path, saved_model: Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     try:
         print(check(Path(flags.FLAGS.workdir), Path(flags.FLAGS.saved_model)))
     except (FileNotFoundError, ValueError) as error:

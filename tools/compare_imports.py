@@ -20,7 +20,7 @@ import rich.console
 from absl import app, flags
 
 import coatnet_tf
-from experiments import path_flags
+from experiments import command_line, path_flags
 
 TOLERANCE = 1e-4
 NETWORKS = (
@@ -72,7 +72,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
+    command_line.begin(argv)
     console = rich.console.Console()
     networks = [name for name in NETWORKS if FLAGS.only is None or name.endswith(FLAGS.only)]
     lines, worst = [*_HEAD], 0.0

@@ -34,7 +34,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 
-from experiments import augment, logs, path_flags, recipe_flags
+from experiments import augment, command_line, path_flags, recipe_flags
 from tools.tpu import chips, compiling, estimate, steps
 from tools.tpu.environment import BACKENDS
 
@@ -131,9 +131,7 @@ def largest_batch(
 
 
 def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     try:
         if values.strategy == "tpu" and (values.shards or values.peer):

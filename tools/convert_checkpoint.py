@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import coatnet_tf
-from experiments import logs, path_flags, sizes
+from experiments import command_line, path_flags, sizes
 from tools import model_files
 
 _KERAS = (".keras", ".weights.h5")
@@ -87,8 +87,7 @@ def _check_output(output: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     if FLAGS.list:
         for entry in coatnet_tf.list_weights():
             print(entry)

@@ -40,7 +40,7 @@ from absl import app, flags, logging
 from PIL import Image, UnidentifiedImageError
 
 from coatnet_tf.graph import inlined
-from experiments import charts, logs, path_flags, workdir
+from experiments import charts, command_line, path_flags, workdir
 from experiments.data import images, sources, views
 from experiments.report import picture_of
 from tools import model_files, predict
@@ -314,8 +314,7 @@ def write_static(
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     path, labels = Path(values.model), Path(values.labels) if values.labels else None
     given = {name: getattr(values, name) for name in ("preprocessing", "crop", "interpolation")}

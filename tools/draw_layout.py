@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import charts, path_flags
+from experiments import charts, command_line, path_flags
 from experiments.charts import plt
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def draw(output: Path, root: Path = ROOT) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
+    command_line.begin(argv)
     draw(Path(flags.FLAGS.output))
 
 

@@ -27,7 +27,7 @@ import keras
 from absl import app, flags
 
 import coatnet_tf
-from experiments import logs, path_flags, sizes, workdir
+from experiments import command_line, path_flags, sizes, workdir
 from experiments.data import images, views
 from experiments.data.values import gives_values
 from tools import model_files
@@ -287,8 +287,7 @@ def _facts(
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(ExportOptions)}
     for name in ("output", "workdir", "weights", "labels"):
         values[name] = Path(values[name]) if values[name] else None

@@ -30,7 +30,7 @@ from sklearn import linear_model, neighbors, pipeline, preprocessing
 
 import coatnet_tf
 from coatnet_tf.pretrained import CATALOG, is_pretrained_name
-from experiments import logs, path_flags
+from experiments import command_line, path_flags
 from experiments.ablation.statistics import Summary
 from experiments.data import pipeline as images
 from experiments.data import sources, views
@@ -219,9 +219,7 @@ def describe(results: dict[str, dict[int, np.ndarray]], shots: Sequence[int]) ->
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     try:
         draws = Draws(_numbers("shots", values.shots), _numbers("k", values.k), values.seeds)

@@ -15,13 +15,11 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 # isort: split
 from absl import app, flags
 
-from experiments import engine, logs, path_flags, rate_finder, recipe_flags
+from experiments import command_line, engine, path_flags, rate_finder, recipe_flags
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     try:
         limits = rate_finder.Range(values.steps, values.lowest, values.highest)

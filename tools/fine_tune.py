@@ -41,10 +41,10 @@ from coatnet_tf.pretrained import find_pretrained, is_pretrained_name
 from coatnet_tf.weights import places_of, stored_shapes
 from experiments import (
     checks,
+    command_line,
     cross_validation,
     engine,
     evaluate,
-    logs,
     path_flags,
     rate_finder,
     recipe_flags,
@@ -337,9 +337,7 @@ def _images_of_flags(overrides: Mapping[str, Any], folds: Sequence[Fold]) -> Ima
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     output = epath.Path(flags.FLAGS.output)
     overrides = recipe_flags.overrides()
     count, minutes = flags.FLAGS.folds, flags.FLAGS.auto_minutes

@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import app, flags
 from tensorflow_serving.apis import predict_pb2
 
-from experiments import logs, path_flags
+from experiments import command_line, path_flags
 from tools import model_files
 from tools.check_saved_model import newest_version
 from tools.explain import decode, whole_numbers
@@ -135,8 +135,7 @@ def table(loads: Sequence[native_program.Load], swap: Path | None = None) -> lis
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     try:
         clients = whole_numbers("clients", values.clients)

@@ -19,13 +19,12 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import logs, path_flags
+from experiments import command_line, path_flags
 from tools.paper import family_picture, tables
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     if values.write:
         path = Path(values.write)

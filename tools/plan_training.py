@@ -20,7 +20,7 @@ import ml_collections
 from absl import app, flags
 
 import coatnet_tf
-from experiments import logs, recipe_flags, sizes
+from experiments import command_line, recipe_flags, sizes
 from experiments.model_config import make_model_config
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper.published import CORE_DAYS
@@ -185,8 +185,7 @@ def _verdict(memory: TrainingMemory, chip: Accelerator, devices: int, plain: int
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     try:
         if values["config"].value is None:

@@ -34,7 +34,7 @@ import coatnet_tf
 from coatnet_tf.pretrained import CATALOG, published
 from coatnet_tf.pretrained.differences import find_differences
 from coatnet_tf.weights.keras_file import enumerate_names
-from experiments import logs, path_flags, sizes, workdir
+from experiments import command_line, path_flags, sizes, workdir
 from experiments.data import views
 from experiments.model_config import make_model_config
 from experiments.report import cell
@@ -269,8 +269,7 @@ def upload(folder: Path, to: str, private: bool = False) -> str:
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     output = Path(values.output) if values.output else None
     try:

@@ -174,7 +174,8 @@ def describe_answers(
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if len(argv) > 1:
+        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only, and a pattern in quotes.")
     values = flags.FLAGS
     if bool(values.grpc) == bool(values.rest):
         raise app.UsageError("Give either --grpc=HOST:PORT or --rest=http://HOST:PORT.")

@@ -156,9 +156,11 @@ def test_programs_end_with_a_sentence(tmp_path):
         ([*train, "--data=folder:~/none/"], f"There is no folder '{tmp_path}/none'"),
         ([*tune, "--config.learning_rate=1"], "no field 'learning_rate'; near it is optimizer.learning_rate"),
         (["tools.predict", f"--model={tmp_path}", "--output=x.csv"], "--images must have a value"),
+        (["tools.export_saved_model", "--workdir=x", "--output=y", "--fold", "false"], "What does 'false' mean?"),
     ):
         done = programs.run(*command, env={"HOME": str(tmp_path)})
-        assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr
+        said = done.stderr + done.stdout
+        assert done.returncode == 1 and sentence in said and "Traceback" not in said, said
     assert not (tmp_path / "run").exists() and not (tmp_path / "mine").exists()
 
 
@@ -169,6 +171,7 @@ def test_help_lists_the_flags_of_each_program_and_nothing_else_is_said():
     assert len(texts) > 20
     for file, text in texts.items():
         done = programs.run(".".join(file.relative_to(ROOT).with_suffix("").parts), "--helpshort")
+        assert "del argv" not in text, file
         defined = re.findall(r"(?:\.define|define_several|DEFINE_\w+)\(\s*\"(\w+)\"", text)
         listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
         assert set(defined) <= set(listed) and listed and not done.stderr, done

@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 
 import coatnet_tf
-from experiments import charts, path_flags
+from experiments import charts, command_line, path_flags
 from experiments.charts import plt
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper import published
@@ -144,7 +144,7 @@ def _of_memory(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
+    command_line.begin(argv)
     results = Path(flags.FLAGS.results)
     print("\n".join(tables(results)))
     if flags.FLAGS.picture:

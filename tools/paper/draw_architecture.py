@@ -20,7 +20,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 import coatnet_tf
 from coatnet_tf.builder import DEFAULT_SIZE
 from coatnet_tf.layers import MBConv, TransformerBlock
-from experiments import charts, path_flags
+from experiments import charts, command_line, path_flags
 
 CLASSES = 1000  # of ImageNet-1K, for which the paper counts its parameters
 WIDTH, HEIGHT, DPI = 160, 112, 120  # of the page, in tenths of an inch; a character of 12 pt is about one wide
@@ -253,7 +253,7 @@ def draw_architecture(config: coatnet_tf.CoAtNetConfig, size: int, output: Path)
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    command_line.begin(argv)
     try:
         draw_architecture(coatnet_tf.get_config(flags.FLAGS.model), flags.FLAGS.size, Path(flags.FLAGS.output))
     except ValueError as error:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from experiments import path_flags, randaugment
+from experiments import command_line, path_flags, randaugment
 from experiments.charts import plt
 from experiments.data import images
 
@@ -59,7 +59,7 @@ def _show(axes: Any, image: tf.Tensor, label: str, row: int, title: str = "as it
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    command_line.begin(argv)
     draw_randaugment(flags.FLAGS.output)
     print(f"Drew {flags.FLAGS.output}")
 

@@ -31,7 +31,7 @@ from matplotlib.axes import Axes
 
 import coatnet_tf
 from coatnet_tf.config import CoAtNetConfig
-from experiments import charts, logs, path_flags
+from experiments import charts, command_line, path_flags
 from experiments.charts import plt
 from tools.benchmarks import timing
 
@@ -282,8 +282,7 @@ def read_times(folder: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    logs.show_ours()
+    command_line.begin(argv)
     folder = Path(flags.FLAGS.output)
     if flags.FLAGS.measure:
         (folder / TIMES).write_text(json.dumps(measure(), indent=2) + "\n")

@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from etils import epath
 
-from experiments import logs, path_flags, train, workdir
+from experiments import command_line, path_flags, train, workdir
 from experiments.recipes import small_sets
 from tools.small_sets import images, parts, report
 
@@ -101,9 +101,7 @@ def read(folder: Path, seeds: int) -> report.Results:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"What does {argv[1]!r} mean? This program takes flags only.")
-    logs.show_ours()
+    command_line.begin(argv)
     values = flags.FLAGS
     folder, places = Path(values.workdir), images.Places(values.fashion_mnist, values.clip_art or "")
     try:
