@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -70,6 +70,11 @@ def build_model(
         if near := difflib.get_close_matches(option, _ARGUMENTS, n=1, cutoff=0.8):
             raise ValueError(f"There is no argument {option!r}; the nearest is {near[0]}.")
     config = replace(config, **options)
+    for argument, value in (("include_top", include_top), ("include_preprocessing", include_preprocessing)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{argument} must be True or False; got {value!r}.")
+    if not isinstance(weights, str | os.PathLike | None):
+        raise ValueError(f"weights must be a path, a name of list_weights() or None; got {weights!r}.")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
     if include_top and not is_positive_int(classes):
@@ -123,6 +128,13 @@ def _pooling_layers(pooling: str | None, dtype: Any) -> list[keras.layers.Layer]
 
 
 def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
+    if input_shape is not None and (
+        not isinstance(input_shape, Sequence)
+        or isinstance(input_shape, str)
+        or len(input_shape) != 3
+        or any(isinstance(side, float) for side in input_shape)
+    ):
+        raise ValueError(f"input_shape must be (height, width, channels); got {input_shape!r}.")
     if input_tensor is None:
         return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
     if not keras.utils.is_keras_tensor(input_tensor):

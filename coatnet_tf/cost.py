@@ -6,8 +6,10 @@ layer adds is one small function below. The layers stay unbuilt: nothing is allo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -117,7 +119,7 @@ def profile(
     Raises:
         ValueError: If a name, field or shape is refused, or a model is given together with another shape
             or with overrides.
-        TypeError: If a model contains layers that are not known here.
+        TypeError: If a model contains layers that are not known here, or branches outside of blocks.
 
     Example:
     >>> import coatnet_tf
@@ -135,6 +137,7 @@ def profile(
             raise ValueError(
                 f"{model.name} was built for {shape}, not {tuple(input_shape)}; profile its configuration instead."
             )
+        _check_is_chain(model)
         return _profile_chain(model.name, list(model.layers), shape)
     shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
     config = _find(model, overrides)
@@ -182,6 +185,16 @@ def _layer_costs(layers: list[keras.Layer], shape: Shape) -> list[tuple[str, Cos
         cost, shape = _cost(layer, shape)
         costs.append((layer.name, cost, shape))
     return costs
+
+
+def _check_is_chain(model: keras.Model) -> None:
+    """Refuses a model whose layers are not called one behind the other, as they are counted."""
+    for before, layer in itertools.pairwise(model.layers):
+        with contextlib.suppress(ValueError, AttributeError):  # called in other models too
+            if layer.input is not before.output:
+                raise TypeError(f"profile counts a chain of layers, and {layer.name} is not behind {before.name}.")
+    if len(model.outputs) != 1:
+        raise TypeError(f"profile counts models of one output; {model.name} has {len(model.outputs)}.")
 
 
 def _profile_chain(name: str, layers: list[keras.Layer], input_shape: Shape) -> CostReport:

@@ -30,7 +30,7 @@ def freeze(model: keras.Model, until: str | None = None, norms: bool = True) -> 
         norms: Whether the norms behind it are frozen too.
 
     Raises:
-        ValueError: If there is no such layer or stage, or the model is not built.
+        ValueError: If there is no such layer or stage, the model is not built, or has LoRA already.
 
     Example:
     >>> import coatnet_tf
@@ -42,6 +42,8 @@ def freeze(model: keras.Model, until: str | None = None, norms: bool = True) -> 
     """
     if not model.built:
         raise ValueError(f"{model.name} is not built; call it on an image once, or give it a keras.Input.")
+    if any(getattr(layer, "lora_enabled", False) for layer in model._flatten_layers()):
+        raise ValueError(f"{model.name} has LoRA, whose kernels would be trained then; freeze it before enable_lora.")
     layers = list(_layers(model))
     frozen = 0 if until is None else last_of(model, layers, until) + 1
     model.trainable = True

@@ -170,7 +170,7 @@ def inlined(model: keras.Model) -> keras.Model:
         A copy with weights of its own; the model itself if there is none inside it.
 
     Raises:
-        ValueError: If layers of two models inside it have one name.
+        ValueError: If layers of two models inside it have one name, or one is called with `training=True`.
     """
     if not any(is_functional(layer) for layer in model.layers):
         return model
@@ -178,6 +178,11 @@ def inlined(model: keras.Model) -> keras.Model:
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         if is_functional(operation):
+            if kwargs.get("training"):
+                raise ValueError(
+                    f"{model.name} calls the model {operation.name} in it with training=True, which a copy would leave "
+                    "out; build it without."
+                )
             return run(operation, args[0])
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from coatnet_tf.rivals.vit import TokenEmbedding
 from coatnet_tf.weights import Loaded, resize_table
 from coatnet_tf.weights.resizing import is_other_table
 
+_OF_NETWORK = re.compile(r"(stem|patch|encoder|final|resnet)_|.*block\d|head_norm")  # names of layers
+_OF_A_SIZE = (keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop)
 _VECTORS = ("head_pool", "head_token")  # the layers that make one vector of an image
 
 
@@ -43,7 +46,7 @@ def features(model: keras.Model, names: Sequence[str]) -> keras.Model:
     {'s2': (1, 8, 12, 16), 's4': (1, 2, 3, 64)}
     """
     _check_functional(model, "features")
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f'features takes a list of stages or layers, such as ["s2", "s4"]; got {names!r}.')
     for inner in model.layers:
         if is_functional(inner):
@@ -80,7 +83,7 @@ def embeddings(model: keras.Model) -> keras.Model:
     """
     _check_functional(model, "embeddings")
     pools = [layer.output for layer in model.layers if layer.name in _VECTORS]
-    if not pools and len(model.outputs) == 1 and len(model.output_shape) == 4:
+    if not pools and len(model.outputs) == 1 and _is_feature_map(model.outputs[0]):
         pools = [keras.layers.GlobalAveragePooling2D(data_format="channels_last", name=_VECTORS[0])(model.outputs[0])]
     if not pools:
         raise ValueError(
@@ -88,6 +91,11 @@ def embeddings(model: keras.Model) -> keras.Model:
             "as its output; name the layer whose output you mean with features(model, [LAYER])."
         )
     return keras.Model(model.input, pools[-1], name=f"{model.name}_embeddings")
+
+
+def _is_feature_map(output: Any) -> bool:
+    """Whether it is what a network finds, and not what somebody makes of it."""
+    return len(output.shape) == 4 and bool(_OF_NETWORK.match(output._keras_history.operation.name))
 
 
 def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
@@ -127,7 +135,10 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        return type(layer).from_config({**config, "units": classes} if layer is classifier else config)
+        if layer is classifier:  # a new one learns, whatever is frozen before it
+            config = {key: value for key, value in config.items() if not key.startswith("lora_")}
+            config |= {"units": classes, "trainable": True}
+        return type(layer).from_config(config)
 
     copy, pairs = _clone(model, copied)
     for old, new in pairs:
@@ -168,6 +179,11 @@ def resize(model: keras.Model, size: tuple[int, int]) -> keras.Model:
     _check_functional(model, "resize")
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(is_positive_int, size)):
         raise ValueError(f"size must be (height, width), two positive integers; got {size!r}.")
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"resize takes a model of one image; {model.name} has {len(model.inputs)} inputs. Resize the network in "
+            "it, and build the model around that again."
+        )
     height, width = size
     channels = model.input_shape[-1]
     if isinstance(model, CoAtNetBackbone):
@@ -234,6 +250,12 @@ def _check_size(model: keras.Model, size: tuple[int, int]) -> None:
         raise ValueError(
             f"{model.name} cannot be resized: it has position embeddings, is folded (resize the model it came from), "
             "or is no CoAtNet."
+        )
+    fixed = [layer.name for layer in model.layers if isinstance(layer, _OF_A_SIZE)]
+    if fixed or None in model.input_shape[1:3]:
+        why = f"its layer {fixed[0]} fixes the size that the network sees" if fixed else "its input has no size"
+        raise ValueError(
+            f"{model.name} cannot be resized: {why}. Resize the network alone, and put the layer before it."
         )
     last = blocks[-1].output.shape
     for axis, now, positions, wanted in zip(("height", "width"), model.input_shape[1:3], last[1:3], size, strict=True):

@@ -4,7 +4,8 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/flowers --split=test
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
-Writes into `--output` (`WORKDIR/evaluation`): `evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
+Writes into `--output` (`WORKDIR/evaluation`, and for other images a folder beside it that is named after them):
+`evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
 top-5, loss, calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`. Where
 an image can have several classes: mean average precision, loss and the table. Where numbers are learned: mean absolute
 error and R² with intervals, and `values.png`, told against predicted.
@@ -12,7 +13,11 @@ error and R² with intervals, and `values.png`, told against predicted.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,7 +29,7 @@ from etils import epath
 
 import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
 from experiments import command_line, metrics, path_flags, report, workdir
-from experiments.data import folder_files, pipeline, sources
+from experiments.data import folder, folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import ValueFiles
 from experiments.stops import RunStopped
@@ -44,8 +49,8 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     Returns:
         What `metrics.measure` returns, or `metrics.measure_several` if an image can have several classes, or
         `metrics.measure_values` of numbers, `damaged_images` (their names), `left_out` (how many files of a folder are
-        not read, and why) and `chose_the_epoch`: whether these images chose the weights, by early stopping, so that
-        what is measured on them is optimistic.
+        not read, and why), `data`, `split` and `model` (its SHA-256), and whether what is measured is optimistic:
+        `chose_the_epoch`, as these images chose the weights by early stopping, `trained_on`, as some were trained on.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
@@ -58,7 +63,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     chosen_on = (dataset.name, dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
     on_others = (dataset.name, dataset.eval_split) != chosen_on
-    files = sources.of_files(dataset.name)
+    files, train_split = sources.of_files(dataset.name), dataset.train_split
     if files is None:
         dataset.train_split = dataset.eval_split  # which alone is read
     elif on_others:
@@ -67,16 +72,14 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     source = sources.prepare(config.dataset)
     class_names = tuple((run / names_file).read_text().splitlines())
     if source.class_names != class_names:
-        raise ValueError(
-            f"{source.name} has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...) and the model "
-            f"{len(class_names)} ({', '.join(class_names[:3])}, ...); they must be the same, in the same order."
-        )
+        raise ValueError(_describe_difference(source, class_names))
     if source.multi_label and config.loss == "softmax":
         raise ValueError(f"Images of {source.name} can have several classes, and the model gives each one (softmax).")
-    model = keras.models.load_model(run / workdir.MODEL, compile=False)
+    model = _load(run / workdir.MODEL)
     if model.input_shape[-1] != source.channels:
         raise ValueError(f"{source.name} has {source.channels} channels and the model takes {model.input_shape[-1]}.")
 
+    output.mkdir(parents=True, exist_ok=True)
     damaged = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
     outputs, targets = _predict(model, source, config, damaged)
     if source.values:
@@ -89,7 +92,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     measured["damaged_images"] = damaged.names
     measured["left_out"] = folder_files.count_by_reason(source.left_out)
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
-    output.mkdir(parents=True, exist_ok=True)
+    measured["trained_on"] = dataset.name == chosen_on[0] and dataset.eval_split in (folder.ALL, train_split)
+    digest = hashlib.sha256((run / workdir.MODEL).read_bytes()).hexdigest()
+    measured |= {"data": dataset.name, "split": dataset.eval_split, "model": digest}
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
     if source.values:
         report.plot_told(targets, outputs, class_names, output / report.TOLD)
@@ -101,6 +106,43 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     if source.left_out:
         workdir.write_whole(output / workdir.LEFT_OUT, folder_files.describe(source.left_out))
     return measured
+
+
+def _describe_difference(source: sources.Source, class_names: tuple[str, ...]) -> str:
+    """Which classes a dataset and a model do not share, in a sentence."""
+    parts = [
+        f"{whose} has {len(names)} classes{_some(names, others)}"
+        for whose, names, others in (
+            (source.name, source.class_names, class_names),
+            ("the model", class_names, source.class_names),
+        )
+    ]
+    return f"{parts[0]}, and {parts[1]}; they must be the same, in the same order."
+
+
+def _some(names: Sequence[str], others: Sequence[str]) -> str:
+    own = [name for name in names if name not in others]
+    more = f" and {len(own) - 5} more" if len(own) > 5 else ""
+    return f", of which the other lacks {', '.join(map(repr, own[:5]))}{more}" if own else ""
+
+
+def folder_of(run: epath.Path, data: str = "", split: str = "") -> epath.Path:
+    """Where an evaluation is written by default: `evaluation`, or of other images than the held-out ones beside it.
+
+    Args:
+        run: Folder of the run.
+        data: As of `evaluate`.
+        split: Likewise.
+    """
+    named = [name.rstrip("/").rpartition("/")[2].rpartition(":")[2] for name in (data, split) if name]
+    return run / re.sub(r"\W+", "_", "_".join(["evaluation", *named]))
+
+
+def _load(path: epath.Path) -> keras.Model:
+    with workdir.on_this_machine(path) as local:
+        if not zipfile.is_zipfile(local):
+            raise ValueError(f"{path} is damaged, or not all of it was copied: it is no .keras file.")
+        return keras.models.load_model(local, compile=False)
 
 
 def _predict(
@@ -125,15 +167,23 @@ def _predict(
 def describe_top1(measured: dict[str, Any]) -> str:
     """Top-1 with its interval and what weakens it, for people."""
     low, high = measured["top1_interval"]
-    weakened = "; optimistic, as these images chose the epoch" if measured["chose_the_epoch"] else ""
-    return f"{measured['top1']:.2%} (95 % interval: {low:.2%} to {high:.2%}{weakened})"
+    why = why_optimistic(measured)
+    return f"{measured['top1']:.2%} (95 % interval: {low:.2%} to {high:.2%}{f'; {why}' if why else ''})"
+
+
+def why_optimistic(measured: dict[str, Any]) -> str:
+    """What weakens a measurement, in words; empty if nothing does."""
+    if measured.get("trained_on"):
+        return "optimistic, as images of these were trained on"
+    return "optimistic, as these images chose the epoch" if measured["chose_the_epoch"] else ""
 
 
 def describe_result(measured: dict[str, Any]) -> str:
     """What was measured in one line: top-1, of several classes an image the mean average precision, or of numbers."""
     if "top1" in measured:
         return f"top-1 {describe_top1(measured)}"
-    weakened = " (optimistic, as these images chose the epoch)" if measured["chose_the_epoch"] else ""
+    why = why_optimistic(measured)
+    weakened = f" ({why})" if why else ""
     if "by_value" in measured:
         return "; ".join(_describe_value(*item) for item in measured["by_value"].items()) + weakened
     return f"mean average precision {measured['mean_average_precision']:.2%}{weakened}"
@@ -163,11 +213,11 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
             "",
         ]
         lines += [*report.value_table(measured["by_value"]), ""]
-        if measured["chose_the_epoch"]:
-            lines += ["All are optimistic, as these images chose the epoch.", ""]
+        if why := why_optimistic(measured):
+            lines += [f"All are {why}.", ""]
         return "\n".join([*lines, f"![What the model says against what the table says]({report.TOLD})"]) + "\n"
     if "top1" not in measured:
-        lines += [f"| Mean average precision | {measured['mean_average_precision']:.2%} |"]
+        lines += [f"| Mean average precision | {describe_result(measured).rpartition('precision ')[2]} |"]
         lines += [f"| Loss | {measured['loss']:.4f} |", "", *report.class_table(measured["by_class"])]
         return "\n".join(lines) + "\n"
     lines += [f"| Top-1 | {describe_top1(measured)} |"]
@@ -185,10 +235,11 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
     command_line.begin(argv)
     run = epath.Path(flags.FLAGS.workdir)
-    output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else run / "evaluation"
+    data, split = flags.FLAGS.data or "", flags.FLAGS.split
+    output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else folder_of(run, data, split)
     try:
-        measured = evaluate(run, output, flags.FLAGS.data or "", flags.FLAGS.split)
-    except (ValueError, FileNotFoundError, RunStopped) as error:
+        measured = evaluate(run, output, data, split)
+    except (ValueError, OSError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     further = f"loss {measured['loss']:.4f}"
     if "top1" in measured:
@@ -199,7 +250,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     path_flags.define("workdir", None, "Folder of the finished run.")
-    path_flags.define("output", None, "Folder for the report; WORKDIR/evaluation by default.")
+    path_flags.define("output", None, "Folder for the report; WORKDIR/evaluation, or of other images one beside it.")
     path_flags.define("data", None, "Dataset in place of the run's: tfds:NAME, folder:PATH or csv:FILE.")
     flags.DEFINE_string("split", "", "Split in place of the run's held-out one.")
     flags.mark_flag_as_required("workdir")

@@ -46,6 +46,7 @@ def prepare(config: ml_collections.ConfigDict, folder: epath.Path, devices: Devi
     views.settle(config, folder)
     teachers.settle(config, folder)
     workdir.check(folder, config)
+    sources.check_place(str(folder), config.dataset.name)
     if _begins_with_weights(config, folder):
         _check_initial_weights(config.init_from)
     source = sources.prepare(config.dataset, devices.chief_first)

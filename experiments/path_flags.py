@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from absl import flags
 
@@ -41,6 +43,25 @@ class _PathParser(flags.ArgumentParser[str]):
 
     def parse(self, argument: str) -> str:
         return expand(argument)
+
+
+def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Refuses to write over what is read, or over another output.
+
+    Args:
+        outputs: Files to write by the names of their flags; `None` for none.
+        inputs: Files to read; `None` for none.
+
+    Raises:
+        ValueError: If two are the same file.
+    """
+    taken = {os.path.realpath(path): f"{path} is read" for path in inputs if path}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        if why := taken.get(os.path.realpath(path)):
+            raise ValueError(f"--{flag}={path} would be written over: {why}; give another file.")
+        taken[os.path.realpath(path)] = f"--{flag} writes it too"
 
 
 def define(name: str, default: str | None, help_string: str) -> None:

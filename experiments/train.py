@@ -71,7 +71,10 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.
         start = loop.build(config, folder, devices, source)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    loop.train(config, folder, devices, source, *start)
+    try:
+        loop.train(config, folder, devices, source, *start)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:  # of the folder; a full disk stops the run
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -67,26 +67,39 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
         config: The recipe with all overrides.
 
     Raises:
-        ValueError: If the folder holds another run, or is a file.
+        ValueError: If the folder holds another run, or is none.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir} is a file; give a folder.")
-    if not (has_checkpoints(workdir) or (workdir / METRICS).exists()):
+    if found := re.search(r"[][*?]", str(workdir)):
+        raise ValueError(
+            f"--workdir={workdir} has a {found[0]}, which TensorFlow takes for a pattern where it looks for "
+            "checkpoints; choose another."
+        )
+    _refuse_files(workdir)
+    if not any((has_checkpoints(workdir), (workdir / METRICS).exists(), (workdir / MODEL).exists())):
         return  # a run that failed before its first checkpoint has no claim
     if not (workdir / CONFIG).is_file():
-        raise ValueError(f"{workdir} holds checkpoints or metrics but no {CONFIG}: choose another --workdir.")
+        raise ValueError(f"{workdir} holds checkpoints, metrics or a model but no {CONFIG}: choose another --workdir.")
     # One row comes before the first checkpoint.
     if not has_checkpoints(workdir) and ((workdir / MODEL).exists() or len(read_metrics(workdir)) > 1):
         raise ValueError(
             f"{workdir} holds results of a run but none of its checkpoints, so that it cannot go on and would begin "
             "anew over them: choose another --workdir."
         )
-    different = sorted(_different_fields(json.loads(config.to_json()), json.loads((workdir / CONFIG).read_text())))
+    different = sorted(_different_fields(json.loads(config.to_json()), _read_json(workdir / CONFIG)))
     if different:
         raise ValueError(
             f"{workdir} holds another run, whose config differs in {', '.join(different)}: choose another "
             "--workdir, or repeat that run's command to resume it."
         )
+
+
+def _refuse_files(workdir: epath.Path) -> None:
+    """Refuses a folder that cannot be made, as there is a file."""
+    for place in (workdir, *workdir.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(f"--workdir={workdir}: {place} is a file; give a folder.")
+            return
 
 
 def _describe(source: Source) -> dict[str, Any]:
@@ -190,13 +203,26 @@ def read_recipe(folder: epath.Path, *names: str) -> ml_collections.ConfigDict:
 
     Raises:
         FileNotFoundError: If there is no recipe, or another file is missing.
+        ValueError: If the recipe is damaged.
     """
     import ml_collections
 
     for name in (CONFIG, *names):
         if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder} holds no {name}; let the run finish first.")
-    return ml_collections.ConfigDict(json.loads((folder / CONFIG).read_text()))
+            raise FileNotFoundError(
+                f"{folder} holds no {name}; let the run finish first, or copy its folder with all files."
+            )
+    return ml_collections.ConfigDict(_read_json(folder / CONFIG))
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the folder of the run again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no recipe of a run; give the folder of a run, or another one for a new run.")
+    return found
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -210,7 +236,13 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def result_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row of the weights that a run leaves: the last, or with early stopping the best."""
+    """The row of the weights that a run leaves: the last, or with early stopping the best.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not rows:
+        raise ValueError(f"There is no line in the run's {METRICS}; let the run finish, or copy its folder again.")
     step = rows[-1].get("best_step", rows[-1]["step"])
     return next(row for row in rows if row["step"] == step)
 

@@ -37,7 +37,9 @@ def newest_version(folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    versions = [entry for entry in folder.glob("*") if entry.name.isdigit()]
+    versions = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    if not versions and (folder / "saved_model.pb").is_file():
+        raise FileNotFoundError(f"{folder} is a version itself; give the folder of the versions, {folder.parent}.")
     if not versions:
         raise FileNotFoundError(f"{folder} holds no version of a SavedModel; run tools.export_saved_model first.")
     return max(versions, key=lambda entry: int(entry.name))
@@ -108,7 +110,7 @@ def check(folder: Path, saved_model: Path) -> str:
     sheet, right_count, count = ContactSheet(report.CONTACT_SHEET), 0, 0
     view, trained_on = held_out.view_of_export(version, model.image_shape[:2], config), views.of_recipe(config)
     for images, targets, probabilities in held_out.classify_held_out(model, config, view):
-        right = probabilities.argmax(axis=-1) == targets.argmax(axis=-1)
+        right = held_out.are_right(targets, probabilities)
         sheet.add(images, targets, probabilities, right)
         right_count, count = right_count + int(right.sum()), count + len(right)
 
@@ -132,7 +134,7 @@ def main(argv: list[str]) -> None:
     command_line.begin(argv)
     try:
         print(check(Path(flags.FLAGS.workdir), Path(flags.FLAGS.saved_model)))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 

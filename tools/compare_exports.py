@@ -45,11 +45,11 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
         model = exported.load_export(version)
         view = held_out.view_of_export(version, model.image_shape[:2], config)
         batches = held_out.classify_held_out(model, config, view)
-        found = [(targets.argmax(axis=-1), probabilities.argmax(axis=-1)) for _, targets, probabilities in batches]
-        labels, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        found = [(held_out.are_right(targets, given), given.argmax(axis=-1)) for _, targets, given in batches]
+        right, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
         first = predicted if first is None else first
-        right, same = (predicted == labels).mean(), (predicted == first).mean()
-        lines.append(f"| {version} | {exported.megabytes_of_weights(version):.2f} | {right:.2%} | {same:.2%} |")
+        same = (predicted == first).mean()
+        lines.append(f"| {version} | {exported.megabytes_of_weights(version):.2f} | {right.mean():.2%} | {same:.2%} |")
     return lines
 
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     try:
         versions = [Path(path_flags.expand(name)) for name in argv[1:]]
         print("\n".join(compare_exports(Path(flags.FLAGS.workdir), versions)))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -32,8 +32,8 @@ import coatnet_tf
 from coatnet_tf.pretrained import CATALOG, is_pretrained_name
 from experiments import command_line, path_flags
 from experiments.ablation.statistics import Summary
+from experiments.data import folder, sources, views
 from experiments.data import pipeline as images
-from experiments.data import sources, views
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import Reader
 from tools import model_files
@@ -124,6 +124,15 @@ def evaluate(
     return results
 
 
+def _check_splits(train_split: str, eval_split: str) -> None:
+    """Refuses to ask about images that may be drawn."""
+    if folder.ALL in (train_split, eval_split) or train_split == eval_split:
+        raise ValueError(
+            f"--train_split={train_split} and --eval_split={eval_split} have images in common, each of which would "
+            "find itself; name two splits."
+        )
+
+
 def check_shots(labels: Sequence[int] | np.ndarray, class_names: Sequence[str], draws: Draws) -> None:
     """Refuses more shots than a class has images.
 
@@ -135,6 +144,9 @@ def check_shots(labels: Sequence[int] | np.ndarray, class_names: Sequence[str], 
     Raises:
         ValueError: If there are too few; it names the classes.
     """
+    drawn = max(draws.shots) * len(class_names)
+    if max(draws.neighbours) > drawn:
+        raise ValueError(f"--k={max(draws.neighbours)} is more than the {drawn} images that are drawn at most.")
     most, counts = max(draws.shots), np.bincount(labels, minlength=len(class_names))
     lacking = [f"{name} ({count})" for name, count in zip(class_names, counts, strict=True) if count < most]
     if lacking:
@@ -224,6 +236,7 @@ def main(argv: list[str]) -> None:
     try:
         draws = Draws(_numbers("shots", values.shots), _numbers("k", values.k), values.seeds)
         model, view = load_embeddings(values.model)
+        _check_splits(values.train_split, values.eval_split)
         source = _prepare(values.data, (values.train_split, values.eval_split), model.input_shape[-1], draws)
         train_vectors, train_labels, damaged = embed(model, view, source, "train")
         check_shots(train_labels, source.class_names, draws)  # some may be damaged

@@ -68,7 +68,19 @@ def find(folder: Path | None, weights: Path | None, labels: Path | None) -> tupl
         return path, None
     if not labels.is_file():
         raise FileNotFoundError(f"There is no file {labels}.")
-    return path, labels.read_text().splitlines()
+    return path, read_labels(labels)
+
+
+def read_labels(path: Path) -> list[str]:
+    """The names in a file with one on each line, without the spaces and marks that editors leave.
+
+    Raises:
+        ValueError: If it is not in UTF-8.
+    """
+    try:
+        return [name.strip() for name in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 (byte {error.start}); save it as text in UTF-8.") from error
 
 
 def load(path: Path) -> keras.Model:
@@ -80,6 +92,8 @@ def load(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is damaged, or not all of it was copied: it is no .keras file.") from error
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
 
 

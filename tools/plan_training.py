@@ -20,7 +20,7 @@ import ml_collections
 from absl import app, flags
 
 import coatnet_tf
-from experiments import command_line, recipe_flags, sizes
+from experiments import checks, command_line, recipe_flags, sizes
 from experiments.model_config import make_model_config
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper.published import CORE_DAYS
@@ -68,6 +68,7 @@ def plan(
     Raises:
         ValueError: If the batch cannot be divided among the devices.
     """
+    checks.check_values(config)
     chip = ACCELERATORS[accelerator]
     devices = chip.devices * chips
     if config.batch_size % devices:
@@ -77,6 +78,8 @@ def plan(
         )
     model = make_model_config(config.model)
     images = images or _guess_images(config)
+    if images < config.batch_size:
+        raise ValueError(f"{images} training images are fewer than a batch of {config.batch_size}; nothing is trained.")
     share = config.batch_size // devices
     half = config.dtype != "float32"
     size = sizes.of(config)

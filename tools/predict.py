@@ -161,7 +161,7 @@ def _load_export(version: Path, labels: Path | None, crop: str, interpolation: s
         labels = own
     elif not labels.is_file():
         raise FileNotFoundError(f"There is no file {labels}.")
-    names = [str(index) for index in range(classes)] if labels is None else labels.read_text().splitlines()
+    names = [str(index) for index in range(classes)] if labels is None else model_files.read_labels(labels)
     if len(names) != classes:
         raise ValueError(f"{version} has {classes} classes and there are {len(names)} labels; give one for each.")
     size = model.image_shape[:2]
@@ -316,6 +316,8 @@ def main(argv: list[str]) -> None:
         if not any(not file.error for file in files):
             reasons = {file.error for file in files} or {"no image in it"}
             raise FileNotFoundError(f"No image to read in {', '.join(names[:5])}: {', '.join(sorted(reasons)[:5])}.")
+        read = [Path(values.model), labels, *(Path(file.file) for file in files)]
+        path_flags.refuse_overwriting({"output": output, "contact_sheet": sheet}, read)
         classifier = load_classifier(
             Path(values.model), labels, values.preprocessing, values.crop, values.interpolation
         )

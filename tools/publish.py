@@ -46,6 +46,9 @@ FILES = (README, published.CONFIG, published.WEIGHTS, workdir.MODEL, *certificat
 EVALUATIONS = {"evaluation": "held-out images", "test_evaluation": "test images"}  # folders that programs here leave
 
 
+_OF_SEVERAL = "mean_average_precision"
+
+
 @dataclasses.dataclass(frozen=True)
 class PublishOptions:
     """What to share, and how.
@@ -124,11 +127,18 @@ def write(options: PublishOptions) -> Path:
 def _read_evaluations(run: Path) -> dict[str, Mapping[str, Any]]:
     files = {name: run / name / "evaluation.json" for name in EVALUATIONS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    again = f"python -m experiments.evaluate --workdir={run}"
     if not found:
-        raise FileNotFoundError(
-            f"{run} was not evaluated, and the card says what was measured: python -m experiments.evaluate "
-            f"--workdir={run}"
-        )
+        raise FileNotFoundError(f"{run} was not evaluated, and the card says what was measured: {again}")
+    recipe, model = workdir.read_recipe(epath.Path(run)), model_card.sha256(run / workdir.MODEL)
+    for name, measured in found.items():
+        if measured.get("model") != model:
+            raise ValueError(f"{run / name} is of another {workdir.MODEL} than the one that is there: {again}")
+        if measured["trained_on"] or (name == "evaluation" and measured["split"] != recipe.dataset.eval_split):
+            raise ValueError(
+                f"{run / name} is of the split {measured['split']} of {measured['data']}, and not of images that were "
+                f"held out: {again}"
+            )
     return found
 
 
@@ -151,8 +161,9 @@ def _describe(
     recipe = _without_places(recipe)
     start, dataset = recipe["init_from"], recipe["dataset"]["name"].removeprefix("folder:").removeprefix("tfds:")
     name = options.to.rpartition("/")[2]
+    metric, value = ("accuracy", "top1") if "top1" in next(iter(measured.values())) else (_OF_SEVERAL,) * 2
     results = [
-        EvalResult("image-classification", dataset, f"{dataset}, {EVALUATIONS[where]}", "accuracy", found["top1"])
+        EvalResult("image-classification", dataset, f"{dataset}, {EVALUATIONS[where]}", metric, found[value])
         for where, found in measured.items()
     ]
     data = ModelCardData(
@@ -177,20 +188,30 @@ def _describe(
     lines = ["---", data.to_yaml(), "---", f"# {name}", ""]
     lines += ["A CoAtNet ([arXiv:2106.04803](https://arxiv.org/abs/2106.04803)) in Keras, by coatnet_tf.", ""]
     lines += model_card.table(facts)
-    lines += ["", "## Measured", "", "| | images | top-1 | 95 % interval | top-5 | loss | calibration error |"]
-    lines += ["| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
-    for where, found in measured.items():
-        low, high = found["top1_interval"]
-        chose = " (they chose the epoch: optimistic)" if found["chose_the_epoch"] else ""
-        lines += [
-            f"| {EVALUATIONS[where]}{chose} | {found['images']:,} | {found['top1']:.2%} | {low:.2%} to {high:.2%} | "
-            f"{found['top5']:.2%} | {found['loss']:.4f} | {found['calibration_error']:.4f} |"
-        ]
+    lines += ["", "## Measured", "", *_table_of(measured)]
     split = json.loads((options.run / workdir.DATA).read_text())
     lines += ["", "## Trained on", "", *model_card.table(_facts_of_data(recipe["dataset"]["name"], split))]
     lines += ["", "## Use", "", "```python", *_example(options.to, model, view), "```"]
     lines += model_card.section_of_recipe(recipe)
     return "\n".join(lines) + "\n"
+
+
+def _table_of(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What was measured, as Markdown."""
+    lines = []
+    for where, found in measured.items():
+        chose = " (they chose the epoch: optimistic)" if found["chose_the_epoch"] else ""
+        cells = [f"{EVALUATIONS[where]}{chose}", f"{found['images']:,}"]
+        if "top1" in found:
+            low, high = found["top1_interval"]
+            cells += [f"{found['top1']:.2%}", f"{low:.2%} to {high:.2%}", f"{found['top5']:.2%}"]
+            cells += [f"{found['loss']:.4f}", f"{found['calibration_error']:.4f}"]
+            head = "| | images | top-1 | 95 % interval | top-5 | loss | calibration error |"
+        else:  # of several classes an image
+            cells += [f"{found[_OF_SEVERAL]:.2%}", f"{found['loss']:.4f}"]
+            head = "| | images | mean average precision | loss |"
+        lines.append(f"| {' | '.join(cells)} |")
+    return [head, "| --- |" + " ---: |" * (head.count("|") - 2), *lines]
 
 
 def _facts_of_data(name: str, split: Mapping[str, Any]) -> dict[str, str]:

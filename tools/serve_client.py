@@ -106,12 +106,14 @@ class RestClient:
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 (prediction,) = json.load(response)["predictions"]
+            return Answer(tuple(prediction["classes"]), tuple(prediction["scores"]), prediction["error"])
         except urllib.error.HTTPError as error:
             details = _explained(error.read().decode(errors="replace"))
             raise ServerError(f"{self._url}: HTTP {error.code}: {details}") from error
         except OSError as error:
             raise ServerError(f"{self._url}: {error}") from error
-        return Answer(tuple(prediction["classes"]), tuple(prediction["scores"]), prediction["error"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerError(f"{self._url}: what answers there is no TensorFlow Serving ({error!r})") from error
 
 
 def _explained(details: str) -> str:
@@ -179,7 +181,9 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if bool(values.grpc) == bool(values.rest):
         raise app.UsageError("Give either --grpc=HOST:PORT or --rest=http://HOST:PORT.")
-    paths = sorted(glob.glob(os.path.expanduser(values.images)))
+    if values.rest and not values.rest.startswith(("http://", "https://")):
+        raise app.UsageError(f"--rest takes an address such as http://localhost:8501; got {values.rest!r}.")
+    paths = sorted(filter(os.path.isfile, glob.glob(os.path.expanduser(values.images))))
     if not paths:
         raise app.UsageError(f"No file matches --images={values.images!r}.")
     make, address = (GrpcClient, values.grpc) if values.grpc else (RestClient, values.rest)

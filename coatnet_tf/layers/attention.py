@@ -285,7 +285,7 @@ class RelativeSelfAttention(ConfiguredLayer):
         output = ops.reshape(self.out(x), (-1, height, width, self.filters))
         return (output, scores) if return_attention_scores else output
 
-    def compute_output_spec(self, inputs: Any, return_attention_scores: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, return_attention_scores: bool = False, training: Any = None) -> Any:
         output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
         if not return_attention_scores:
             return output

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import keras
+import numpy as np
 
 from coatnet_tf.layers.parts import LayerOfLayers
 
@@ -118,8 +119,12 @@ class Options:
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
             value = getattr(self, name)
-            if isinstance(value, list):
+            if isinstance(value, list | np.ndarray):
                 value = tuple(value)
+            if isinstance(value, np.integer):  # which Keras' layers do not take
+                value = int(value)
+            if isinstance(value, tuple):
+                value = tuple(int(x) if isinstance(x, np.integer) else x for x in value)
             if is_options(annotation) and isinstance(value, dict):
                 value = annotation(**value)
             if typing.get_origin(annotation) is tuple and is_options(typing.get_args(annotation)[0]):

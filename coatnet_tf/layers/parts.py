@@ -1,4 +1,4 @@
-"""What happened to layers inside a layer after they were made, freezing and quantisation: kept in its config.
+"""What happened to layers inside a layer after they were made, freezing, quantisation, LoRA: kept in its config.
 
 A block makes its layers from its own options; without this the layers of a loaded or cloned block would all be
 trainable and in floating point again.
@@ -47,8 +47,8 @@ def change_of(layer: keras.layers.Layer, parent: keras.layers.Layer) -> Change:
     """What differs in a layer from how `parent` makes it.
 
     Returns:
-        `"trainable"`, `"dtype"` and `"quantization_config"` as configs have them, and `"parts"`, the changes of its own
-        layers by attribute; each only if it differs.
+        `"trainable"`, `"dtype"` and `"quantization_config"` as configs have them, `"lora"`, its rank and alpha, and
+        `"parts"`, the changes of its own layers by attribute; each only if it differs.
     """
     change: Change = {}
     if parent.trainable and not layer.trainable:
@@ -57,6 +57,8 @@ def change_of(layer: keras.layers.Layer, parent: keras.layers.Layer) -> Change:
         change["dtype"] = keras.dtype_policies.serialize(layer.dtype_policy)
         if quantization := layer.get_config().get("quantization_config"):
             change["quantization_config"] = quantization
+    if getattr(layer, "lora_enabled", False):
+        change["lora"] = {"lora_rank": layer.lora_rank, "lora_alpha": layer.lora_alpha}
     if isinstance(layer, LayerOfLayers) and (parts := layer.changed_parts()):
         change["parts"] = parts
     return change
@@ -70,6 +72,8 @@ def restore(layer: Any, change: Change) -> None:
         layer.dtype_policy = keras.dtype_policies.deserialize(change["dtype"])
     if not change.get("trainable", True):
         layer.trainable = False
+    for attribute, value in change.get("lora", {}).items():
+        setattr(layer, attribute, value)
     if "parts" in change:
         layer.parts = change["parts"]
 

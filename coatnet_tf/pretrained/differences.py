@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.imagenet import preprocessing_layer
+from coatnet_tf.weights.arguments import relevant_arguments
 
-# Arguments of layers that change neither what weights there are nor what they compute outside training.
-_FREE = ("name", "dtype", "trainable", "parts", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
-_FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _HEAD = ("head_", "predictions")
 
 
@@ -53,26 +50,9 @@ def _differing_arguments(layer: keras.layers.Layer, expected: keras.layers.Layer
     if type(layer) is not type(expected):
         yield f"it is a {type(layer).__name__} and must be a {type(expected).__name__}"
         return
-    mine, theirs = (_relevant_arguments(each.get_config()) for each in (layer, expected))
+    mine, theirs = (relevant_arguments(each.get_config()) for each in (layer, expected))
     if layer.name == "predictions":
         mine |= {argument: theirs[argument] for argument in ("units", "activation")}
     for argument, value in theirs.items():
         if mine.get(argument) != value:
             yield f"{argument} is {mine.get(argument)!r} and must be {value!r}"
-
-
-def _relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a layer that its function depends on, those of nested configurations beside them."""
-    arguments: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in _FREE or key.endswith(_FREE_ENDINGS):
-            continue
-        if isinstance(value, Mapping) and "class_name" not in value:
-            arguments |= _relevant_arguments(value)
-        elif isinstance(value, Mapping):
-            arguments[key] = value["config"]  # the name of a registered function
-        elif isinstance(value, str):
-            arguments[key] = value.removeprefix("sync_")  # statistics over all replicas are the same weights
-        else:
-            arguments[key] = list(value) if isinstance(value, tuple) else value
-    return arguments

@@ -80,8 +80,15 @@ def write_tensors(tensors: Tensors, path: str | os.PathLike[str]) -> None:
         path: The file.
 
     Raises:
+        ValueError: If the file has another suffix, by which it would be read as something else.
+        FileNotFoundError: If there is no folder for it.
         ImportError: If safetensors is not installed.
     """
+    place = os.fspath(path)
+    if not place.endswith(".safetensors"):
+        raise ValueError(f"{place!r} must end in .safetensors.")
+    if not os.path.isdir(os.path.dirname(place) or "."):
+        raise FileNotFoundError(f"There is no folder {os.path.dirname(place)!r} for {os.path.basename(place)}.")
     try:
         import safetensors.numpy
     except ImportError as error:

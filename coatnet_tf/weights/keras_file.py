@@ -19,6 +19,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from coatnet_tf.weights.arguments import differing_from_file
 from coatnet_tf.weights.resizing import (
     adapt_channels,
     describe_adapted,
@@ -87,7 +88,8 @@ def load_weights(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no weights file, or a weight is missing, left over or of another shape; the
-            message names the weights and their shapes. If two layers of the model have one name.
+            message names the weights and their shapes. If a `.keras` file says that the model which was saved computes
+            something else with these weights. If two layers of the model have one name.
 
     Example:
     >>> import os, tempfile
@@ -113,6 +115,7 @@ def load_weights(
         ways = (("resize=True (another input shape)", resize), ("reset_head=True (other classes)", reset_head))
         found = {**used, **resized, **adapted, **({} if reset_head else beside)}
         _refuse_misfits(path, to_load, found, [way for way, taken in ways if not taken])
+        _refuse_other_function(model, path)
         for layer, names in _by_layer(to_load).items():
             fitted = {**resized, **adapted}
             values = {name: fitted[name] if name in fitted else _read(stored[name]) for name in names}
@@ -324,6 +327,15 @@ def _refuse_misfits(path: str, wanted: dict[str, _Weight], stored: dict[str, Any
             f"The weights in {path!r} do not fit the model: {'; '.join(problems)}. Nothing was loaded; build the "
             "model with the configuration, classes and input shape that the file was saved with"
             f"{', or load them with ' + ' or '.join(ways) if ways else ''}."
+        )
+
+
+def _refuse_other_function(model: keras.Model, path: str) -> None:
+    """Refuses weights that fit a model which makes something else of them; of a `.weights.h5` file it is not known."""
+    if path.endswith(".keras") and (differences := differing_from_file(model, path)):
+        raise ValueError(
+            f"The weights in {path!r} are of a model with other options: {enumerate_names(differences, '; ')}. Nothing "
+            "was loaded; build the model with those of the file."
         )
 
 

@@ -71,6 +71,9 @@ def read(
     what = f"the numbers {', '.join(value_columns)}" if value_columns else "one label an image"
     note += f"{to_hold_out.count:,} held out{how}; {'several labels an image' if multi_label else what}"
     note += f"; {repeated:,} rows repeat others" if repeated else ""
+    if alike := labels_table.look_alike(class_names):
+        pairs = "; ".join(" and ".join(map(repr, group)) for group in alike[:3])
+        note += f"; labels that look alike are classes of their own: {pairs}"
     left = f"left out: {folder_files.count_by_reason(left_out)}" if left_out else "nothing is left out"
     return folder.Folder(
         tuple(class_names), to_train, to_hold_out, tuple(left_out), (f"{note}; {left}.",), own_channels, multi_label

@@ -18,6 +18,8 @@ import dataclasses
 import io
 import math
 import os
+import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import tensorflow as tf
@@ -80,12 +82,12 @@ def read_rows(path: str, wanted: tuple[str, ...], of_numbers: bool = False) -> t
     if not first:
         raise ValueError(f"{path} is empty; a first line with the columns {_and(needed)} is expected.")
     delimiter = max(_DELIMITERS, key=first.count)
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     rows: list[Row] = []
     places: dict[str, int] = {}
     try:
         for cells in table:
-            cells = [cell.strip() for cell in cells]
+            cells = [_plain(cell) for cell in cells]
             if not any(cells):
                 continue
             if not places:
@@ -108,6 +110,21 @@ def read_rows(path: str, wanted: tuple[str, ...], of_numbers: bool = False) -> t
             raise ValueError(f"{path}, line {lacking[0]}: the column split is empty; say train, validation or test.")
         del places["split"]
     return rows, "split" in places
+
+
+def _plain(cell: str) -> str:
+    """A cell without what nobody sees: accents in one way, and no spaces and marks of width 0 around it."""
+    invisible = {character for character in cell if unicodedata.category(character) == "Cf"}
+    return unicodedata.normalize("NFC", cell.strip("".join(invisible) + string.whitespace).strip())
+
+
+def look_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    """Labels that differ in case alone, or as numbers are written, as they may be meant to be one."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        same = f"{float(label.replace(',', '.')):g}" if is_number(label) else " ".join(label.casefold().split())
+        groups.setdefault(same, []).append(label)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _places(path: str, header: Sequence[str], needed: Sequence[str]) -> dict[str, int]:
@@ -157,7 +174,7 @@ def each_once(table: str, rows: Iterable[Row]) -> list[Row]:
     """The rows without those that repeat others; refuses two that say different things of one file."""
     found: dict[str, Row] = {}
     for row in rows:
-        other = found.setdefault(row.path, row)
+        other = found.setdefault(row.path if "://" in row.path else os.path.abspath(row.path), row)
         for what in ("labels", "numbers", "split", "group"):
             mine, theirs = getattr(row, what), getattr(other, what)
             if mine != theirs:

@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 # PNG for those whose orientation is hidden. None of the others, of which some start programs.
 FORMATS = ("BMP", "GIF", "PNG", "TIFF", "WEBP")
 ARRAY = b"\x93NUMPY"  # how a .npy file begins
+_USUAL_CHANNELS = (1, 3, 4)  # where an array has so many rows of many pixels, they are channels
+_PHOTOMETRIC = 262  # TIFF's tag; 0: the smallest value is white
 OF_PICTURES = (1, 3)  # channels to which all pictures are brought; for another number a file must have as many
 
 Image.init()  # now, and not from several threads at a time
@@ -108,6 +110,11 @@ def check_array(encoded: bytes) -> tuple[int, ...]:
         raise ArrayError(f"its values are {dtype}; of arrays, uint8 and uint16 are read, of which white is the largest")
     if len(shape) not in (2, 3) or not all(shape):
         raise ArrayError(f"its shape is {shape}; of arrays, [height, width] and [height, width, channels] are read")
+    if len(shape) == 3 and shape[0] in _USUAL_CHANNELS and min(shape[1:]) > max(_USUAL_CHANNELS):
+        raise ArrayError(
+            f"its shape is {shape}, which has the channels first; of arrays, [height, width, channels] are read: "
+            "numpy.moveaxis(array, 0, -1)"
+        )
     return shape
 
 
@@ -140,11 +147,15 @@ def _upright_of_8_bits(image: Image.Image) -> tuple[Image.Image, np.int32]:
     """The image that is open, and the largest value of one with 16 bits, else 0."""
     image.load()
     is_png = image.format == "PNG"
+    counts_from_white = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     with contextlib.suppress(Exception):  # damaged Exif data are none
         image = ImageOps.exif_transpose(image)
     peak = np.int32(0)
     if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
-        values, peak = _to_8_bits(np.asarray(image).astype("uint16"))
+        values = np.asarray(image).astype("uint16")
+        if counts_from_white:  # which Pillow turns of 8 bits alone
+            values = 65_535 - values
+        values, peak = _to_8_bits(values)
         image = Image.fromarray(values)
     if image.mode in ("I", "F"):
         raise ValueError("its values have 32 bits, of which nothing says what is white")

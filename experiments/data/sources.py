@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from absl import logging
 from sklearn.utils import class_weight
 
 from experiments import logs
-from experiments.data import digits, fashion_mnist, folder, image_archives, labels_file, values
+from experiments.data import digits, fashion_mnist, folder, folder_splits, image_archives, labels_file, values
 from experiments.data.folder_files import LeftOut
 from experiments.data.readers import ImageFiles, Reader, RecordFiles
 from experiments.data.values import Values
@@ -167,13 +168,38 @@ def class_weights(source: Source) -> np.ndarray:
     return weights
 
 
+def check_place(output: str, name: str) -> None:
+    """Refuses to write among the images of a folder, which would be taken for a class of their own.
+
+    Args:
+        output: What is to be written.
+        name: Of the dataset.
+
+    Raises:
+        ValueError: If `output` is inside of what is read of `folder:PATH`.
+    """
+    root = name.removeprefix("folder:")
+    if root == name or "://" in root + output:
+        return
+    inside = os.path.relpath(os.path.realpath(output), os.path.realpath(root)).split(os.sep)
+    splits = folder_splits.find_layout(root, "train").splits if os.path.isdir(root) else {}
+    if inside[0] != os.pardir and (not splits or inside[0] in splits.values()):
+        raise ValueError(
+            f"{output} is inside of {root}, whose folders are classes of images; choose a place beside it, as what is "
+            "written there would be taken for images."
+        )
+
+
 def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """What knows and prepares a dataset, of `OWN_BUILDERS` or TFDS; refuses an unknown name with the nearest ones."""
     if name in OWN_BUILDERS:
         return OWN_BUILDERS[name](data_dir=data_dir)
+    if os.path.exists(name):
+        kind = "folder" if os.path.isdir(name) else "csv"
+        raise ValueError(f"{name!r} is a place and no dataset's name; of images there, say {kind}:{name}.")
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
+    except (tfds.core.DatasetNotFoundError, ValueError):  # of what is no name at all
         known = tfds.list_builders()
         near = difflib.get_close_matches(name, known, n=5)
         raise ValueError(

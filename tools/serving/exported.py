@@ -5,9 +5,10 @@ Each runtime is imported where it is needed: none of them but TensorFlow has to 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,28 @@ def load_export(folder: Path) -> ExportedModel:
 
     Raises:
         FileNotFoundError: If the folder holds no export.
-        ValueError: If it holds a SavedModel without the signature `serving_default` of images.
+        ValueError: If it is damaged, or a SavedModel without the signature `serving_default` of images.
     """
     loaders = {"tf_saved_model": load_saved_model, "onnx": load_onnx, "openvino": load_openvino, "litert": load_litert}
-    return loaders[format_of(folder)](folder)
+    load = loaders[format_of(folder)]
+    with _whole(folder):
+        return load(folder)
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Says of what a runtime cannot load that it is not whole."""
+    try:
+        yield
+    except (ImportError, FileNotFoundError):
+        raise
+    except Exception as error:  # each runtime has its own
+        if isinstance(error, ValueError) and str(folder) in str(error):
+            raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{folder} cannot be loaded: it is damaged, or not all of its files were copied; copy it again ({said})."
+        ) from error
 
 
 def format_of(folder: Path) -> str:
@@ -69,10 +88,12 @@ def megabytes_of_weights(folder: Path) -> float:
 
 
 def load_saved_model(folder: Path) -> ExportedModel:
-    """Loads a SavedModel with TensorFlow's loader alone."""
+    """Loads a SavedModel with TensorFlow's loader alone; refuses as `load_export`."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder))
+    format_of(folder)
+    with _whole(folder):
+        loaded = tf.saved_model.load(str(folder))
     serve: Any = loaded.signatures.get("serving_default")
     spec = serve.structured_input_signature[1].get("images") if serve else None
     if spec is None:

@@ -14,6 +14,16 @@ from experiments.sizes import Size
 from tools.serving import exported, model_card
 
 
+def are_right(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Whether the likeliest class is the image's, or one of its several, as training counts: bool `[n]`.
+
+    Args:
+        targets: `[n, classes]` with 1 for each class of the image.
+        probabilities: `[n, classes]`.
+    """
+    return np.take_along_axis(targets, probabilities.argmax(axis=-1)[:, None], axis=-1)[:, 0] > 0
+
+
 def view_of_export(version: Path, size: Size, config: ml_collections.ConfigDict) -> views.View:
     """What an export sees of an image: as its model card says, or as its run does."""
     return model_card.view_of(version, size) or dataclasses.replace(views.of_recipe(config), size=size)
