@@ -102,8 +102,8 @@ class RestClient:
     def classify(self, encoded: bytes) -> Answer:
         instance = {"image_bytes": {"b64": base64.b64encode(encoded).decode()}}
         body = json.dumps({"signature_name": "classify", "instances": [instance]}).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
         try:
+            request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 (prediction,) = json.load(response)["predictions"]
             return Answer(tuple(prediction["classes"]), tuple(prediction["scores"]), prediction["error"])

@@ -143,6 +143,55 @@ def small_vit():
     return coatnet_tf.rivals.ViTL16(input_shape=(32, 32, 3), depth=1, width=32, mlp_width=32, num_heads=2)
 
 
+def segmenter(config):
+    backbone = coatnet_tf.CoAtNetBackbone(config, input_shape=SHAPE)
+    return keras.Model(backbone.inputs, keras.layers.Conv2D(7, 1)(backbone.pyramid_outputs["P4"]))
+
+
+def around(model, **arguments):
+    image = keras.Input(SHAPE)
+    return keras.Model(image, model(image, **arguments))
+
+
+def behind_resizing(model):
+    image = keras.Input((128, 128, 3))
+    return keras.Model(image, model(keras.layers.Resizing(*SHAPE[:2])(image)))
+
+
+def siamese(model):
+    images = [keras.Input(SHAPE), keras.Input(SHAPE)]
+    return keras.Model(images, keras.layers.Subtract()([model(image) for image in images]))
+
+
+def test_a_new_classifier_of_a_frozen_model_is_trained(model):
+    model.trainable = False
+    copy = coatnet_tf.reset_classifier(model, 6)
+    assert [weight.path for weight in copy.trainable_weights] == ["predictions/kernel", "predictions/bias"]
+
+
+def test_lora_stays_where_it_is(model, images, tmp_path):
+    """In blocks too: saved, cloned, resized and with other classes, but for the new classifier."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "enable_lora"):
+            layer.enable_lora(2)
+    for weight in model.trainable_weights:
+        weight.assign(weight + 0.1)
+    trained = [tuple(weight.shape) for weight in model.trainable_weights]
+    model.save(tmp_path / "lora.keras")
+    loaded = keras.models.load_model(tmp_path / "lora.keras")
+    resized = coatnet_tf.resize(model, SHAPE[:2])
+    cloned = keras.models.clone_model(model)
+    cloned.set_weights(model.get_weights())
+    for other in (loaded, resized, cloned):
+        assert [tuple(weight.shape) for weight in other.trainable_weights] == trained
+        np.testing.assert_allclose(other(images), model(images), atol=1e-5)
+    begun_anew = coatnet_tf.reset_classifier(model, 6)
+    assert not begun_anew.get_layer("predictions").lora_enabled
+    assert begun_anew.get_layer("s4_block01").ffn.expand.lora_enabled
+    with pytest.raises(ValueError, match="tiny has LoRA, whose kernels would be trained then"):
+        coatnet_tf.freeze(model)
+
+
 class Subclass(keras.Model):
     def call(self, inputs):
         return inputs
@@ -162,6 +211,14 @@ class Subclass(keras.Model):
         (lambda m, t: coatnet_tf.resize(with_flatten(t), (64, 64)), r"depend on the input size .*dense.*/kernel from"),
         (lambda m, t: coatnet_tf.resize(coatnet_tf.fold_for_inference(m), (64, 64)), "resize the model it came from"),
         (lambda m, t: coatnet_tf.resize(small_vit(), (64, 64)), "it has position embeddings"),
+        (lambda m, t: coatnet_tf.embeddings(segmenter(t)), "has neither a head of this package"),
+        (
+            lambda m, t: coatnet_tf.resize(around(m, training=True), (64, 64)),
+            "the model tiny in it with training=True",
+        ),
+        (lambda m, t: coatnet_tf.resize(behind_resizing(m), (64, 64)), "its layer resizing.* fixes the size"),
+        (lambda m, t: coatnet_tf.resize(siamese(m), (64, 64)), "has 2 inputs"),
+        (lambda m, t: coatnet_tf.features(m, [2]), r"takes a list of stages or layers, .* got \[2\]"),
     ],
 )
 def test_what_cannot_be_is_refused(model, tiny, act, message):

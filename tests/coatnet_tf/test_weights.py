@@ -1,5 +1,7 @@
 """What loading weights refuses, and that it then changes nothing."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -358,3 +360,19 @@ def test_a_file_without_a_head_begins_a_classifier(tiny, tmp_path):
     for mine, theirs in zip(model.weights, features.weights, strict=False):
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(model.get_layer("head_hidden").kernel, before[0])
+
+
+def test_weights_of_another_function_are_refused(tiny, tmp_path):
+    """Of equal shapes: only a .keras file says what was computed with them."""
+    path = tmp_path / "a.keras"
+    coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3), classes=4, downsampling="depthwise_conv").save(path)
+    build = functools.partial(coatnet_tf.CoAtNet, tiny, input_shape=(32, 32, 3), classes=4, weights=path)
+    with pytest.raises(
+        ValueError, match="s1_block01: downsampling is 'expand_conv' in the model and 'depthwise_conv' in"
+    ):
+        build()
+    with pytest.raises(ValueError, match="preprocessing: scale is .*activation is 'relu' in the model and 'gelu_tanh'"):
+        build(downsampling="depthwise_conv", activation="relu", preprocessing="torch")
+    free = {"drop_path_rate": 0.5, "conv_norm": "sync_batch_norm", "dropout": 0.1, "dtype": "mixed_bfloat16"}
+    build(downsampling="depthwise_conv", **free)
+    build(downsampling="depthwise_conv", include_top=False, include_preprocessing=False)

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, TiffImagePlugin
 
 from experiments.data import images
 from experiments.data.views import View
@@ -307,6 +307,22 @@ TIFFS = {
 def test_tiff():
     for name, file in TIFFS.items():
         check(file, by_pillow(file), refused=refusal("a TIFF"), name=name)
+
+
+def test_tiff_that_counts_from_white():
+    """Of 8 bits Pillow turns it itself."""
+    values = (ROWS * 2600 + COLUMNS * 77).astype("uint16")
+    for array in (values, (values // 257).astype("uint8")):
+        white = np.iinfo(array.dtype).max
+        pictures = []
+        for photometric, stored in ((1, array), (0, white - array)):
+            tags = TiffImagePlugin.ImageFileDirectory_v2()
+            file = bytearray(encode(Image.fromarray(stored), "TIFF", tiffinfo=tags))
+            if photometric == 0:  # the tag's value, which Pillow always writes as 1
+                place = file.index(b"\x06\x01\x03\x00\x01\x00\x00\x00") + 8
+                file[place : place + 2] = b"\x00\x00"
+            pictures.append(TRAINED[1](bytes(file)))
+        np.testing.assert_array_equal(*pictures)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -112,6 +112,28 @@ def test_quoted_cells_and_other_ways_to_write_a_path(photos):
     assert len(set(found.train.paths) | set(found.held_out.paths)) == 91
 
 
+def test_labels_that_look_alike(photos):
+    """What nobody sees makes no class of its own; case and the way to write a number do, and it is said."""
+    unseen = {0: "red", 3: "red\u200b", 6: "\ufeffred", 9: "caf\u00e9", 12: "cafe\u0301", 15: "red\u00a0"}
+    table = [[path, unseen.get(number, label)] for number, (path, label) in enumerate(rows())]
+    found = read(write(photos, table))
+    assert found.class_names == (*sorted({*NAMES, "caf\u00e9"}),) and "look alike" not in found.notes[0]
+    spaced = [[path, f' "{label}"'] for path, label in rows()]
+    assert read(write(photos, spaced)).class_names == NAMES
+    table = [[path, {0: "Red", 3: "1", 6: "1.0"}.get(number, label)] for number, (path, label) in enumerate(rows())]
+    note = read(write(photos, table)).notes[0]
+    assert "labels that look alike are classes of their own: '1' and '1.0'; 'Red' and 'red'" in note
+
+
+def test_one_file_by_two_ways_is_one(photos):
+    table = [[f"{photos}/{path}", label] for path, label in rows()]
+    found = read(write(photos, rows() + table))
+    assert found.train.count + found.held_out.count == 90
+    table[0][1] = "other"
+    with pytest.raises(ValueError, match=f"lines 2 and 92: .* has the labels {rows()[0][1]!r} and 'other'"):
+        read(write(photos, rows() + table))
+
+
 def test_rows_that_repeat_others_count_once(photos):
     found = read(write(photos, rows() + rows()[:3]))
     assert found.train.count + found.held_out.count == 90 and "; 3 rows repeat others;" in found.notes[0]

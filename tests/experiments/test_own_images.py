@@ -1,6 +1,8 @@
 """Folders of one's own images, damaged ones, archives, and ImageNet in miniature."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from experiments import evaluate, loop, workdir
-from experiments.data import folder, image_archives, pipeline, sources
+from experiments.data import folder, image_archives, other_formats, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import ImageFiles
 from experiments.engine import connect
@@ -83,6 +85,39 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_nothing_is_written_among_the_images(tmp_path, colors):
+    name = f"folder:{colors}"
+    for output in (f"{colors}/run", f"{colors}/red/run", str(colors), f"{tmp_path}/other/../{colors.name}/run"):
+        with pytest.raises(ValueError, match="whose folders are classes of images; choose a place beside it"):
+            sources.check_place(output, name)
+    for split in ("train", "val"):
+        shutil.copytree(colors, tmp_path / "splits" / split)
+    splits = f"folder:{tmp_path}/splits"
+    for output in (f"{tmp_path}/run", f"{colors}_run"):
+        sources.check_place(output, name)
+    sources.check_place(f"{tmp_path}/splits/run", splits)
+    with pytest.raises(ValueError, match="is inside of"):
+        sources.check_place(f"{tmp_path}/splits/val/run", splits)
+
+
+def test_a_place_is_no_name_of_a_dataset(tmp_path, colors):
+    (tmp_path / "a.csv").write_text("path,label")
+    for path, kind in ((colors, "folder"), (tmp_path / "a.csv", "csv")):
+        with pytest.raises(ValueError, match=f"is a place and no dataset's name; of images there, say {kind}:"):
+            sources.find_builder(str(path))
+
+
+def test_arrays_with_channels_first_are_no_images(tmp_path):
+    for shape, message in (((3, 16, 16), "which has the channels first"), ((3, 16, 3), None), ((16, 16, 3), None)):
+        file = io.BytesIO()
+        np.save(file, np.zeros(shape, "uint8"))
+        if message:
+            with pytest.raises(other_formats.ArrayError, match=message):
+                other_formats.check_array(file.getvalue())
+        else:
+            assert other_formats.check_array(file.getvalue()) == shape
+
+
 def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     folder_config.epochs = 4
     run(folder_config, tmp_path / "run", connect("one_device"))

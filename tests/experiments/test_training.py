@@ -145,8 +145,25 @@ def test_another_runs_folder_is_refused(run, config, devices, tmp_path):
     with pytest.raises(ValueError, match=r"holds another run, whose config differs in config.optimizer.learning_rate"):
         run(config, tmp_path, devices)
     (tmp_path / workdir.CONFIG).unlink()
-    with pytest.raises(ValueError, match="holds checkpoints or metrics but no config.json"):
+    with pytest.raises(ValueError, match="holds checkpoints, metrics or a model but no config.json"):
         run(config, tmp_path, devices)
+
+
+def test_folders_that_no_run_can_have_are_refused(run, config, devices, finished_run):
+    """A model alone is no less than a run; a pattern would hide the checkpoints; a file is no folder."""
+    for name in (workdir.METRICS, workdir.CHECKPOINTS):
+        path = finished_run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    model = (finished_run / workdir.MODEL).read_bytes()
+    config.seed = 7
+    for folder, message in (
+        (finished_run, "holds results of a run but none of its checkpoints"),
+        (finished_run.parent / "run [1]", r"has a \[, which TensorFlow takes for a pattern"),
+        (finished_run / workdir.MODEL / "run", "model.keras is a file; give a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(config, folder, devices)
+    assert (finished_run / workdir.MODEL).read_bytes() == model
 
 
 @pytest.mark.parametrize(

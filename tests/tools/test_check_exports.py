@@ -116,3 +116,30 @@ def test_contact_sheet_of_colour_images_with_mistakes(tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
     report.plot_predictions(images, np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 1, 0]], ["a", "b"], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_of_several_classes_is_right():
+    targets = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]])
+    probabilities = np.array([[0.1, 0.9, 0.3], [0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
+    assert held_out.are_right(targets, probabilities).tolist() == [True, False, True]
+
+
+def test_exports_that_are_not_whole(own_run, versions, tmp_path):
+    shutil.copytree(versions[0], tmp_path / "serving" / "1")
+    with pytest.raises(FileNotFoundError, match=r"1 is a version itself; give the folder of the versions, .*serving\."):
+        check_saved_model.check(own_run, tmp_path / "serving" / "1")
+    shutil.rmtree(tmp_path / "serving" / "1" / "variables")
+    with pytest.raises(ValueError, match="1 cannot be loaded: it is damaged, or not all of its files were copied"):
+        check_saved_model.check(own_run, tmp_path / "serving")
+    (tmp_path / "serving" / "1" / "saved_model.pb").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no export: there is no file saved_model.pb"):
+        check_saved_model.check(own_run, tmp_path / "serving")
+
+
+def test_runs_that_are_not_whole(own_run):
+    (own_run / workdir.METRICS).write_text("")
+    with pytest.raises(ValueError, match="There is no line in the run's metrics.jsonl"):
+        export(ExportOptions(workdir=own_run, output=own_run / "serving"))
+    (own_run / workdir.CONFIG).write_text("")
+    with pytest.raises(ValueError, match=r"config.json is damaged \(Expecting value.*\); copy the folder"):
+        check_saved_model.check(own_run, own_run / "serving")

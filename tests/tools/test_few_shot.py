@@ -125,3 +125,11 @@ def test_the_program(model_file, photos):
     ended = call("--shots=9")
     assert ended.returncode == 1 and "fewer training images of blue (8), green (8), red (8)." in ended.stderr
     assert "Traceback" not in ended.stderr.splitlines()[-1]
+
+
+def test_images_that_would_find_themselves_are_refused():
+    for splits in (("train", "all"), ("train", "train")):
+        with pytest.raises(ValueError, match="have images in common, each of which would find itself"):
+            few_shot._check_splits(*splits)
+    with pytest.raises(ValueError, match="--k=9 is more than the 8 images that are drawn at most"):
+        few_shot.check_shots([0, 1] * 9, ["a", "b"], few_shot.Draws(shots=[1, 4], neighbours=[1, 9]))

@@ -12,7 +12,7 @@ from experiments import workdir
 from experiments.data import sources
 from tests import programs
 from tests.tools.samples import LABELS, encode, photo
-from tools import predict
+from tools import model_files, predict
 from tools.export_saved_model import ExportOptions, export
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +133,8 @@ def test_the_program(run_folder, photos, tmp_path):
     for arguments, sentence in (
         (["--images=nothing", "--output=~/c.csv"], "No image to read in nothing: there is no such file"),
         ([f"--images={photos}", "--output=~/new"], "new is a folder; give the name of a file to write"),
+        ([f"--images={photos}", f"--output={photos}/broken.jpg"], "broken.jpg is read; give another file"),
+        ([f"--images={photos}", "--output=~/a", "--contact_sheet=~/a"], "--output writes it too; give another file"),
         ([f"--images={photos}", "--output=~/c.csv", "--top_k=11"], "--top_k=11 is more than the 10 classes"),
     ):
         done = run(*arguments)
@@ -152,3 +154,12 @@ def test_plain_keras_of_the_docs(model_file, tmp_path, monkeypatch, capsys):
     _, (found,) = classify("model.keras", ["photo.jpg"], crop="none")
     np.testing.assert_allclose(names["scores"], found.probabilities, atol=5e-3)
     assert capsys.readouterr().out.startswith(LABELS[int(found.probabilities.argmax())])
+
+
+def test_names_of_classes_as_editors_leave_them(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffblue \r\n gr\u00fcn\r\n".encode())
+    assert model_files.read_labels(path) == ["blue", "gr\u00fcn"]
+    path.write_bytes("gr\u00fcn".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels.txt is not in UTF-8 \(byte 2\)"):
+        model_files.read_labels(path)

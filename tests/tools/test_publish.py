@@ -142,6 +142,44 @@ class TestFolder:
             publish.write(publish.PublishOptions(run_folder, TO, "apache-2.0", tmp_path / "out"))
 
 
+class TestEvaluations:
+    """The card says what was measured on images that were held out, of the very model."""
+
+    @pytest.fixture
+    def measured(self, run_evaluated):
+        path = run_evaluated / "evaluation" / "evaluation.json"
+        before = path.read_text()
+        yield path, json.loads(before)
+        path.write_text(before)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"trained_on": True}, "is of the split test of digits, and not of images that were held out"),
+            ({"split": "all"}, "is of the split all of .*: python -m experiments.evaluate --workdir="),
+            ({"model": "0" * 64}, "is of another model.keras than the one that is there"),
+        ],
+    )
+    def test_others_are_refused(self, run_evaluated, measured, change, message):
+        path, found = measured
+        path.write_text(json.dumps(found | change))
+        with pytest.raises(ValueError, match=message):
+            publish.write(publish.PublishOptions(run_evaluated, TO, "apache-2.0"))
+
+    def test_other_images_have_a_folder_of_their_own(self, run_evaluated, tmp_path):
+        run = epath.Path(run_evaluated)
+        assert evaluate.folder_of(run) == run / "evaluation"
+        assert evaluate.folder_of(run, "folder:/data/my photos/", "test") == run / "evaluation_my_photos_test"
+        found = evaluate.evaluate(run, epath.Path(tmp_path), split="train[:20]")
+        assert (found["split"], found["trained_on"], found["images"]) == ("train[:20]", False, 20)
+
+    def test_several_classes_an_image(self):
+        found = {"images": 40, "mean_average_precision": 0.75, "loss": 0.5, "chose_the_epoch": True}
+        head, _, line = publish._table_of({"evaluation": found})
+        assert head == "| | images | mean average precision | loss |"
+        assert line == "| held-out images (they chose the epoch: optimistic) | 40 | 75.00% | 0.5000 |"
+
+
 class TestReading:
     def test_other_classes_and_sizes(self, folder, trained):
         with pytest.raises(ValueError, match="distinguishes 10 classes, not 3; give reset_head=True"):

@@ -113,6 +113,25 @@ def test_client_says_what_the_server_refuses(grpc_address, rest_url):
         serve_client.ask(serve_client.RestClient("http://localhost:1", "coatnet", "", 5), [b""], 1)
 
 
+def test_what_is_no_server(tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+        def do_POST(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+    with http.server.HTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        client = serve_client.RestClient(f"http://localhost:{server.server_port}", "coatnet", "", 30)
+        with pytest.raises(serve_client.ServerError, match="what answers there is no TensorFlow Serving"):
+            client.classify(b"")
+    with pytest.raises(serve_client.ServerError, match="unknown url type"):
+        serve_client.RestClient("localhost8501", "coatnet", "", 30).classify(b"")
+
+
 @pytest.mark.slow
 def test_client_program(grpc_address, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encode(photo(), "JPEG"))

@@ -56,7 +56,7 @@ def _whole(folder: Path) -> Iterator[None]:
     """Says of what a runtime cannot load that it is not whole."""
     try:
         yield
-    except (ImportError, FileNotFoundError):
+    except ImportError:
         raise
     except Exception as error:  # each runtime has its own
         if isinstance(error, ValueError) and str(folder) in str(error):
