@@ -134,7 +134,9 @@ def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
         or len(input_shape) != 3
         or any(isinstance(side, float) for side in input_shape)
     ):
-        raise ValueError(f"input_shape must be (height, width, channels); got {input_shape!r}.")
+        raise ValueError(
+            f"input_shape must be (height, width, channels), three positive integers; got {input_shape!r}."
+        )
     if input_tensor is None:
         return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
     if not keras.utils.is_keras_tensor(input_tensor):
