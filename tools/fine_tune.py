@@ -71,6 +71,7 @@ ABOUT_NO_WEIGHTS = (
     "more epochs."
 )
 WIDE_INTERVAL = 0.1  # of an accuracy
+LATE = 0.8  # of the epochs: where the best is later, twice as many are better (docs/small_sets.md)
 _OF_IMAGES = ("loss", "dataset.channels", "dataset.value_columns")  # fields that say how images and labels are read
 
 
@@ -279,10 +280,14 @@ def finish(output: epath.Path, test: str) -> str:
     options = export_saved_model.ExportOptions(
         workdir=Path(output), output=Path(output) / "serving", fold=True, version=1, overwrite=True
     )
-    return describe(output, measured, export_saved_model.export(options), workdir.read_recipe(output).tune)
+    config, kept = workdir.read_recipe(output), workdir.result_of(workdir.read_metrics(output))
+    still_better = kept["epoch"] > LATE * config.epochs
+    return describe(output, measured, export_saved_model.export(options), config.tune, config.epochs * still_better)
 
 
-def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_model: Path, tune: str) -> str:
+def describe(
+    output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_model: Path, tune: str, epochs: int = 0
+) -> str:
     """How good a run is, what it confuses, where things are, and what to do next: one screen.
 
     Args:
@@ -290,6 +295,7 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
         measured: What `evaluate.evaluate` returned, by what the images are called; the most trustworthy are the last.
         saved_model: The export.
         tune: What was trained.
+        epochs: For how many, if the best were the last ones; else 0.
     """
     lines = ["", "How good it is"]
     for name, of_images in measured.items():
@@ -320,6 +326,8 @@ def describe(output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_m
         lines.append("  --folds=5, in another --output, holds each image out once: a better guess at how good it is")
     elif high - low > WIDE_INTERVAL:
         lines.append("  more test images: they narrow the interval")
+    if epochs:
+        lines.append(f"  --config.epochs={2 * epochs}, in another --output: the last were the best; more may help")
     if tune in (tuning.HEAD, tuning.LAST_BLOCKS):
         lines.append("  --config.tune=all, in another --output, trains all of the network: longer, and often better")
     return "\n".join(lines)

@@ -225,7 +225,8 @@ def test_the_end_fits_on_a_screen(tmp_path):
         "confused": [{"true": "a", "predicted": "b", "images": 6, "of": 20}],
     }
     output = Path("runs/mine")
-    text = fine_tune.describe(output, {"held-out": measured}, output / "serving/1", "head")
+    text = fine_tune.describe(output, {"held-out": measured}, output / "serving/1", "head", epochs=30)
+    assert "--config.epochs=60, in another --output: the last were the best" in text
     assert "40 held-out images: top-1 75.00% (95 % interval: 60.00% to 86.00%; optimistic" in text
     assert "a taken for b: 6 of 20" in text and "balanced over the classes 70.00%" in text
     assert f"python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv" in text
@@ -233,6 +234,7 @@ def test_the_end_fits_on_a_screen(tmp_path):
     of_test = {**measured, "chose_the_epoch": False, "confused": []}
     text = fine_tune.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
     assert "What it confuses, of the test images\n  nothing" in text and "more test images" in text
+    assert "--config.epochs" not in text
     assert "runs/mine/test_evaluation/evaluation.md" in text and "--folds" not in text and "tune=all" not in text
     assert len(text.splitlines()) <= 24
 
