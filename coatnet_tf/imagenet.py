@@ -26,8 +26,9 @@ def preprocessing_layer(preprocessing: Preprocessing, channels: int = 3, dtype: 
     scale: Any = 1 / 127.5
     offset: Any = -1.0
     if preprocessing == "torch" and channels == 3:
-        scale = [1 / (255 * deviation) for deviation in IMAGENET_STD]
-        offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+        # Of shape [1, 1, 3], as Keras takes a plain list for channels first where that is its default.
+        scale = [[[1 / (255 * deviation) for deviation in IMAGENET_STD]]]
+        offset = [[[-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]]]
     elif preprocessing == "torch":
         deviation = sum(IMAGENET_STD) / 3
         scale, offset = 1 / (255 * deviation), -sum(IMAGENET_MEAN) / 3 / deviation

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import get_config
@@ -81,7 +82,10 @@ class CoAtNetImageConverter(keras_hub.layers.ImageConverter):
         scale: dict[str, Any] = {}
         if not backbone.include_preprocessing:
             rescaling = preprocessing_layer(backbone.config.preprocessing, channels)
-            scale = {"scale": rescaling.scale, "offset": rescaling.offset}
+            of_channels = {"scale": np.ravel(rescaling.scale), "offset": np.ravel(rescaling.offset)}
+            scale = {
+                name: values.tolist() if len(values) > 1 else values.item() for name, values in of_channels.items()
+            }
         return cls(image_size=(height, width), data_format="channels_last", **{**scale, **options})
 
 

@@ -392,7 +392,9 @@ def test_a_subclass_of_a_layer_is_another_layer(before, after):
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 4))
 
 
-def test_under_channels_first_as_keras_default(tiny):
+@pytest.mark.parametrize("preprocessing", ["tf", "torch"])
+def test_under_channels_first_as_keras_default(tiny, preprocessing):
+    tiny = coatnet_tf.get_config(tiny, preprocessing=preprocessing)
     model = logits(tiny)
     stages = coatnet_tf.profile(model).stages
     keras.config.set_image_data_format("channels_first")
