@@ -11,6 +11,7 @@ import keras
 
 # Arguments of layers that change neither what weights there are nor what they compute outside training.
 _FREE = ("name", "dtype", "trainable", "parts", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
+_HOW = ("quantization_config", "lora_rank", "lora_alpha")  # how weights are kept, of which their shapes tell
 _FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -22,7 +23,7 @@ def relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {}
     for key, value in config.items():
-        if key in _FREE or key.endswith(_FREE_ENDINGS):
+        if key in (*_FREE, *_HOW) or key.endswith(_FREE_ENDINGS):
             continue
         if isinstance(value, Mapping) and "class_name" not in value:
             arguments |= relevant_arguments(value)
@@ -54,7 +55,8 @@ def differing_from_file(model: keras.Model, path: str) -> list[str]:
         found = stored.get(layer.name)
         if found is None or layer.name == "predictions" or isinstance(layer, keras.Model | keras.layers.InputLayer):
             continue
-        mine = relevant_arguments(keras.saving.serialize_keras_object(layer)["config"])
+        as_stored = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+        mine = relevant_arguments(as_stored["config"])
         theirs = relevant_arguments(found["config"])
         for argument, value in mine.items():
             if argument in theirs and theirs[argument] != value:
