@@ -135,9 +135,11 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
         loop.prepare(folder_config, tmp_path / "all", connect("one_device"))
     everything = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", split="all")
     assert everything["images"] == 120 and measured["images"] < 60
+    assert (everything["trained_on"], measured["trained_on"]) == (True, False)
+    assert "optimistic, as images of these were trained on" in (tmp_path / "everything" / "evaluation.md").read_text()
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
     with pytest.raises(
-        ValueError, match=r"has 2 classes \(green, red, ...\) and the model 3 \(blue, green, red, ...\)"
+        ValueError, match=r"other has 2 classes, and the model has 3 classes, of which the other lacks 'blue'"
     ):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}", split="all")
     with pytest.raises(ValueError, match="so that 'validation' is no split of it; give --split=all"):
