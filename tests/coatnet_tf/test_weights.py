@@ -376,3 +376,6 @@ def test_weights_of_another_function_are_refused(tiny, tmp_path):
     free = {"drop_path_rate": 0.5, "conv_norm": "sync_batch_norm", "dropout": 0.1, "dtype": "mixed_bfloat16"}
     build(downsampling="depthwise_conv", **free)
     build(downsampling="depthwise_conv", include_top=False, include_preprocessing=False)
+    padded = {"padding": "centred", "downsampling": "depthwise_conv"}  # tuples within tuples
+    build(weights=None, **padded).save(path)
+    build(**padded)
