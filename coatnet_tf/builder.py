@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -108,6 +108,8 @@ def build_backbone(
         config, input_tensor, input_shape, include_preprocessing, dtype: See `build_model`.
         changes: What differs in layers from how they are made, by their names; see `coatnet_tf.layers.parts`.
     """
+    if input_shape is not None:
+        config.check_input_shape(input_shape)
     image = _image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])
     config.check_input_shape(shape)
@@ -128,15 +130,6 @@ def _pooling_layers(pooling: str | None, dtype: Any) -> list[keras.layers.Layer]
 
 
 def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
-    if input_shape is not None and (
-        not isinstance(input_shape, Sequence)
-        or isinstance(input_shape, str)
-        or len(input_shape) != 3
-        or any(isinstance(side, float) for side in input_shape)
-    ):
-        raise ValueError(
-            f"input_shape must be (height, width, channels), three positive integers; got {input_shape!r}."
-        )
     if input_tensor is None:
         return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
     if not keras.utils.is_keras_tensor(input_tensor):

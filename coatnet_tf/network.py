@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -64,7 +64,7 @@ class Network(abc.ABC):
         Raises:
             ValueError: If it is not three positive integers, or a stage cannot divide it by its stride.
         """
-        shape = tuple(input_shape)
+        shape = tuple(input_shape) if isinstance(input_shape, Iterable) else (input_shape,)
         if len(shape) != 3 or not all(map(is_positive_int, shape)):
             raise ValueError(
                 f"{self.name}: input_shape must be (height, width, channels), three positive integers; got {shape}."

@@ -5,10 +5,10 @@
     python -m experiments.evaluate --workdir=runs/flowers --data=folder:/data/new_flowers --split=all
 
 Writes into `--output` (`WORKDIR/evaluation`, and for other images a folder beside it that is named after them):
-`evaluation.md` with top-1 and its 95 % interval, balanced accuracy,
-top-5, loss, calibration error and a table by class, `evaluation.json` with the same numbers, and `confusion.png`. Where
-an image can have several classes: mean average precision, loss and the table. Where numbers are learned: mean absolute
-error and R² with intervals, and `values.png`, told against predicted.
+`evaluation.md` with top-1 and its 95 % interval, balanced accuracy, top-5, loss, calibration error and a table by
+class, `evaluation.json` with the same numbers, and `confusion.png`. Where an image can have several classes: mean
+average precision, loss and the table. Where numbers are learned: mean absolute error and R² with intervals, and
+`values.png`, told against predicted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ import tqdm
 from absl import app, flags
 from etils import epath
 
-import coatnet_tf  # noqa: F401  (registers the layers of model.keras)
+from coatnet_tf.weights.keras_file import enumerate_names  # its package registers the layers of model.keras
 from experiments import command_line, metrics, path_flags, report, workdir
 from experiments.data import folder, folder_files, pipeline, sources
 from experiments.data.damage import DamagedImages
@@ -121,9 +120,8 @@ def _describe_difference(source: sources.Source, class_names: tuple[str, ...]) -
 
 
 def _some(names: Sequence[str], others: Sequence[str]) -> str:
-    own = [name for name in names if name not in others]
-    more = f" and {len(own) - 5} more" if len(own) > 5 else ""
-    return f", of which the other lacks {', '.join(map(repr, own[:5]))}{more}" if own else ""
+    own = [repr(name) for name in names if name not in others]
+    return f", of which the other lacks {enumerate_names(own)}" if own else ""
 
 
 def folder_of(run: epath.Path, data: str = "", split: str = "") -> epath.Path:
@@ -140,8 +138,7 @@ def folder_of(run: epath.Path, data: str = "", split: str = "") -> epath.Path:
 
 def _load(path: epath.Path) -> keras.Model:
     with workdir.on_this_machine(path) as local:
-        if not zipfile.is_zipfile(local):
-            raise ValueError(f"{path} is damaged, or not all of it was copied: it is no .keras file.")
+        workdir.refuse_damaged_model(local)
         return keras.models.load_model(local, compile=False)
 
 
@@ -182,11 +179,15 @@ def describe_result(measured: dict[str, Any]) -> str:
     """What was measured in one line: top-1, of several classes an image the mean average precision, or of numbers."""
     if "top1" in measured:
         return f"top-1 {describe_top1(measured)}"
-    why = why_optimistic(measured)
-    weakened = f" ({why})" if why else ""
     if "by_value" in measured:
-        return "; ".join(_describe_value(*item) for item in measured["by_value"].items()) + weakened
-    return f"mean average precision {measured['mean_average_precision']:.2%}{weakened}"
+        return "; ".join(_describe_value(*item) for item in measured["by_value"].items()) + _in_brackets(measured)
+    return f"mean average precision {measured['mean_average_precision']:.2%}{_in_brackets(measured)}"
+
+
+def _in_brackets(measured: dict[str, Any]) -> str:
+    """`why_optimistic` behind a number."""
+    why = why_optimistic(measured)
+    return f" ({why})" if why else ""
 
 
 def _describe_value(name: str, of_value: dict[str, Any]) -> str:
@@ -217,7 +218,7 @@ def _describe(title: str, measured: dict[str, Any]) -> str:
             lines += [f"All are {why}.", ""]
         return "\n".join([*lines, f"![What the model says against what the table says]({report.TOLD})"]) + "\n"
     if "top1" not in measured:
-        lines += [f"| Mean average precision | {describe_result(measured).rpartition('precision ')[2]} |"]
+        lines += [f"| Mean average precision | {measured['mean_average_precision']:.2%}{_in_brackets(measured)} |"]
         lines += [f"| Loss | {measured['loss']:.4f} |", "", *report.class_table(measured["by_class"])]
         return "\n".join(lines) + "\n"
     lines += [f"| Top-1 | {describe_top1(measured)} |"]

@@ -69,12 +69,11 @@ def recipe() -> ml_collections.ConfigDict:
     """The recipe of the command line, with all overrides, and what the flags of `define_start` say."""
     config = flags.FLAGS.config
     config.update_from_flattened_dict(overrides())
-    if "data" in flags.FLAGS and flags.FLAGS.data:
-        config.dataset.name = flags.FLAGS.data
-    if "init_from" in flags.FLAGS and flags.FLAGS.init_from:
-        config.init_from = flags.FLAGS.init_from
-    if "reset_head" in flags.FLAGS and flags.FLAGS.reset_head:
-        config.reset_head = True
+    if "reset_head" not in flags.FLAGS:
+        return config
+    config.dataset.name = flags.FLAGS.data or config.dataset.name
+    config.init_from = flags.FLAGS.init_from or config.init_from
+    config.reset_head = flags.FLAGS.reset_head or config.reset_head
     return config
 
 

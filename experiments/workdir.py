@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -264,6 +266,16 @@ def model_in(path: str) -> epath.Path:
     """The model of a run whose folder is given; any other path as it is."""
     found = epath.Path(path)
     return found / MODEL if found.is_dir() else found
+
+
+def refuse_damaged_model(path: os.PathLike[str]) -> None:
+    """Refuses a file on this machine that is no `.keras` file, as one of which a part is missing.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged, or not all of it was copied: it is no .keras file.")
 
 
 @contextlib.contextmanager

@@ -92,8 +92,8 @@ def load(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        if path.is_file() and not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is damaged, or not all of it was copied: it is no .keras file.") from error
+        if path.is_file():
+            workdir.refuse_damaged_model(path)
         raise ValueError(f"{path} holds no model that Keras can load: {error}") from error
 
 

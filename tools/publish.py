@@ -92,7 +92,7 @@ def write(options: PublishOptions) -> Path:
     run, folder = options.run, options.folder
     model_files.refuse_run_on_values(run)
     recipe = workdir.read_recipe(epath.Path(run), workdir.MODEL, workdir.CLASSES, workdir.DATA)
-    measured = _read_evaluations(run)
+    measured = _read_evaluations(run, recipe.dataset.eval_split)
     if folder.exists() and not (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= set(FILES)):
         raise FileExistsError(f"{folder} holds other files than {', '.join(FILES)}; give another --output.")
 
@@ -124,17 +124,18 @@ def write(options: PublishOptions) -> Path:
     return folder
 
 
-def _read_evaluations(run: Path) -> dict[str, Mapping[str, Any]]:
+def _read_evaluations(run: Path, held_out: str) -> dict[str, Mapping[str, Any]]:
+    """What was measured of a run, whose held-out split has this name."""
     files = {name: run / name / "evaluation.json" for name in EVALUATIONS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     again = f"python -m experiments.evaluate --workdir={run}"
     if not found:
         raise FileNotFoundError(f"{run} was not evaluated, and the card says what was measured: {again}")
-    recipe, model = workdir.read_recipe(epath.Path(run)), model_card.sha256(run / workdir.MODEL)
+    model = model_card.sha256(run / workdir.MODEL)
     for name, measured in found.items():
         if measured.get("model") != model:
             raise ValueError(f"{run / name} is of another {workdir.MODEL} than the one that is there: {again}")
-        if measured["trained_on"] or (name == "evaluation" and measured["split"] != recipe.dataset.eval_split):
+        if measured["trained_on"] or (name == "evaluation" and measured["split"] != held_out):
             raise ValueError(
                 f"{run / name} is of the split {measured['split']} of {measured['data']}, and not of images that were "
                 f"held out: {again}"

@@ -9,9 +9,12 @@ from typing import Any
 
 import keras
 
-# Arguments of layers that change neither what weights there are nor what they compute outside training.
-_FREE = ("name", "dtype", "trainable", "parts", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis")
-_HOW = ("quantization_config", "lora_rank", "lora_alpha")  # how weights are kept, of which their shapes tell
+# Arguments of layers that change neither what weights there are nor what they compute outside training; the last ones
+# say how weights are kept, of which their shapes tell.
+_FREE = (
+    *("name", "dtype", "trainable", "parts", "drop_path_rate", "bias_reindexing", "momentum", "synchronized", "axis"),
+    *("quantization_config", "lora_rank", "lora_alpha"),
+)
 _FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -23,7 +26,7 @@ def relevant_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {}
     for key, value in config.items():
-        if key in (*_FREE, *_HOW) or key.endswith(_FREE_ENDINGS):
+        if key in _FREE or key.endswith(_FREE_ENDINGS):
             continue
         if isinstance(value, Mapping) and "class_name" not in value:
             arguments |= relevant_arguments(value)

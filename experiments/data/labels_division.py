@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn import model_selection
 
+from coatnet_tf.weights.keras_file import enumerate_names
 from experiments.data import folder, folds, labels_table
 from experiments.data.folder_splits import purpose_of
 from experiments.data.folds import Fold
@@ -98,7 +99,7 @@ def _divide_by_fold(table: str, rows: Sequence[Row], fold: Fold) -> tuple[list[R
     few = sorted(label for label, of_label in groups_of.items() if len(of_label) < fold.count)
     if few or not groups_of:
         raise ValueError(
-            f"{table} has fewer than {fold.count} {what} of {labels_table.name_some(few or ['training'])}, one for "
+            f"{table} has fewer than {fold.count} {what} of {enumerate_names(few or ['training'])}, one for "
             f"each fold; add {what}, or take fewer folds."
         )
     held_out = set(fold.places([labels_table.SEPARATOR.join(row.labels) for row in to_divide], groups).tolist())
@@ -116,7 +117,7 @@ def _refuse_parted(table: str, train: Sequence[Row], held_out: Sequence[Row]) ->
     parted = sorted({row.group for row in train} & {row.group for row in held_out} - {""})
     if parted and train != held_out:
         raise ValueError(
-            f"{table}: its column split parts the groups {labels_table.name_some(parted)}, so that the held-out images "
+            f"{table}: its column split parts the groups {enumerate_names(parted)}, so that the held-out images "
             "would not be new ones; put each group on one side."
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from coatnet_tf.weights.keras_file import enumerate_names
 from experiments.data import folder, folder_files, labels_division, labels_table
 from experiments.data.folder_files import LeftOut
 from experiments.data.folder_splits import purpose_of
@@ -63,7 +64,7 @@ def read(
     unknown = sorted({label for row in held_out for label in row.labels} - set(class_names))
     if unknown:
         raise ValueError(
-            f"{path}: images are held out with labels that no training image has: {labels_table.name_some(unknown)}."
+            f"{path}: images are held out with labels that no training image has: {enumerate_names(unknown)}."
         )
     own_channels = _channels_of_arrays(path, [row.path for row in (*train, *held_out)], channels)
     to_train, to_hold_out = (_files(part, class_names, multi_label) for part in (train, held_out))
@@ -100,7 +101,7 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
         lacking = [name for name, count in zip(class_names, split.counts(len(class_names)), strict=True) if not count]
         if lacking:
             raise ValueError(
-                f"{path}: none of the images of {labels_table.name_some(lacking)} is {what}. Add images, ten or more a "
+                f"{path}: none of the images of {enumerate_names(lacking)} is {what}. Add images, ten or more a "
                 "class, or divide them yourself in a column `split` of train and validation."
             )
 

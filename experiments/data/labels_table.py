@@ -24,11 +24,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
+from coatnet_tf.weights.keras_file import enumerate_names
+
 SEPARATOR = "|"  # of several labels of one image
 _DELIMITERS = (",", ";", "\t")
 _OPTIONAL = ("split", "group")
 _ABOUT_NUMBERS = " Columns of numbers are learned with --config.loss=squared_error --config.dataset.value_columns=NAME."
-_NAMED_AT_MOST = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +193,10 @@ def refuse_missing(table: str, rows: Sequence[Row]) -> None:
     local = [row for row in rows if "://" not in row.path]
     missing = [row for row in local if not os.path.lexists(row.path) or os.path.isdir(row.path)]
     if missing:
+        named = enumerate_names([f"{row.path} (line {row.line})" for row in missing])
         raise FileNotFoundError(
-            f"{table} names {len(missing):,} of {len(rows):,} files that are not there, or are folders, as "
-            f"{name_some([f'{row.path} (line {row.line})' for row in missing])}; paths are relative to the folder of "
-            "the table."
+            f"{table} names {len(missing):,} of {len(rows):,} files that are not there, or are folders, as {named}; "
+            "paths are relative to the folder of the table."
         )
 
 
@@ -211,9 +212,3 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def name_some(names: Sequence[str]) -> str:
-    """A few names for a message, and how many more there are."""
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more

@@ -182,8 +182,10 @@ def check_place(output: str, name: str) -> None:
     if root == name or "://" in root + output:
         return
     inside = os.path.relpath(os.path.realpath(output), os.path.realpath(root)).split(os.sep)
-    splits = folder_splits.find_layout(root, "train").splits if os.path.isdir(root) else {}
-    if inside[0] != os.pardir and (not splits or inside[0] in splits.values()):
+    if inside[0] == os.pardir or not os.path.isdir(root):
+        return
+    splits = folder_splits.find_layout(root, "train").splits
+    if not splits or inside[0] in splits.values():
         raise ValueError(
             f"{output} is inside of {root}, whose folders are classes of images; choose a place beside it, as what is "
             "written there would be taken for images."

@@ -46,9 +46,7 @@ def load_export(folder: Path) -> ExportedModel:
         ValueError: If it is damaged, or a SavedModel without the signature `serving_default` of images.
     """
     loaders = {"tf_saved_model": load_saved_model, "onnx": load_onnx, "openvino": load_openvino, "litert": load_litert}
-    load = loaders[format_of(folder)]
-    with _whole(folder):
-        return load(folder)
+    return loaders[format_of(folder)](folder)
 
 
 @contextlib.contextmanager
@@ -56,11 +54,7 @@ def _whole(folder: Path) -> Iterator[None]:
     """Says of what a runtime cannot load that it is not whole."""
     try:
         yield
-    except ImportError:
-        raise
     except Exception as error:  # each runtime has its own
-        if isinstance(error, ValueError) and str(folder) in str(error):
-            raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{folder} cannot be loaded: it is damaged, or not all of its files were copied; copy it again ({said})."
@@ -112,7 +106,8 @@ def load_onnx(folder: Path) -> ExportedModel:
     """Loads an ONNX model in ONNX Runtime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FORMATS["onnx"])
+    with _whole(folder):
+        session = onnxruntime.InferenceSession(folder / FORMATS["onnx"])
     (images,) = session.get_inputs()
     dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}[images.type]
     return ExportedModel(tuple(images.shape[1:]), dtype, lambda batch: session.run(None, {images.name: batch})[0])
@@ -125,7 +120,8 @@ def load_openvino(folder: Path, precision: str = "f32") -> ExportedModel:
     # Latency, as one caller after another sees it.
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     (file,) = [path for name in ("openvino", "onnx") if (path := folder / FORMATS[name]).is_file()]
-    model = openvino.Core().compile_model(file, "CPU", settings)
+    with _whole(folder):
+        model = openvino.Core().compile_model(file, "CPU", settings)
     _, height, width, channels = model.input(0).get_partial_shape()
     shape = height.get_length(), width.get_length(), channels.get_length()
     dtype = np.dtype(model.input(0).get_element_type().to_dtype()).name
@@ -136,7 +132,8 @@ def load_litert(folder: Path) -> ExportedModel:
     """Loads a LiteRT model."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(folder / FORMATS["litert"]), num_threads=os.cpu_count())
+    with _whole(folder):
+        interpreter = Interpreter(str(folder / FORMATS["litert"]), num_threads=os.cpu_count())
     (images,) = interpreter.get_input_details()
     batch_shape: tuple[int, ...] = ()
 
