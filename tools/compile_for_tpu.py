@@ -7,6 +7,8 @@ Does it fit, what does it exchange, how long would a step take, where does the t
 and the answer is the same each time. It is the step of `--strategy=sharded`, the same function; `--strategy=tpu` takes
 that of one replica of TensorFlow's TPUStrategy, without the sums over replicas. `--largest_batch` looks for the largest
 share of a chip that fits. `--peer` trains a rival of Table 5 or a network of keras.applications by the same step.
+`--extend_depth` compiles two networks whose longest stage is shorter, and extends what they take to the depth of the
+recipe's: minutes in place of hours, for an estimate of the estimate.
 
 The time is the sum of the cycles that the compiler estimates of each operation, at the clock of the chip. Communication
 is not in it, nor the input. Compiling takes minutes, of CoAtNet-7 half an hour; what came out is kept in `--cache`.
@@ -35,7 +37,7 @@ import ml_collections
 from absl import app, flags
 
 from experiments import augment, command_line, path_flags, recipe_flags
-from tools.tpu import chips, compiling, estimate, steps
+from tools.tpu import chips, compiling, depth, estimate, steps
 from tools.tpu.environment import BACKENDS
 
 
@@ -58,7 +60,7 @@ def compile_recipe(
         cache: Folder of results.
 
     Returns:
-        See `estimate.estimate`.
+        See `estimate.count` and `estimate.with_rates`.
 
     Raises:
         ValueError: If the recipe, its batch or the shards do not fit.
@@ -71,17 +73,16 @@ def compile_recipe(
     params = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     share = config.batch_size // len(topology.devices)
     copies = shards or len(topology.devices) if strategy == "sharded" else 1
-    numbers = estimate.estimate(peer or config.model.name, params, compiled, topology, copies, share)
-    downsampling = None if peer else config.model.get("downsampling")
-    numbers |= {"strategy": strategy, "image_size": config.image_size, "downsampling": downsampling}
-    numbers["rematerialise"] = config.rematerialise
-    rate = numbers["images_per_second_per_chip"]
-    images = config.epochs * source.train.count
-    return numbers | {
-        "chip_days": rate and images / rate / 86_400,
+    numbers = estimate.count(peer or config.model.name, params, compiled, topology, copies, share)
+    numbers |= {
+        "strategy": strategy,
+        "image_size": config.image_size,
+        "downsampling": None if peer else config.model.get("downsampling"),
+        "rematerialise": config.rematerialise,
         "epochs": config.epochs,
         "images": source.train.count,
     }
+    return estimate.with_rates(numbers, topology.chip)
 
 
 def largest_batch(
@@ -136,12 +137,19 @@ def main(argv: Sequence[str]) -> None:
     try:
         if values.strategy == "tpu" and (values.shards or values.peer):
             raise ValueError("--shards and --peer are only for --strategy=sharded.")
+        if values.peer and values.extend_depth:
+            raise ValueError("--extend_depth is for the recipe's network; leave out --peer.")
         config, topology = recipe_flags.recipe(), chips.find_topology(values.topology)
 
-        def compile_it() -> dict[str, Any]:
+        def compile_one(config: ml_collections.ConfigDict) -> dict[str, Any]:
             return compile_recipe(
                 config, topology, values.strategy, values.shards, values.peer or "", Path(values.cache)
             )
+
+        def compile_it() -> dict[str, Any]:
+            if values.extend_depth:
+                return depth.extended(config, topology.chip, compile_one)
+            return compile_one(config)
 
         numbers = largest_batch(config, topology, compile_it) if values.largest_batch else compile_it()
     except (ValueError, ImportError) as error:
@@ -160,6 +168,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("shards", None, "Devices that hold one copy of the state together; all by default.")
     flags.DEFINE_enum("peer", None, list(steps.PEERS), "Network of others in place of the recipe's.")
     flags.DEFINE_bool("largest_batch", False, "Look for the largest batch that fits, from config.batch_size on.")
+    flags.DEFINE_bool("extend_depth", False, "Extend what two shallower networks take to the depth of the recipe's.")
     flags.DEFINE_enum("format", "markdown", ["markdown", "json"], "How the numbers are written.")
     path_flags.define("output", None, "File for the numbers; they are printed by default.")
     path_flags.define("cache", compiling.CACHE, "Folder where results are kept.")

@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_said(tmp_path):
     compiled = compile_step(Step("a program", refuse), "v5e:2x2", tmp_path)
     assert compiled.temporary_bytes == 20.5 * 2**30
     topology = chips.Topology("v5e:2x2", chips.TPUS["v5e"], [None] * 4)
-    numbers = estimate.estimate("large", 10**9, compiled, topology, 4, 128)
+    numbers = estimate.count("large", 10**9, compiled, topology, 4, 128)
     assert numbers["fits"] is False and numbers["estimated_cycles"] is None and set(KEYS) <= set(numbers)
     assert "the compiler needs 20.5 GiB, and 15.75 GiB can be had: does not fit" in "\n".join(
         estimate.describe(numbers)

@@ -6,17 +6,17 @@ import math
 from typing import Any
 
 from tools.tpu import program
-from tools.tpu.chips import Topology
+from tools.tpu.chips import Accelerator, Topology
 from tools.tpu.compiling import Compiled
 
 _GIB = 2**30
 _SHOWN = 10  # operations
 
 
-def estimate(
+def count(
     model: str, params: int, compiled: Compiled, topology: Topology, shards: int, images: int
 ) -> dict[str, Any]:
-    """Numbers of a compiled step; times are what the compiler estimates, without communication.
+    """Numbers of a compiled step that need no chip's speed.
 
     Args:
         model: Name of the network.
@@ -30,7 +30,6 @@ def estimate(
         Numbers by name, for JSON; those of a program that does not fit are `None`, but for its memory. A chip is a
         device of JAX: a core in v2, v3 and tpu7x.
     """
-    chip = topology.chip
     arguments, temporaries = (size / _GIB for size in (compiled.argument_bytes, compiled.temporary_bytes))
     numbers: dict[str, Any] = {
         "what": "compiled, not run; cycles as the compiler estimates them, without communication",
@@ -42,23 +41,18 @@ def estimate(
         "images_per_chip": images,
         "argument_gib": arguments,
         "temporary_gib": temporaries,
-        "hbm_gib": chip.gib,
-        "fits": not compiled.refusal and arguments + temporaries <= chip.gib,
+        "hbm_gib": topology.chip.gib,
         "compile_seconds": compiled.seconds,
     }
-    names = ("flops_per_chip", "bytes_per_chip", "collectives", "estimated_cycles", "estimated_seconds", "peak_share")
     if compiled.refusal:
-        return numbers | dict.fromkeys((*names, "images_per_second_per_chip")) | {"refusal": compiled.refusal}
+        names = ("flops_per_chip", "bytes_per_chip", "collectives", "estimated_cycles")
+        return numbers | dict.fromkeys(names) | {"refusal": compiled.refusal}
     found = program.read(compiled.text)
-    seconds = found.cycles / (chip.ghz * 1e9)
-    numbers |= {
+    return numbers | {
         "flops_per_chip": compiled.flops,
         "bytes_per_chip": compiled.bytes_accessed,
         "collectives": found.collectives(),
         "estimated_cycles": found.cycles,
-        "estimated_seconds": seconds,
-        "images_per_second_per_chip": images / seconds,
-        "peak_share": compiled.flops / (seconds * chip.tflops * 1e12),
         "cycles_by_part": found.by_part(),
         "most_expensive": [
             {
@@ -71,7 +65,27 @@ def estimate(
         ],
         "float32_products": found.wide,
     }
-    return numbers
+
+
+def with_rates(numbers: dict[str, Any], chip: Accelerator) -> dict[str, Any]:
+    """Numbers of a step, and what follows from them: whether it fits, and times as the compiler estimates them.
+
+    Args:
+        numbers: From `count`, with `epochs`, and `images` of an epoch.
+        chip: What the step is for.
+
+    Returns:
+        More numbers; times of a program that does not fit by the compiler's word are `None`.
+    """
+    fits = not numbers.get("refusal") and numbers["argument_gib"] + numbers["temporary_gib"] <= chip.gib
+    names = ("estimated_seconds", "images_per_second_per_chip", "peak_share", "chip_days")
+    if numbers["estimated_cycles"] is None:
+        return numbers | {"fits": fits} | dict.fromkeys(names)
+    seconds = numbers["estimated_cycles"] / (chip.ghz * 1e9)
+    rate = numbers["images_per_chip"] / seconds
+    peak_share = numbers["flops_per_chip"] / (seconds * chip.tflops * 1e12)
+    days = numbers["epochs"] * numbers["images"] / rate / 86_400
+    return numbers | {"fits": fits} | dict(zip(names, (seconds, rate, peak_share, days), strict=True))
 
 
 def describe(numbers: dict[str, Any]) -> list[str]:
