@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from coatnet_tf.graph import inlined
 from experiments import logs, path_flags, workdir
-from experiments.data import images, other_formats, sources, views
+from experiments.data import images, other_formats, readers, sources, views
 from tools import model_files
 from tools.explanations import maps
 from tools.explanations.picture import DPI, Explained, draw_explanations, short_name
@@ -168,8 +168,7 @@ def _read(options: ExplainOptions, recipe: Any) -> list[tuple[str, str, bytes]]:
         return [(short_name(file.name), str(file), file.read_bytes()) for file in options.files]
     source = sources.prepare(recipe.dataset)
     found = []
-    # Evenly spaced, since a split can be sorted by class.
-    for index in np.linspace(0, source.eval.count - 1, min(options.count, source.eval.count)).astype(int):
+    for index in readers.spread_places(source.eval.count, options.count):
         (example,) = source.eval.read(index, index + 1)
         label = example["label"].numpy()
         true = np.flatnonzero(label) if source.multi_label else [label]

@@ -31,13 +31,13 @@ from experiments import command_line, path_flags, sizes, workdir
 from experiments.data import images, views
 from experiments.data.values import gives_values
 from tools import model_files
-from tools.serving import certificate, model_card, preset, runtimes, served_model, signatures, warmup
+from tools.serving import certificate, model_card, preset, quantisation, runtimes, served_model, signatures, warmup
 from tools.serving.exported import FORMATS
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
 EXPORTS = (*FORMATS, preset.FORMAT)
-QUANTIZED_FORMATS = ("tf_saved_model", "onnx")
+QUANTIZED_FORMATS = ("tf_saved_model", *quantisation.NEEDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,10 @@ class ExportOptions:
         image_size: Height and width of the images, as one number if they are equal; `None` for the model's. Bias tables
             are resized.
         dtype: Of the arithmetic, one of `DTYPES`; the classifier's stays float32.
-        quantize: `"int8"` to round the weights of the dense layers to 8 bits.
+        quantize: `"int8"` to compute the whole network in 8 bits in ONNX Runtime and OpenVINO, or of a SavedModel to
+            round the weights of its dense layers.
+        calibration_images: Files, folders and patterns of images that the ranges of a network in 8 bits are taken from;
+            a run has its own.
         input_dtype: Of the images of `serving_default`, one of `signatures.INPUT_DTYPES`.
         crop: What the model sees of an encoded image, as `View.crop` has it; empty for what its run's recipe or the
             published weights of its network say.
@@ -76,6 +79,7 @@ class ExportOptions:
     image_size: int | sizes.Size | None = None
     dtype: str = "float32"
     quantize: str = ""
+    calibration_images: tuple[str, ...] = ()
     input_dtype: str = "float32"
     crop: str = ""
     interpolation: str = ""
@@ -121,7 +125,8 @@ def export(options: ExportOptions) -> Path:
         model, added, reference = _prepare(model, path, options)
         view = dataclasses.replace(view, size=model.input_shape[1:3])
         _write(model, unfinished, class_names, view, options, recipe)
-        facts = _facts(model, options, class_names, view, version.name, added)
+        quantised = _quantise(unfinished, options, view, model) if options.quantize else "no"
+        facts = _facts(model, options, class_names, view, version.name, added) | {"Quantised": quantised}
         model_card.write(unfinished, model.name, path, facts, recipe, metrics)
         exact = options.dtype == "float32" and not options.quantize
         certificate.write(unfinished, options.format, reference, path, exact)
@@ -149,7 +154,19 @@ def _check(options: ExportOptions) -> None:
     if options.quantize and options.format not in QUANTIZED_FORMATS:
         raise ValueError(
             f"--quantize={options.quantize} is for --format={' and '.join(QUANTIZED_FORMATS)}: exported for "
-            f"{options.format}, such a model fails or gives other answers. Leave it out."
+            f"{options.format}, such a model fails, gives other answers or is hardly faster. Leave it out."
+        )
+    calibrated = bool(options.quantize) and options.format in quantisation.NEEDS
+    if calibrated:
+        quantisation.check_installed(options.format)
+    if calibrated and not options.workdir and not options.calibration_images:
+        raise ValueError(
+            f"--quantize={options.quantize} for {options.format} looks at images to see which range each tensor has: "
+            "give the run's --workdir, or --calibration_images=FILES, such as the model will see."
+        )
+    if options.calibration_images and not calibrated:
+        raise ValueError(
+            f"--calibration_images is for --quantize=int8 and --format={' or '.join(quantisation.NEEDS)}; leave it out."
         )
     if options.fold and options.format == preset.FORMAT:
         raise ValueError(f"--fold makes layers that KerasHub has not; leave it out with --format={preset.FORMAT}.")
@@ -226,7 +243,7 @@ def _prepare(model: keras.Model, path: Path, options: ExportOptions) -> tuple[ke
     if options.dtype == "bfloat16":
         # Statistics of norms would suffer; a folded model has none, and is spared the conversion of its weights.
         model = served_model.in_bfloat16(model, "bfloat16" if options.fold else "mixed_bfloat16")
-    if options.quantize:
+    if options.quantize and options.format not in quantisation.NEEDS:
         model.quantize(options.quantize)
     if options.fold:
         model = runtimes.for_runtime(model, options.format)
@@ -257,6 +274,22 @@ def _write(
     (folder / signatures.names_file(model)).write_text("".join(f"{name}\n" for name in class_names))
 
 
+def _quantise(folder: Path, options: ExportOptions, view: views.View, model: keras.Model) -> str:
+    """Has the export compute in 8 bits, where Keras has not done that before; says how."""
+    if options.format not in quantisation.NEEDS:
+        return f"{options.quantize}, weights of dense layers"
+    from tools.serving import calibration  # here, as it draws on a program that draws
+
+    channels = model.input_shape[-1]
+    if options.calibration_images:
+        seen = compared = calibration.of_files(options.calibration_images, view, channels)
+    else:
+        assert options.workdir is not None  # as _check has seen to
+        seen, compared = calibration.of_run(options.workdir, view, channels)
+    said = quantisation.quantise(folder, options.format, seen, compared, gives_values(model))
+    return f"{options.quantize}; {said}"
+
+
 def _facts(
     model: keras.Model, options: ExportOptions, class_names: Sequence[str], view: views.View, version: str, added: str
 ) -> dict[str, Any]:
@@ -281,7 +314,6 @@ def _facts(
         "Weights, numbers": f"{model.count_params():,}",
         "Folded": "yes" if options.fold else "no",
         "Arithmetic": options.dtype,
-        "Quantised": options.quantize or "no",
         "Written by": f"coatnet_tf {coatnet_tf.__version__}, keras {keras.__version__}",
     }
 
@@ -291,6 +323,7 @@ def main(argv: list[str]) -> None:
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(ExportOptions)}
     for name in ("output", "workdir", "weights", "labels"):
         values[name] = Path(values[name]) if values[name] else None
+    values["calibration_images"] = tuple(values["calibration_images"] or ())
     try:
         version = export(ExportOptions(**values))
     except (OSError, ValueError, ImportError) as error:
@@ -307,7 +340,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool("fold", False, "Export the model that coatnet_tf.fold_for_inference makes.")
     sizes.define("image_size", "Size of the images, in place of the model's")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the arithmetic.")
-    flags.DEFINE_enum("quantize", "", QUANTIZE, "int8 rounds the weights of the dense layers to 8 bits.")
+    flags.DEFINE_enum("quantize", "", QUANTIZE, "int8: the whole network; of a SavedModel weights of dense layers.")
+    path_flags.define_several("calibration_images", "Images, folder or pattern for --quantize=int8; a run has its own.")
     flags.DEFINE_enum("input_dtype", "float32", signatures.INPUT_DTYPES, "Of the images of serving_default.")
     flags.DEFINE_string("crop", "", f"{views.ABOUT_CROP} {views.BY_DEFAULT}")
     flags.DEFINE_enum("interpolation", "", ("", *images.INTERPOLATIONS), views.BY_DEFAULT)

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 _FILES_AT_ONCE = 16
+_RUNS = 20  # that a sample of a split is read in
 _WINDOW_BYTES = 2**30
 
 # `image` (the file's bytes), `label` (int64; of a multi-label dataset uint8 [classes]; of numbers float64 [columns]),
@@ -46,6 +47,25 @@ class Reader(Protocol):
             last: int64 scalar.
             seed: int64 `[2]` that the order of files follows; `None` for the order in which they are stored.
         """
+
+
+def spread_places(count: int, most: int) -> list[int]:
+    """At most so many places of a split, evenly spaced, since it can be sorted by class.
+
+    >>> spread_places(10, 3), spread_places(2, 3)
+    ([0, 4, 9], [0, 1])
+    """
+    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
+
+
+def spread(reader: Reader, most: int) -> Iterator[Example]:
+    """At most so many examples of a split from all over it, in runs, as each start of reading takes its time."""
+    if reader.count <= most:
+        yield from reader.read(0, reader.count)
+        return
+    length = -(-most // _RUNS)
+    for start in spread_places(reader.count - length + 1, most // length):
+        yield from reader.read(start, start + length)
 
 
 def permutation(count: Any, seed: Any) -> tf.Tensor:

@@ -66,13 +66,6 @@ def test_another_runtime_gives_the_models_answers(name, fold, model_file, model,
     assert (folder / "model_card.md").exists()
 
 
-def test_int8_in_onnx(model_file, model, tmp_path):
-    folder = export(ExportOptions(output=tmp_path, weights=model_file, format="onnx", fold=True, quantize="int8"))
-    images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype("float32")
-    found, expected = answers(folder, images), model.predict(images, verbose=0)
-    assert 0 < np.abs(found - expected).max() < 0.05
-
-
 @pytest.mark.parametrize(
     ("network", "fold", "name"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,10 +114,19 @@ def load_onnx(folder: Path) -> ExportedModel:
     return ExportedModel(tuple(images.shape[1:]), dtype, lambda batch: session.run(None, {images.name: batch})[0])
 
 
-def load_openvino(folder: Path, precision: str = "f32") -> ExportedModel:
-    """Loads an OpenVINO model, or an ONNX model, in OpenVINO, which computes in another precision if asked to."""
+def import_openvino() -> Any:
+    """OpenVINO, whose first import takes absl's handler off the root of the log; it is put back."""
+    handlers = list(logging.root.handlers)
     import openvino
 
+    for handler in handlers:
+        logging.root.addHandler(handler)  # no second time if it is there
+    return openvino
+
+
+def load_openvino(folder: Path, precision: str = "f32") -> ExportedModel:
+    """Loads an OpenVINO model, or an ONNX model, in OpenVINO, which computes in another precision if asked to."""
+    openvino = import_openvino()
     # Latency, as one caller after another sees it.
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     (file,) = [path for name in ("openvino", "onnx") if (path := folder / FORMATS[name]).is_file()]

@@ -13,9 +13,7 @@ _GIB = 2**30
 _SHOWN = 10  # operations
 
 
-def count(
-    model: str, params: int, compiled: Compiled, topology: Topology, shards: int, images: int
-) -> dict[str, Any]:
+def count(model: str, params: int, compiled: Compiled, topology: Topology, shards: int, images: int) -> dict[str, Any]:
     """Numbers of a compiled step that need no chip's speed.
 
     Args:
