@@ -32,7 +32,7 @@ from experiments.data import images, views
 from experiments.data.values import gives_values
 from tools import model_files
 from tools.serving import certificate, model_card, preset, quantisation, runtimes, served_model, signatures, warmup
-from tools.serving.exported import FORMATS
+from tools.serving.exported import FORMATS, import_openvino
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZE = ("", "int8")
@@ -270,6 +270,8 @@ def _write(
         model(keras.Input(model.input_shape[1:]))  # ONNX's exporter wants a model that was called
         if options.format == "onnx":
             import tools.serving.onnx_operations  # noqa: F401  (here, as it needs tf2onnx)
+        if options.format == "openvino":
+            import_openvino()  # before Keras does, which keeps nobody's log
         model.export(str(folder / FORMATS[options.format]), format=options.format, verbose=False)
     (folder / signatures.names_file(model)).write_text("".join(f"{name}\n" for name in class_names))
 

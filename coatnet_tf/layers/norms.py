@@ -1,4 +1,7 @@
-"""Keras' norms, which read 16-bit input once for both moments: BatchNorm in training, LayerNorm always."""
+"""Keras' norms, which read 16-bit input once for both moments: BatchNorm in training, LayerNorm always.
+
+BatchNorm of float32 is trained by TensorFlow's own kernel, where Keras runs on TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.layers import half_precision
+from coatnet_tf.layers import half_precision, tensorflow_norms
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -21,6 +24,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
     >>> np.asarray(norm(np.array([[0.0], [4.0]], "float32"), training=True)).astype("float32").ravel().tolist()
     [-1.0, 1.0]
     """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not (training and self.trainable and mask is None and self._has_kernel(inputs)):
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = tensorflow_norms.batch_norm(inputs, self.gamma, self.beta, self.epsilon)
+        for moving, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
+        return outputs
+
+    def _has_kernel(self, inputs: Any) -> bool:
+        of_images = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        usual = self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
+        return tensorflow_norms.is_there() and self.compute_dtype == "float32" and of_images and usual
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         if mask is not None or self.synchronized or self.compute_dtype not in half_precision.DTYPES:

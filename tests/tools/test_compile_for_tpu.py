@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.model_config import make_model_config
 from experiments.recipes import paper
 from tools import compile_for_tpu
 from tools.paper import compiled_steps
-from tools.tpu import chips, environment, estimate, program
+from tools.tpu import chips, depth, environment, estimate, program
 from tools.tpu.compiling import Step, compile_step
 
 pytest.importorskip("libtpu")
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
+from experiments.model_config import make_model_config
 from experiments.recipes import paper
 
 def get_config():
@@ -176,6 +178,11 @@ def test_no_step_is_compiled_again(recipe, tmp_path):
             ["--topology=v5e:2x2", "--strategy=tpu", "--peer=ConvNeXtTiny"],
             "ValueError: --shards and --peer are only for",
         ),
+        (["--topology=v5e:2x2", "--extend_depth"], "ValueError: --extend_depth is for the family; small is a network"),
+        (
+            ["--topology=v5e:2x2", "--extend_depth", "--peer=ConvNeXtTiny"],
+            "ValueError: --extend_depth is for the recipe",
+        ),
         (["--topology=v5e:2x2", "--config.dataset.name=folder:/x"], "ValueError: A step is compiled for a dataset of"),
         (
             ["--topology=v5e:2x2", "--config.dataset.balance=weights"],
@@ -209,7 +216,8 @@ def test_what_does_not_fit_is_said(tmp_path):
     compiled = compile_step(Step("a program", refuse), "v5e:2x2", tmp_path)
     assert compiled.temporary_bytes == 20.5 * 2**30
     topology = chips.Topology("v5e:2x2", chips.TPUS["v5e"], [None] * 4)
-    numbers = estimate.count("large", 10**9, compiled, topology, 4, 128)
+    numbers = estimate.count("large", 10**9, compiled, topology, 4, 128) | {"epochs": 14, "images": 1000}
+    numbers = estimate.with_rates(numbers, topology.chip)
     assert numbers["fits"] is False and numbers["estimated_cycles"] is None and set(KEYS) <= set(numbers)
     assert "the compiler needs 20.5 GiB, and 15.75 GiB can be had: does not fit" in "\n".join(
         estimate.describe(numbers)
@@ -256,6 +264,43 @@ ENTRY %main (a: bf16[8]) -> bf16[8] {
   ROOT %o = bf16[8] fusion(%w), calls=%x, metadata={op_name="jit(call)/optimizer/mul"}, b={"estimated_cycles":"50"}
 }
 """
+
+
+def of_depth(blocks):
+    """Numbers of a step as `compile_recipe` gives them, which grow with the blocks."""
+    numbers = {"what": "compiled", "model": "coatnet-6", "epochs": 14, "images": 3 * 10**8, "images_per_chip": 16}
+    sizes = {"argument_gib": 0.25 * blocks, "temporary_gib": 1.0 + 0.5 * blocks, "compile_seconds": 1.0}
+    cycles = {"estimated_cycles": 1000 + 100 * blocks, "cycles_by_part": {"attention": 100 * blocks, "norms": 1000}}
+    numbers |= sizes | cycles | {"flops_per_chip": 2e9 * blocks, "most_expensive": [{"cycles": blocks}]}
+    return numbers
+
+
+def blocks_of(config):
+    return max(stage.depth for stage in make_model_config(config.model).stages if stage.block == "transformer")
+
+
+def test_a_deep_network_from_two_shallower_ones():
+    config, chip = paper.get_config("jft_pretrain,coatnet6"), chips.TPUS["v5p"]
+    seen = []
+
+    def compile_it(shorter):
+        seen.append([stage.depth for stage in make_model_config(shorter.model).stages])
+        return of_depth(blocks_of(shorter))
+
+    found = depth.extended(config, chip, compile_it)
+    assert seen == [[2, 4, 8, 4, 2], [2, 4, 8, 8, 2]] and "stages" not in config.model
+    expected = estimate.with_rates(of_depth(42), chip)
+    assert "extended to the 42 blocks of stage s3 from programs of 4 and 8" in found.pop("what")
+    assert found.pop("compiled_depths") == [4, 8] and found.pop("compile_seconds") == 2.0
+    assert found.pop("most_expensive") == [{"cycles": 8}]
+    assert found == {name: expected[name] for name in found} and found["fits"]
+    refused = depth.extended(config, chip, lambda shorter: {**of_depth(blocks_of(shorter)), "refusal": "too large"})
+    assert refused["refusal"] == "too large" and refused["estimated_cycles"] == 1400
+
+
+def test_a_shallow_network_is_compiled_as_it_is():
+    with pytest.raises(ValueError, match="more than 8 blocks; the longest of coatnet-0 has 5. Compile it as it is"):
+        depth.extended(paper.get_config("imagenet1k_pretrain,coatnet0"), chips.TPUS["v5e"], of_depth)
 
 
 def test_a_program_is_read():

@@ -85,8 +85,9 @@ def with_outlier(model, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_whole_network_in_8_bits(name, model_file, model, photos, tmp_path, caplog):
-    caplog.set_level("INFO", "absl")
+def test_a_whole_network_in_8_bits(name, model_file, model, photos, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(quantisation.logging, "info", lambda text, *values: lines.append(text % values))
     plain = export(ExportOptions(output=tmp_path / "float", weights=model_file, format=name, fold=True))
     options = {"weights": model_file, "format": name, "fold": True, "quantize": "int8", "crop": "none"}
     folder = export(ExportOptions(output=tmp_path / "int8", calibration_images=(str(photos),), **options))
@@ -94,9 +95,9 @@ def test_a_whole_network_in_8_bits(name, model_file, model, photos, tmp_path, ca
     np.testing.assert_allclose(expected, model.predict(IMAGES.astype("float32"), verbose=0), rtol=1e-3, atol=1e-5)
     assert 0 < np.abs(found - expected).max() < 0.05
     assert quantisation.share_changed(expected, found) <= quantisation.CHANGED
-    said = next(line for line in caplog.text.splitlines() if "int8: " in line).partition("int8: ")[2]
-    assert f"int8; {said[:-1]}" in (folder / "model_card.md").read_text() and "on 70 images; left in float: " in said
-    assert not list(folder.glob("unfinished*")) and not list(folder.glob("prepared*"))
+    said = lines[-1].removeprefix("int8: ").removesuffix(".")
+    assert f"int8; {said}" in (folder / "model_card.md").read_text() and "on 70 images; left in float: " in said
+    assert not list(folder.glob("unfinished*")) and not list(folder.glob("plain*"))
     # Weights of one byte: of a network so small, scales and what is computed in float are most of the file.
     kinds = _kinds_of_weights(folder, name)
     assert kinds["convolutions"] == kinds["products"] == {"int8"}

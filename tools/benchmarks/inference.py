@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tqdm
+from PIL import Image
 
 import coatnet_tf
 from experiments.charts import plt
@@ -83,6 +84,8 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
     onnx = exported("onnx", fold=True, format="onnx")
     openvino = exported("openvino", fold=True, format="openvino")
     litert = exported("litert", fold=True, format="litert")
+    photos = _images(exports / "images")
+    eighth = {"fold": True, "quantize": "int8", "calibration_images": (str(photos),), "crop": "none"}
     half = {"fold": True, "dtype": "bfloat16"}
     found = [
         ours("matrix product", "float32", "ceiling", "", own=False),
@@ -97,6 +100,8 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
         ours("OpenVINO, folded", "float32", "openvino", openvino),
         ours("OpenVINO, folded", "bfloat16", "openvino_bfloat16", openvino),
         ours("LiteRT, folded", "float32", "litert", litert),
+        ours("ONNX Runtime, folded", "int8", "onnx", exported("onnx_int8", format="onnx", **eighth)),
+        ours("OpenVINO, folded", "int8", "openvino", exported("openvino_int8", format="openvino", **eighth)),
     ]
     for name, python in pythons.items():
         script, modes = PEERS[name]
@@ -111,6 +116,16 @@ def contenders(exports: Path, peers: Sequence[str]) -> list[Contender]:
         found.append(ours("ONNX Runtime, timm's export", "float32", "onnx", str(theirs), own=False))
         found.append(ours("OpenVINO, timm's export", "float32", "openvino", str(theirs), own=False))
     return found
+
+
+def _images(folder: Path) -> Path:
+    """A folder of smooth images that the ranges of networks in 8 bits are taken from."""
+    folder.mkdir(exist_ok=True)
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        coarse = Image.fromarray(generator.integers(0, 256, (6, 5, 3), "uint8"))
+        coarse.resize((worker.SIZE, worker.SIZE), Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
+    return folder
 
 
 def as_trained(model: keras.Model) -> keras.Model:
@@ -232,7 +247,8 @@ def benchmark_table(rows: Sequence[Row], gflops: dict[str, float], macs: int) ->
         cells = [row.name, row.dtype]
         for size in BATCH_SIZES:
             ms = row.milliseconds[size]
-            cells += [f"{ms:.1f}", f"{base.milliseconds[size] / ms:.2f}x", f"{floor[row.dtype] / ms:.0%}"]
+            of_floor = f"{floor[row.dtype] / ms:.0%}" if row.dtype in floor else ""
+            cells += [f"{ms:.1f}", f"{base.milliseconds[size] / ms:.2f}x", of_floor]
         difference = "" if row.difference is None else f"{row.difference:.0e}"
         lines.append(f"| {' | '.join([*cells, f'{row.load_seconds:.1f}', difference])} |")
     return lines

@@ -19,7 +19,7 @@ from experiments import charts, command_line, path_flags
 from experiments.charts import plt
 from experiments.recipes.paper import TRAINING_IMAGES
 from tools.paper import published
-from tools.paper.training_cost import GIB, count_memory
+from tools.paper.training_cost import GIB, JFT_3B, count_memory
 
 _DAGGER = "depthwise_conv"
 # As Table 5 has them; of the rivals those that have any.
@@ -41,11 +41,23 @@ def tables(folder: Path) -> list[str]:
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [_row(row) for row in rows]
+    if any(row.get("compiled_depths") for row in rows):
+        lines += ["", "\\* two networks with fewer equal blocks were compiled, and extended (`--extend_depth`)."]
     days = _with_core_days(rows)
     if days:
         lines += ["", "| TPUv3-core-days on JFT-300M | epochs | estimated | Table 5 | ratio |"]
         lines.append("| --- | ---: | ---: | ---: | ---: |")
         lines += [_of_table_5(row) for row in days]
+    largest = [row for row in _of_jft_on_v3(rows) if row["model"] in published.ON_JFT_3B]
+    if days and largest:
+        lines += [
+            "",
+            "| on JFT-3B | images/s and core | Table 5's core-days | epochs that makes | at the others' ratio |",
+        ]
+        lines.append("| --- | ---: | ---: | ---: | ---: |")
+        ours = [row for row in days if row["model"] in published.CORE_DAYS]
+        ratio = sum(row["chip_days"] / CORE_DAYS[row["model"]] for row in ours) / len(ours)
+        lines += [_of_jft_3b(row, ratio) for row in largest]
     counted = [row for row in rows if row["model"] in coatnet_tf.FAMILY and row["strategy"] == "sharded"]
     if counted:
         lines += ["", "| temporaries, GiB | images per chip | compiler | tools.plan_training | ratio |"]
@@ -59,9 +71,13 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["model"], row["topology"], row["image_size"]))
 
 
-def _with_core_days(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of JFT-300M on TPUv3."""
+def _of_jft_on_v3(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["topology"].startswith("v3") and row["images"] == TRAINING_IMAGES["jft"]]
+
+
+def _with_core_days(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose number of images in Table 5 is known: of JFT-300M."""
+    return [row for row in _of_jft_on_v3(rows) if row["model"] not in published.ON_JFT_3B]
 
 
 def draw(folder: Path, path: Path) -> None:
@@ -72,6 +88,7 @@ def draw(folder: Path, path: Path) -> None:
         path: PNG file to write.
     """
     rows = _with_core_days(_read(folder))
+    names = [_name(row).replace("\\*", "").strip() for row in rows]
     texts = [f"{row['chip_days'] / CORE_DAYS[row['model']]:.2f}" for row in rows]
     with charts.names_in_any_script(["\N{DAGGER}"]):
         figure, axes = plt.subplots(figsize=(7, 0.8 + 0.6 * len(rows)))
@@ -86,7 +103,7 @@ def draw(folder: Path, path: Path) -> None:
             label="compiled here, not run; and its share of Table 5's",
         )
         axes.bar_label(bars, texts, padding=3)
-        axes.set_yticks(places, [_name(row) for row in rows])
+        axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlabel("TPUv3-core-days of pre-training on JFT-300M")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
@@ -128,12 +145,20 @@ def _name(row: dict[str, Any]) -> str:
     name = row["model"].replace("coatnet", "CoAtNet")
     if row["strategy"] == "tpu":
         name += ", TPUStrategy"
-    return f"{name} †" if row["downsampling"] == _DAGGER else name
+    name = f"{name} †" if row["downsampling"] == _DAGGER else name
+    return f"{name} \\*" if row.get("compiled_depths") else name
 
 
 def _of_table_5(row: dict[str, Any]) -> str:
     days = CORE_DAYS[row["model"]]
     return f"| {_name(row)} | {row['epochs']} | {row['chip_days']:,.0f} | {days:,} | {row['chip_days'] / days:.2f} |"
+
+
+def _of_jft_3b(row: dict[str, Any], ratio: float) -> str:
+    """Epochs that Table 5's core-days make at the compiler's rate, and if that is off as it is for smaller networks."""
+    days, rate = CORE_DAYS[row["model"]], row["images_per_second_per_chip"]
+    epochs = days * 86_400 * rate / JFT_3B
+    return f"| {_name(row)} | {rate:.1f} | {days:,} | {epochs:.1f} | {ratio * epochs:.1f} |"
 
 
 def _of_memory(row: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ RESULTS = (
 
 # TPUv3-core-days of pre-training (Table 5), at 224: -3 (dagger), -4, -5 for 14 epochs of JFT-300M, -6 and -7 on JFT-3B.
 CORE_DAYS = {"coatnet-3": 580, "coatnet-4": 950, "coatnet-5": 1820, "coatnet-6": 6600, "coatnet-7": 20_100}
+ON_JFT_3B = ("coatnet-6", "coatnet-7")  # for epochs that the paper does not say
 
 
 class Rival(NamedTuple):

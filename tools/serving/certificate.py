@@ -29,7 +29,7 @@ from keras import ops
 import coatnet_tf
 from experiments import workdir
 from tools import model_files
-from tools.serving import check, exported
+from tools.serving import check
 
 FILES = (check.CERTIFICATE, check.PROBES, "check.py")
 PROBES = workdir.CERTIFIED
@@ -195,8 +195,6 @@ def write(
 def _measure(folder: Path, name: str, reference: Reference) -> float | None:
     """The largest difference of the export's answers; `None` if its runtime is not installed."""
     try:
-        if name == "openvino":
-            exported.import_openvino()  # before check.py does, which keeps nobody's log
         found = check.answers(folder, name, reference.images)
     except ImportError as error:
         logging.warning("The export was not asked (%s): python check.py in its folder does it elsewhere.", error)

@@ -25,7 +25,7 @@ CHANGED = 0.01  # share of the answers that may be others
 _BATCH = 32
 _RANKING = 100  # images on which OpenVINO's layers are ranked
 _LARGE = 1024  # numbers of a constant that is worth 16 bits
-_ONNX_TYPES = ("Conv", "MatMul", "Gemm")  # in 8 bits the others cost more than they save in ONNX Runtime 1.2x
+_ONNX_TYPES = ("Conv", "MatMul", "Gemm")  # others in 8 bits made ONNX Runtime slower
 
 
 def check_installed(name: str) -> None:
@@ -165,15 +165,12 @@ def _onnx(
     import onnx
     import onnxruntime
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     file = folder / exported.FORMATS["onnx"]
-    prepared = folder / "prepared.onnx"
-    with _quiet():
-        quant_pre_process(file, prepared, skip_symbolic_shape=True)
-    image = onnxruntime.InferenceSession(file).get_inputs()[0].name
+    plain = file.rename(folder / "plain.onnx")
+    image = onnxruntime.InferenceSession(plain).get_inputs()[0].name
     blocks: dict[str, list[str]] = {}
-    for node in onnx.load(prepared).graph.node:
+    for node in onnx.load(plain).graph.node:
         if node.op_type in _ONNX_TYPES:
             blocks.setdefault(_block(node.name), []).append(node.name)
 
@@ -189,7 +186,7 @@ def _onnx(
         """Quantises all blocks but some; gives what changes."""
         with _quiet():
             quantization.quantize_static(
-                prepared,
+                plain,
                 file,
                 Images(),
                 per_channel=True,
@@ -209,7 +206,7 @@ def _onnx(
             alone = {block: write([other for other in blocks if other != block]) for block in blocks}
             ranking = sorted(blocks, key=lambda block: -alone[block])
         left.append(ranking[len(left)])
-    prepared.unlink()
+    plain.unlink()
     return left
 
 

@@ -37,8 +37,10 @@ def extended(
         compiler's word, if one does not.
 
     Raises:
-        ValueError: If the longest stage is not longer than that.
+        ValueError: If the network is none of the family, or its longest stage is not longer than that.
     """
+    if "depths" in config.model:
+        raise ValueError(f"--extend_depth is for the family; {config.model.name} is a network of its own.")
     stages = make_model_config(config.model).stages
     longest = max(stages, key=lambda stage: stage.depth)
     if longest.depth <= depths[-1]:
