@@ -115,7 +115,7 @@ def draw(folder: Path, path: Path) -> None:
 def counted_temporaries(row: dict[str, Any]) -> float:
     """What `tools.plan_training` counts for the temporaries of a row's step, in GiB.
 
-    Activations, the cast weights, and the gradients before they are cut.
+    Activations, and the gradients in 16 bits before they are cut; cast weights are there block by block.
 
     Args:
         row: Of a member of the family.
@@ -123,7 +123,7 @@ def counted_temporaries(row: dict[str, Any]) -> float:
     config = coatnet_tf.get_config(row["model"], **{"downsampling": row["downsampling"] or "expand_conv"})
     memory = count_memory(config, row["image_size"])
     image = memory.image_rematerialised if row.get("rematerialise") else memory.image
-    return (row["images_per_chip"] * image + 2 * 2 * row["params"]) / GIB
+    return (row["images_per_chip"] * image + 2 * row["params"]) / GIB
 
 
 def _row(row: dict[str, Any]) -> str:
