@@ -7,6 +7,7 @@ too many answers stays in float: that is measured, and said.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import logging as python_logging
 import os
@@ -54,13 +55,9 @@ def quantise(folder: Path, name: str, calibration: np.ndarray, compared: np.ndar
     Raises:
         ValueError: If more than `CHANGED` of the answers change whatever is left in float.
     """
-    before = answers(exported.load_export(folder).classify, compared)
-
-    def changed(classify: Callable[[np.ndarray], np.ndarray]) -> float:
-        return share_changed(before, answers(classify, compared), of_values)
-
-    left = {"onnx": _onnx, "openvino": _openvino}[name](folder, calibration, compared, before, changed, of_values)
-    found = changed(exported.load_export(folder).classify)
+    comparison = _Comparison(compared, answers(exported.load_export(folder).classify, compared), of_values)
+    left = {"onnx": _onnx, "openvino": _openvino}[name](folder, calibration, comparison)
+    found = comparison.changed(folder)
     if found > CHANGED:
         raise ValueError(
             f"In 8 bits {found:.1%} of the answers to {len(compared)} images change, whatever is left in float, and "
@@ -97,14 +94,20 @@ def share_changed(before: np.ndarray, after: np.ndarray, of_values: bool = False
     return float(np.mean(before.argmax(axis=-1) != after.argmax(axis=-1)))
 
 
-def _openvino(
-    folder: Path,
-    calibration: np.ndarray,
-    compared: np.ndarray,
-    before: np.ndarray,
-    changed: Callable[[Callable[[np.ndarray], np.ndarray]], float],
-    of_values: bool,
-) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class _Comparison:
+    """Images, what the export answered to them before, and whether that is numbers."""
+
+    images: np.ndarray
+    before: np.ndarray
+    of_values: bool
+
+    def changed(self, folder: Path) -> float:
+        """What the export answers otherwise now, as `share_changed` has it."""
+        return share_changed(self.before, answers(exported.load_export(folder).classify, self.images), self.of_values)
+
+
+def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> list[str]:
     """NNCF quantises all, and takes back what changes too much, ranked by what it changes."""
     openvino = exported.import_openvino()
     import nncf
@@ -114,21 +117,23 @@ def _openvino(
     core = openvino.Core()
     model = core.read_model(file)
 
-    def agreement(compiled: Any, data: Any) -> tuple[float, None]:
-        given = [(compiled(image)[0][0], expected) for image, expected in data]
-        after, expected = (np.stack(column) for column in zip(*given, strict=True))
-        return 1 - share_changed(expected, after, of_values), None
+    def as_input(image: np.ndarray) -> np.ndarray:
+        return image[None].astype("float32")
 
-    images = [image[None].astype("float32") for image in calibration]
-    pairs = [(image[None].astype("float32"), expected) for image, expected in zip(compared, before, strict=True)]
+    def agreement(compiled: Any, data: Any) -> tuple[float, None]:
+        given = [(compiled(as_input(image))[0][0], expected) for image, expected in data]
+        after, before = (np.stack(column) for column in zip(*given, strict=True))
+        return 1 - share_changed(before, after, comparison.of_values), None
+
+    pairs = list(zip(comparison.images, comparison.before, strict=True))
     quantised = nncf.quantize_with_accuracy_control(
         model,
-        nncf.Dataset(images),
-        nncf.Dataset(pairs, lambda pair: pair[0]),
+        nncf.Dataset(list(calibration), as_input),
+        nncf.Dataset(pairs, lambda pair: as_input(pair[0])),
         agreement,
         max_drop=CHANGED,
         drop_type=nncf.DropType.ABSOLUTE,
-        subset_size=len(images),
+        subset_size=len(calibration),
         model_type=nncf.ModelType.TRANSFORMER,  # norms and residual sums stay in float
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=_RANKING),
     )
@@ -140,7 +145,7 @@ def _openvino(
         openvino.save_model(quantised, unfinished, compress_to_fp16=half)
         for suffix in (".xml", ".bin"):
             unfinished.with_suffix(suffix).replace(file.with_suffix(suffix))
-        if changed(exported.load_export(folder).classify) <= CHANGED:
+        if comparison.changed(folder) <= CHANGED:
             break
     return sorted(left)
 
@@ -153,14 +158,7 @@ def _has_float_weights(operation: Any) -> bool:
     return node.get_type_name() == "Constant" and node.get_output_element_type(0).get_type_name() not in ("i8", "u8")
 
 
-def _onnx(
-    folder: Path,
-    calibration: np.ndarray,
-    compared: np.ndarray,
-    before: np.ndarray,
-    changed: Callable[[Callable[[np.ndarray], np.ndarray]], float],
-    of_values: bool,
-) -> list[str]:
+def _onnx(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> list[str]:
     """ONNX Runtime's quantiser; as long as too much changes, the block that changes most by itself stays in float."""
     import onnx
     import onnxruntime
@@ -196,7 +194,7 @@ def _onnx(
                 nodes_to_exclude=[name for block in left for name in blocks[block]],
             )
         onnx.save(_in_half_precision(onnx.load(file)), file)
-        return changed(exported.load_export(folder).classify)
+        return comparison.changed(folder)
 
     left: list[str] = []
     ranking: list[str] = []
