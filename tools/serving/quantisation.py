@@ -141,12 +141,9 @@ def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) ->
     left = [op.get_friendly_name() for op in products if _has_float_weights(op)]
     del model  # it maps the file that is replaced
     unfinished = folder / "unfinished.xml"
-    for half in (True, False):  # what is left in float in 16 bits, unless that changes too much
-        openvino.save_model(quantised, unfinished, compress_to_fp16=half)
-        for suffix in (".xml", ".bin"):
-            unfinished.with_suffix(suffix).replace(file.with_suffix(suffix))
-        if comparison.changed(folder) <= CHANGED:
-            break
+    openvino.save_model(quantised, unfinished, compress_to_fp16=False)
+    for suffix in (".xml", ".bin"):
+        unfinished.with_suffix(suffix).replace(file.with_suffix(suffix))
     return sorted(left)
 
 
