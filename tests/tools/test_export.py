@@ -156,7 +156,7 @@ def test_options_and_models_that_export_refuses(model_file, version, tmp_path):
     refused(ValueError, "--dtype=bfloat16 is for --format=tf_saved_model", dtype="bfloat16", format="onnx")
     for flag, value in (("input_dtype", "uint8"), ("top_k", 3), ("name", "mine")):
         refused(ValueError, f"--{flag}={value} is of the signatures", **{flag: value}, format="openvino")
-    refused(ValueError, "--quantize=int8 is for .* and onnx: exported for litert", quantize="int8", format="litert")
+    refused(ValueError, "--quantize=int8 is for .* and openvino: exported for litert", quantize="int8", format="litert")
     refused(ValueError, "odd|multiple|divisible", image_size=33)
     foreign = tmp_path / "foreign.keras"
     image = keras.Input((8, 8, 3))
