@@ -21,7 +21,6 @@ pytest.importorskip("libtpu")
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
-from experiments.model_config import make_model_config
 from experiments.recipes import paper
 
 def get_config():

@@ -6,19 +6,18 @@ too many answers stays in float: that is measured, and said.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import logging as python_logging
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from experiments import logs
 from tools.serving import exported
 
 NEEDS = {"onnx": "onnxruntime", "openvino": "nncf"}  # what quantises a format
@@ -179,7 +178,7 @@ def _onnx(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> lis
 
     def write(left: list[str]) -> float:
         """Quantises all blocks but some; gives what changes."""
-        with _quiet():
+        with logs.without_prints():
             quantization.quantize_static(
                 plain,
                 file,
@@ -235,16 +234,3 @@ def _in_half_precision(model: Any) -> Any:
         graph.initializer.append(numpy_helper.from_array(values.astype("float16"), name))
         graph.initializer.remove(tensor)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what ONNX Runtime's quantiser prints and logs."""
-    root = python_logging.getLogger()
-    level = root.level
-    root.setLevel(python_logging.ERROR)
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            yield
-    finally:
-        root.setLevel(level)

@@ -6,7 +6,7 @@ CoAtNet-6 and -7 have 42 such blocks, whose program takes the compiler hours and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -15,14 +15,13 @@ from experiments.model_config import make_model_config
 from tools.tpu import estimate
 from tools.tpu.chips import Accelerator
 
-DEPTHS = (4, 8)
+DEPTHS = (4, 8)  # of that stage in each of the two, the smaller first
 
 
 def extended(
     config: ml_collections.ConfigDict,
     chip: Accelerator,
     compile_it: Callable[[ml_collections.ConfigDict], dict[str, Any]],
-    depths: Sequence[int] = DEPTHS,
 ) -> dict[str, Any]:
     """The numbers of a step, on the line through those of two networks whose longest stage is shorter.
 
@@ -30,7 +29,6 @@ def extended(
         config: The recipe.
         chip: What the step is for.
         compile_it: Gives the numbers of a recipe.
-        depths: Blocks of that stage in each of the two, the smaller first.
 
     Returns:
         Numbers as those of `compile_it`, and `compiled_depths`; of the first of the two that does not fit by the
@@ -43,13 +41,13 @@ def extended(
         raise ValueError(f"--extend_depth is for the family; {config.model.name} is a network of its own.")
     stages = make_model_config(config.model).stages
     longest = max(stages, key=lambda stage: stage.depth)
-    if longest.depth <= depths[-1]:
+    if longest.depth <= DEPTHS[1]:
         raise ValueError(
-            f"--extend_depth is for networks with a stage of more than {depths[-1]} blocks; the longest of "
+            f"--extend_depth is for networks with a stage of more than {DEPTHS[1]} blocks; the longest of "
             f"{config.model.name} has {longest.depth}. Compile it as it is."
         )
     compiled = []
-    for depth in depths:
+    for depth in DEPTHS:
         shorter = config.copy_and_resolve_references()
         with shorter.model.unlocked():
             shorter.model.stages = tuple(
@@ -59,12 +57,12 @@ def extended(
         if compiled[-1].get("refusal"):
             return compiled[-1]
     short, long = compiled
-    numbers = on_the_line(short, long, (longest.depth - depths[0]) / (depths[1] - depths[0]))
+    numbers = on_the_line(short, long, (longest.depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0]))
     numbers["compile_seconds"] = short["compile_seconds"] + long["compile_seconds"]
-    numbers["compiled_depths"] = list(depths)
+    numbers["compiled_depths"] = list(DEPTHS)
     numbers["what"] = (
         f"{short['what']}; extended to the {longest.depth} blocks of stage {longest.name} from programs of "
-        f"{depths[0]} and {depths[1]}"
+        f"{DEPTHS[0]} and {DEPTHS[1]}"
     )
     return estimate.with_rates(numbers, chip)
 
