@@ -41,7 +41,7 @@ from PIL import Image, UnidentifiedImageError
 
 from coatnet_tf.graph import inlined
 from experiments import charts, command_line, path_flags, workdir
-from experiments.data import images, sources, views
+from experiments.data import images, readers, sources, views
 from experiments.report import picture_of
 from tools import model_files, predict
 from tools.explanations import maps
@@ -175,7 +175,7 @@ def find_examples(run: Path, folder: Path, count: int = EXAMPLES) -> tuple[list[
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         return [], f"No held-out images to show, as the run's data cannot be read ({error})."
     written = []
-    for index in np.linspace(0, source.eval.count - 1, min(count, source.eval.count)).astype(int):
+    for index in readers.spread_places(source.eval.count, count):
         (example,) = source.eval.read(index, index + 1)
         label = np.atleast_1d(example["label"].numpy())
         true = np.flatnonzero(label) if source.multi_label else label
