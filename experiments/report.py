@@ -198,16 +198,22 @@ def plot_values(
 
 
 def _plot_sheet(images: np.ndarray, titles: Sequence[tuple[str, str]], path: epath.Path) -> None:
-    """Draws images with texts and their colours above them."""
-    columns, lines = 8, max(text.count("\n") for text, _ in titles)
-    rows = -(-len(images) // columns)
-    size = 1.6 * columns, (1.9 + 0.1 * max(1, lines)) * rows
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, image, (text, color) in zip(grid.flat, images, titles, strict=False):
-        axes.imshow(picture_of(image), cmap="gray")
-        axes.set_title(text, size=8, color=color)
+    """Draws images with texts and their colours above them, all in one pair of axes, whose units are inches."""
+    columns, lines = 8, 1 + max(text.count("\n") for text, _ in titles)
+    scale = 1.5 / max(images.shape[1:3])
+    drawn_height, drawn_width = (scale * pixels for pixels in images.shape[1:3])
+    text_height = 0.1 + 0.13 * lines
+    width, height, rows = 1.6, text_height + drawn_height + 0.05, -(-len(images) // columns)
+    figure = plt.figure(figsize=(columns * width, rows * height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for index, (image, (text, color)) in enumerate(zip(images, titles, strict=True)):
+        center, top = (index % columns + 0.5) * width, index // columns * height + text_height
+        left = center - drawn_width / 2
+        extent = (left, left + drawn_width, top + drawn_height, top)
+        axes.imshow(picture_of(image), cmap="gray", extent=extent, aspect="auto")
+        axes.text(center, top - 0.04, text, size=8, color=color, ha="center", va="bottom")
+    axes.set(xlim=(0, columns * width), ylim=(rows * height, 0))
+    axes.axis("off")
     _save(figure, path)
 
 

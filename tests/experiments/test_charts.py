@@ -72,8 +72,12 @@ def test_titles_of_a_contact_sheet_lie_beside_each_other(drawn, tmp_path):
     targets, scores = np.eye(4)[np.arange(16) % 4], np.roll(np.eye(4), 1, axis=0)[np.arange(16) % 4]
     report.plot_predictions(images, targets, scores, NAMES, epath.Path(tmp_path) / "sheet.png")
     (figure,) = drawn
-    assert overlapping([axes.title for axes in figure.axes], figure) == []
-    assert any("$5 to $10 100%" in axes.get_title() for axes in figure.axes)
+    (axes,) = figure.axes
+    assert len(axes.texts) == 16 and overlapping(axes.texts, figure) == []
+    assert any("$5 to $10 100%" in text.get_text() for text in axes.texts)
+    for text, image in zip(axes.texts, axes.images, strict=True):
+        boxes = [artist.get_window_extent(figure.canvas.get_renderer()) for artist in (text, image)]
+        assert not boxes[0].overlaps(boxes[1]) and abs(boxes[0].x0 + boxes[0].x1 - boxes[1].x0 - boxes[1].x1) < 4
 
 
 @pytest.mark.parametrize("classes", [2, 20])
