@@ -288,7 +288,10 @@ def _quantise(folder: Path, options: ExportOptions, view: views.View, model: ker
     else:
         assert options.workdir is not None  # as _check has seen to
         seen, compared = calibration.of_run(options.workdir, view, channels)
-    said = quantisation.quantise(folder, options.format, seen, compared, gives_values(model))
+    answer: quantisation.Answer = "values" if gives_values(model) else "class"
+    if model_files.final_activation(model) is keras.activations.sigmoid:
+        answer = "classes"
+    said = quantisation.quantise(folder, options.format, seen, compared, answer)
     return f"{options.quantize}; {said}"
 
 

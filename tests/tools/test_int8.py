@@ -181,6 +181,10 @@ def test_refusals(model_file, photos, tmp_path, monkeypatch):
     )
 
 
-def test_numbers_have_no_classes():
+def test_what_a_changed_answer_is():
     before = np.array([[1.0], [2.0], [3.0], [4.0]])
-    assert quantisation.share_changed(before, before + 0.1, of_values=True) == pytest.approx(0.01 / 1.25)
+    assert quantisation.share_changed(before, before + 0.1, "values") == pytest.approx(0.01 / 1.25)
+    several = np.array([[0.9, 0.6, 0.1], [0.3, 0.2, 0.1], [0.3, 0.2, 0.1], [0.9, 0.4, 0.1]])
+    others = np.array([[0.6, 0.9, 0.1], [0.2, 0.3, 0.1], [0.4, 0.1, 0.1], [0.9, 0.6, 0.1]])
+    assert quantisation.share_changed(several, others, "classes") == 0.5  # another top class; a class more
+    assert quantisation.share_changed(several, others, "class") == 0.5  # the first two

@@ -12,7 +12,7 @@ import logging as python_logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from absl import logging
@@ -27,6 +27,9 @@ _RANKING = 100  # images on which OpenVINO's layers are ranked
 _LARGE = 1024  # numbers of a constant that is worth 16 bits
 _ONNX_TYPES = ("Conv", "MatMul", "Gemm")  # others in 8 bits made ONNX Runtime slower
 
+# What a model answers: the most probable class, all classes above one half or else that one, or numbers.
+Answer = Literal["class", "classes", "values"]
+
 
 def check_installed(name: str) -> None:
     """Refuses a format, one of `NEEDS`, whose library is missing.
@@ -38,7 +41,7 @@ def check_installed(name: str) -> None:
         raise ImportError(f"--quantize=int8 for {name} needs {NEEDS[name]}; pip install 'coatnet_tf[runtimes]'.")
 
 
-def quantise(folder: Path, name: str, calibration: np.ndarray, compared: np.ndarray, of_values: bool = False) -> str:
+def quantise(folder: Path, name: str, calibration: np.ndarray, compared: np.ndarray, answer: Answer = "class") -> str:
     """Replaces the model of an export by one that computes in 8 bits.
 
     Args:
@@ -46,7 +49,7 @@ def quantise(folder: Path, name: str, calibration: np.ndarray, compared: np.ndar
         name: Its format, one of `NEEDS`.
         calibration: Images as the model sees them, `[n, height, width, channels]` in [0, 255].
         compared: Images on which its answers are compared with those before, likewise.
-        of_values: Whether it gives numbers in place of probabilities.
+        answer: What it answers.
 
     Returns:
         What was left in float and what changed, in words.
@@ -54,15 +57,14 @@ def quantise(folder: Path, name: str, calibration: np.ndarray, compared: np.ndar
     Raises:
         ValueError: If more than `CHANGED` of the answers change whatever is left in float.
     """
-    comparison = _Comparison(compared, answers(exported.load_export(folder).classify, compared), of_values)
-    left = {"onnx": _onnx, "openvino": _openvino}[name](folder, calibration, comparison)
-    found = comparison.changed(folder)
+    comparison = _Comparison(compared, answers(exported.load_export(folder).classify, compared), answer)
+    left, found = {"onnx": _onnx, "openvino": _openvino}[name](folder, calibration, comparison)
     if found > CHANGED:
         raise ValueError(
             f"In 8 bits {found:.1%} of the answers to {len(compared)} images change, whatever is left in float, and "
             f"{CHANGED:.0%} may: the export was not written. Leave out --quantize."
         )
-    what = "squared error over the variance" if of_values else "answers changed"
+    what = "squared error over the variance" if answer == "values" else "answers changed"
     said = f"{found:.2%} {what}, on {len(compared)} images; left in float: {', '.join(left) or 'no layer'}"
     logging.info("int8: %s.", said)
     return said
@@ -74,39 +76,42 @@ def answers(classify: Callable[[np.ndarray], np.ndarray], images: np.ndarray) ->
     return np.concatenate([classify(batch) for batch in batches])
 
 
-def share_changed(before: np.ndarray, after: np.ndarray, of_values: bool = False) -> float:
-    """Share of answers whose class is another; of numbers the squared error over the variance.
+def share_changed(before: np.ndarray, after: np.ndarray, answer: Answer = "class") -> float:
+    """Share of answers that are others; of numbers the squared error over the variance.
 
     Args:
         before: `[n, classes]`.
         after: Likewise.
-        of_values: Whether these are numbers.
+        answer: What they are.
 
     Example:
     >>> import numpy as np
     >>> from tools.serving.quantisation import share_changed
-    >>> share_changed(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.8, 0.2], [0.6, 0.4]]))
-    0.5
+    >>> before, after = np.array([[0.9, 0.1], [0.7, 0.6]]), np.array([[0.8, 0.2], [0.7, 0.4]])
+    >>> share_changed(before, after), share_changed(before, after, "classes")
+    (0.0, 0.5)
     """
-    if of_values:
+    if answer == "values":
         return float(np.mean((after - before) ** 2) / max(np.var(before), 1e-12))
-    return float(np.mean(before.argmax(axis=-1) != after.argmax(axis=-1)))
+    least = np.inf if answer == "class" else 0.5
+    given = [(scores > least) | (scores == scores.max(axis=-1, keepdims=True)) for scores in (before, after)]
+    return float(np.mean((given[0] != given[1]).any(axis=-1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Comparison:
-    """Images, what the export answered to them before, and whether that is numbers."""
+    """Images, what the export answered to them before, and what kind of answer that is."""
 
     images: np.ndarray
     before: np.ndarray
-    of_values: bool
+    answer: Answer
 
     def changed(self, folder: Path) -> float:
         """What the export answers otherwise now, as `share_changed` has it."""
-        return share_changed(self.before, answers(exported.load_export(folder).classify, self.images), self.of_values)
+        return share_changed(self.before, answers(exported.load_export(folder).classify, self.images), self.answer)
 
 
-def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> list[str]:
+def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> tuple[list[str], float]:
     """NNCF quantises all, and takes back what changes too much, ranked by what it changes."""
     openvino = exported.import_openvino()
     import nncf
@@ -122,7 +127,7 @@ def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) ->
     def agreement(compiled: Any, data: Any) -> tuple[float, None]:
         given = [(compiled(as_input(image))[0][0], expected) for image, expected in data]
         after, before = (np.stack(column) for column in zip(*given, strict=True))
-        return 1 - share_changed(before, after, comparison.of_values), None
+        return 1 - share_changed(before, after, comparison.answer), None
 
     pairs = list(zip(comparison.images, comparison.before, strict=True))
     quantised = nncf.quantize_with_accuracy_control(
@@ -143,7 +148,7 @@ def _openvino(folder: Path, calibration: np.ndarray, comparison: _Comparison) ->
     openvino.save_model(quantised, unfinished, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         unfinished.with_suffix(suffix).replace(file.with_suffix(suffix))
-    return sorted(left)
+    return sorted(left), comparison.changed(folder)
 
 
 def _has_float_weights(operation: Any) -> bool:
@@ -154,7 +159,7 @@ def _has_float_weights(operation: Any) -> bool:
     return node.get_type_name() == "Constant" and node.get_output_element_type(0).get_type_name() not in ("i8", "u8")
 
 
-def _onnx(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> list[str]:
+def _onnx(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> tuple[list[str], float]:
     """ONNX Runtime's quantiser; as long as too much changes, the block that changes most by itself stays in float."""
     import onnx
     import onnxruntime
@@ -194,14 +199,14 @@ def _onnx(folder: Path, calibration: np.ndarray, comparison: _Comparison) -> lis
 
     left: list[str] = []
     ranking: list[str] = []
-    while write(left) > CHANGED and len(left) < len(blocks):
+    while (changed := write(left)) > CHANGED and len(left) < len(blocks):
         if not ranking:
             logging.info("Quantising %d blocks one by one, to see which change most.", len(blocks))
             alone = {block: write([other for other in blocks if other != block]) for block in blocks}
             ranking = sorted(blocks, key=lambda block: -alone[block])
         left.append(ranking[len(left)])
     plain.unlink()
-    return left
+    return left, changed
 
 
 def _block(name: str) -> str:
