@@ -6,6 +6,7 @@ r"""Measures speed on this machine: medians of interleaved runs, and their ratio
         --peer=timm=/envs/timm/bin/python --peer=kecam=/envs/kecam/bin/python
     python -m tools.benchmark training --models=coatnet-0 --batch_size=8 --dtypes=float32,bfloat16 --peer=timm=PYTHON
     python -m tools.benchmark operations  # where a served model's time goes, by kind of operation
+    python -m tools.benchmark start       # from the start of a process to the first step, to the first answer
     python -m tools.benchmark memory      # peak memory of training steps, and what tools.plan_training counts
 
 Times depend on the machine and on what else it does; ratios of one run are what to look at.
@@ -37,6 +38,12 @@ def _operations(values: flags.FlagValues) -> None:
     operations.measure_operations(Path(values.exports), Path(values.output))
 
 
+def _start(values: flags.FlagValues) -> None:
+    from tools.benchmarks import start  # likewise
+
+    print("\n".join(timing.describe_medians(start.measure_start(Path(values.exports), values.rounds))))
+
+
 MEASURES: dict[str, Callable[[flags.FlagValues], None]] = {
     "input": lambda values: input_pipelines.measure_input(Path(values.output), values.peer, values.rounds),
     "loop": lambda values: print("\n".join(timing.describe_medians(training_loop.measure_loop()))),
@@ -45,6 +52,7 @@ MEASURES: dict[str, Callable[[flags.FlagValues], None]] = {
         Path(values.output), values.models, values.batch_size, values.dtypes, values.peer, values.rounds
     ),
     "operations": _operations,
+    "start": _start,
     "memory": lambda values: print("\n".join(memory.measure_memory())),
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from coatnet_tf.layers import norms
+from coatnet_tf.layers import norms, tensorflow_training
 from coatnet_tf.layers.options import Shape
 
 Norm = Literal["batch_norm", "sync_batch_norm", "layer_norm"]
@@ -34,6 +34,8 @@ def make_initializer(identifier: Any = None) -> keras.initializers.Initializer:
 @keras.saving.register_keras_serializable(package="coatnet_tf")
 def gelu(x: Any) -> Any:
     """GELU in its tanh form."""
+    if tensorflow_training.compiles(x):
+        return tensorflow_training.gelu(x)
     return ops.gelu(x, approximate=True)
 
 

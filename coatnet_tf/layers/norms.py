@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from coatnet_tf.layers import half_precision, tensorflow_norms
+from coatnet_tf.layers import half_precision, tensorflow_training
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -28,7 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not (training and self.trainable and mask is None and self._has_kernel(inputs)):
             return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = tensorflow_norms.batch_norm(inputs, self.gamma, self.beta, self.epsilon)
+        outputs, mean, variance = tensorflow_training.batch_norm(inputs, self.gamma, self.beta, self.epsilon)
         for moving, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
         return outputs
@@ -36,7 +36,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _has_kernel(self, inputs: Any) -> bool:
         of_images = len(inputs.shape) == 4 and self.axis in (-1, 3)
         usual = self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
-        return tensorflow_norms.is_there() and self.compute_dtype == "float32" and of_images and usual
+        return tensorflow_training.is_there() and self.compute_dtype in ("float32", "bfloat16") and of_images and usual
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         if mask is not None or self.synchronized or self.compute_dtype not in half_precision.DTYPES:

@@ -9,10 +9,11 @@ from typing import Any
 import keras
 import ml_collections
 import tensorflow as tf
+from absl import logging
 from etils import epath
 
 import coatnet_tf
-from coatnet_tf.layers import ResidualBlock
+from coatnet_tf.layers import ResidualBlock, tensorflow_training
 from experiments import tuning
 from experiments.data import features
 from experiments.data.sources import Source
@@ -36,6 +37,8 @@ class TensorFlowEngine(Engine):
         load: Callable[[keras.Model], None] | None = None,
     ) -> None:
         self._strategy = devices.strategy
+        (device, *_) = devices.strategy.extended.worker_devices
+        self._on_one_cpu = isinstance(devices.strategy, tf.distribute.OneDeviceStrategy) and "CPU" in device
         # One for all evaluations: TensorFlow's end of an iterator over devices can wait a minute for a sleeping thread.
         self._held_out: Iterator[Any] | None = None
         super().__init__(config, source, schedule, devices, load)
@@ -73,8 +76,7 @@ class TensorFlowEngine(Engine):
 
     def _iterate(self, make_batches: Callable[[tf.distribute.InputContext], tf.data.Dataset]) -> Iterator[Any]:
         """Batches on the devices of the strategy; on a single CPU they are there already."""
-        (device, *_) = self._strategy.extended.worker_devices
-        if isinstance(self._strategy, tf.distribute.OneDeviceStrategy) and "CPU" in device:
+        if self._on_one_cpu:
             return iter(make_batches(tf.distribute.InputContext()))
         return iter(self._strategy.distribute_datasets_from_function(make_batches))
 
@@ -91,7 +93,8 @@ class TensorFlowEngine(Engine):
         """One step of one replica, on its share of the batch; see `pipeline.training_batches`."""
         batch = self._mixed(images, targets, weights, shares)
         before = [tf.identity(variable.value) for variable in self._statistics]
-        sums = self._accumulated(batch)
+        with self._compiling():
+            sums = self._accumulated(batch)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         *gradients, loss, score, weight = sums
@@ -101,6 +104,17 @@ class TensorFlowEngine(Engine):
         for variable, value in zip(self._statistics, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         self._count(finite, loss, score, weight)
+
+    @contextlib.contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """On one CPU has XLA compile what it makes faster there, and says so, as the step is traced."""
+        if not self._on_one_cpu:
+            yield
+            return
+        with tensorflow_training.compiling() as shapes:
+            yield
+        if shapes:
+            logging.info("XLA compiles %d large GELUs of the step, which is faster on a CPU.", len(shapes))
 
     def _accumulated(self, batch: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
         """`_gradients` summed over the parts of the batch, one after the other."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,  # a group of its own, with the workers that it starts
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
             )
         assert self._process.stdin and self._process.stdout  # as they are pipes
@@ -65,6 +67,13 @@ class Process:
         self._questions.flush()
         return self._read()
 
+    def pause(self) -> None:
+        """Has it and its workers take no processor time until `resume`."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def stop(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
