@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from coatnet_tf.layers import tensorflow_training
 from experiments import checks, loop, workdir
 from experiments.data import pipeline, sources, views
-from experiments.engine import connect
+from experiments.engine import connect, tensorflow_engine
 from experiments.model_config import make_model_config
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # `whole_run` has some
@@ -87,6 +88,16 @@ def test_two_replicas_train_as_one_device(run, assert_same_models, config, devic
     rows = [without_speed(workdir.read_metrics(tmp_path / name)) for name in ("two", "one")]
     for mine, theirs in zip(*rows, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_compiled_gelus_train_as_plain_ones(run, assert_same_models, config, devices, whole_run, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(tensorflow_training, "_WORTH", 2**11)
+    monkeypatch.setattr(tensorflow_engine.logging, "info", lambda text, *values: lines.append(text % values))
+    run(config, tmp_path / "compiled", devices)
+    (said,) = (line for line in lines if line.startswith("XLA compiles"))
+    assert said == "XLA compiles 3 large GELUs of the step, which is faster on a CPU."
+    assert_same_models(tmp_path / "compiled", whole_run)
 
 
 def test_replicas_drop_branches_each_on_its_own(config):

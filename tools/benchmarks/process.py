@@ -58,13 +58,21 @@ class Process:
     def _read(self) -> Any:
         line = self._answers.readline()
         if not line:
-            raise RuntimeError(f"{self._name} has stopped; {self._log} says why.")
+            raise self._stopped()
         return json.loads(line)
+
+    def _stopped(self) -> RuntimeError:
+        killed = self._process.wait() == -signal.SIGKILL  # as Linux does where memory is full
+        why = "was killed, as the system does where memory is full" if killed else f"has stopped; {self._log} says why"
+        return RuntimeError(f"{self._name} {why}.")
 
     def ask(self, question: Any = "") -> Any:
         """Its answer to a line."""
-        self._questions.write(f"{question}\n")
-        self._questions.flush()
+        try:
+            self._questions.write(f"{question}\n")
+            self._questions.flush()
+        except BrokenPipeError as error:
+            raise self._stopped() from error
         return self._read()
 
     def pause(self) -> None:
