@@ -13,7 +13,7 @@ from PIL import Image
 from experiments.model_config import make_model_config
 from experiments.recipes import paper
 from tools import compile_for_tpu
-from tools.paper import compiled_steps
+from tools.paper import compile_family, compiled_steps
 from tools.tpu import chips, depth, environment, estimate, program
 from tools.tpu.compiling import Step, compile_step
 
@@ -321,6 +321,41 @@ def test_the_tables_of_the_documentation_are_of_the_files():
     text = (ROOT / "docs" / "tpu.md").read_text()
     between = text.split("<!-- compiled_steps -->\n")[1].split("<!-- /compiled_steps -->")[0]
     assert between.strip().splitlines() == compiled_steps.tables(ROOT / "docs" / "compiled")
+
+
+FILES = sorted((ROOT / "docs" / "compiled").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_files_are_of_the_programs_that_are_named(file):
+    made, numbers = compile_family.PROGRAMS[file.stem], json.loads(file.read_text())
+    assert numbers["topology"] == made.topology and numbers["chips"] * numbers["images_per_chip"] == made.batch_size
+    peer = next((flag.partition("=")[2] for flag in made.flags if flag.startswith("--peer=")), "")
+    recipe = paper.get_config(made.recipe)
+    assert numbers["model"] == (peer or recipe.model.name) and numbers["image_size"] == recipe.image_size
+    assert bool(numbers.get("compiled_depths")) == ("--extend_depth" in made.flags)
+    assert numbers["fits"]
+
+
+@pytest.mark.parametrize("name", compile_family.PROGRAMS)
+def test_every_program_can_be_asked_for(name):
+    """What the program refuses before it compiles; 4096 images want so many chips."""
+    made = compile_family.PROGRAMS[name]
+    config, (kind, axes) = paper.get_config(made.recipe), made.topology.split(":")
+    chips_in_all = np.prod([int(side) for side in axes.split("x")]) * chips.TPUS[kind].devices
+    assert made.batch_size % (2 * chips_in_all) == 0
+    if name in compile_family.FAMILY:
+        assert made.batch_size == config.batch_size
+
+
+def test_the_family_is_on_the_smallest_slices(tmp_path):
+    numbers = json.loads((ROOT / "docs" / "compiled" / "coatnet0_v5e.json").read_text())
+    numbers |= {"chips": 16, "chip_days": 8.0, "argument_gib": 1.0, "temporary_gib": 9.0, "shards": 1}
+    (tmp_path / "coatnet0_v5e_224.json").write_text(json.dumps(numbers))
+    (tmp_path / "coatnet3_v5p_224.json").write_text(json.dumps(numbers | {"model": "coatnet-3", "temporary_gib": 2}))
+    first, second = compiled_steps.tables(tmp_path)[2:4]
+    assert "| 1.0 + 9.0 of 16 | 19 GiB |" in first and first.endswith("| 14% | 0.5 |")
+    assert "| 1.0 + 2.0 of 16 | one host |" in second
 
 
 def test_core_days_are_compared_with_table_5(tmp_path):

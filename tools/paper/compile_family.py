@@ -75,6 +75,12 @@ def _of_family(number: int, kind: str, chips: int, size: int) -> Program:
 
 _ONCE = "--config.rematerialise=False"  # no activations computed again
 # By the name of the file.
+FAMILY = {
+    f"coatnet{number}_{kind}_{size}": _of_family(number, kind, chips, size)
+    for size, of_size in _SMALLEST.items()
+    for kind, of_kind in of_size.items()
+    for number, chips in enumerate(of_kind)
+}
 PROGRAMS = {
     "coatnet0_v5e": Program(f"{_1K},coatnet0", "v5e:2x2", 512),
     "convnext_tiny_v5e": Program(f"{_1K},coatnet0", "v5e:2x2", 512, ("--peer=ConvNeXtTiny",)),
@@ -89,13 +95,7 @@ PROGRAMS = {
     "vit_h_14_v3": Program(f"{_JFT},coatnet4", "v3:2x2", 64, ("--peer=vit-h-14",)),
     "nfnet_f4_plus_v3": Program(f"{_JFT},coatnet4", "v3:2x2", 64, ("--peer=nfnet-f4-plus",)),
     "coatnet7_v5p": Program(f"{_JFT},coatnet7", "v5p:4x4x4", 4096, ("--extend_depth",)),
-    **{
-        f"coatnet{number}_{kind}_{size}": _of_family(number, kind, chips, size)
-        for size, of_size in _SMALLEST.items()
-        for kind, of_kind in of_size.items()
-        for number, chips in enumerate(of_kind)
-        if chips
-    },
+    **FAMILY,
 }
 
 

@@ -1,8 +1,10 @@
-r"""Tables of compiled steps, from files that `tools.compile_for_tpu` wrote: a row a file; Table 5's core-days; memory.
+"""Tables of compiled steps, from the files of `tools.paper.compile_family`: a row a file.
 
-python -m tools.compile_for_tpu --config=experiments/recipes/paper.py:imagenet1k_pretrain,coatnet0 \
-        --topology=v5e:2x2 --config.batch_size=512 --format=json --output=docs/compiled/coatnet0_v5e.json
-python -m tools.paper.compiled_steps --results=docs/compiled --picture=docs/core_days.png
+    python -m tools.paper.compile_family --output=docs/compiled
+    python -m tools.paper.compiled_steps --results=docs/compiled --picture=docs/core_days.png
+
+The family on the smallest slices, single programs, Table 5's core-days, and the memory that `tools.plan_training`
+counts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import coatnet_tf
 from experiments import charts, command_line, path_flags
 from experiments.charts import plt
 from experiments.recipes.paper import TRAINING_IMAGES
-from tools.paper import published
+from tools.paper import compile_family, published
 from tools.paper.training_cost import GIB, JFT_3B, count_memory
 
 _DAGGER = "depthwise_conv"
@@ -35,8 +37,11 @@ def tables(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    rows = _read(folder)
-    lines = [
+    every, in_family = _read(folder), _read(folder, of_family=True)
+    rows = [row for row in every if row not in in_family]
+    lines = _family_tables(in_family)
+    lines += [""] * bool(lines)
+    lines += [
         "| network | size | chips | images per chip | GiB per chip | cycles | step | images/s and chip | peak |",
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
@@ -58,7 +63,7 @@ def tables(folder: Path) -> list[str]:
         ours = [row for row in days if row["model"] in published.CORE_DAYS]
         ratio = sum(row["chip_days"] / CORE_DAYS[row["model"]] for row in ours) / len(ours)
         lines += [_of_jft_3b(row, ratio) for row in largest]
-    counted = [row for row in rows if row["model"] in coatnet_tf.FAMILY and row["strategy"] == "sharded"]
+    counted = [row for row in every if row["model"] in coatnet_tf.FAMILY and row["strategy"] == "sharded"]
     if counted:
         lines += ["", "| temporaries, GiB | images per chip | compiler | tools.plan_training | ratio |"]
         lines.append("| --- | ---: | ---: | ---: | ---: |")
@@ -66,8 +71,40 @@ def tables(folder: Path) -> list[str]:
     return lines
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+def _family_tables(rows: list[dict[str, Any]]) -> list[str]:
+    """The family on the smallest slices, a table for each size of the images."""
+    lines: list[str] = []
+    for size in sorted({row["image_size"] for row in rows}):
+        lines += [""] * bool(lines)
+        lines += [
+            f"| at {size} | smallest slice | images per chip | GiB per chip | on half | step | images/s and chip "
+            "| peak | days |",
+            "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        lines += [_row_of_family(row) for row in rows if row["image_size"] == size]
+    return lines
+
+
+def _row_of_family(row: dict[str, Any]) -> str:
+    half = 2 * row["temporary_gib"] + row["argument_gib"] * (2 if row["shards"] > 1 else 1)
+    cells = [
+        _name(row),
+        f"{row['chips']} of {row['topology']}",
+        str(row["images_per_chip"]),
+        f"{row['argument_gib']:.1f} + {row['temporary_gib']:.1f} of {row['hbm_gib']:g}",
+        f"{half:.0f} GiB" if half > row["hbm_gib"] else "one host",
+        f"{1000 * row['estimated_seconds']:,.0f} ms",
+        f"{row['images_per_second_per_chip']:,.0f}",
+        f"{row['peak_share']:.0%}",
+        f"{row['chip_days'] / row['chips']:,.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _read(folder: Path, of_family: bool = False) -> list[dict[str, Any]]:
+    """All files, or those of the family on the smallest slices."""
+    files = [file for file in sorted(folder.glob("*.json")) if not of_family or file.stem in compile_family.FAMILY]
+    rows = [json.loads(file.read_text()) for file in files]
     return sorted(rows, key=lambda row: (row["model"], row["topology"], row["image_size"]))
 
 

@@ -17,6 +17,8 @@ UTILISATION_OF_HEADS_32 = 18.4 / 61.5
 UTILISATION_OF_LARGER_HEADS = 22.8 / 61.5
 FORWARD_PASSES_PER_STEP = 3  # the backward pass costs two
 JFT_3B = 3_000_000_000
+# Of what a compiler must keep, what the TPU's needs: 1.16 to 1.35 times as much in the programs of docs/tpu.md.
+COMPILERS_SHARE = 1.2
 _RESERVED = 0.9  # of the memory; the rest is the program's, and what its allocator cannot use
 
 
@@ -80,8 +82,8 @@ def count_memory(
         half: Whether activations are bfloat16 (`mixed_bfloat16`), rather than float32.
         averaged: Whether averaged weights are kept (`ema_decay`).
         fused: Whether a compiler recomputes all that is element-wise, as XLA does, so that only the outputs of
-            convolutions, products and pools are kept; TensorFlow's kernels keep the output of every layer, and three
-            inner values of each GELU.
+            convolutions, products and pools are kept, times `COMPILERS_SHARE`; TensorFlow's kernels keep the output of
+            every layer, and three inner values of each GELU.
         classes: Number of classes.
 
     Returns:
@@ -91,6 +93,7 @@ def count_memory(
     trained = sum(cost.params for _, cost, _ in layers)
     weights = 4 * (trained + sum(cost.non_trainable_params for _, cost, _ in layers))
     size = 2 if half else 4
+    held = size * (COMPILERS_SHARE if fused else 1)
     kept = [cost.kept if fused else cost.total_activations + 3 * cost.activated for _, cost, _ in layers]
     outputs = sum(math.prod(shape) for _, _, shape in layers)
     return TrainingMemory(
@@ -99,8 +102,8 @@ def count_memory(
         moments=8 * trained,
         averages=4 * trained if averaged else 0,
         cast=2 * trained if half else 0,
-        image=size * sum(kept),
-        image_rematerialised=size * (outputs + max(kept)),
+        image=round(held * sum(kept)),
+        image_rematerialised=round(held * (outputs + max(kept))),
     )
 
 
