@@ -113,6 +113,11 @@ def build_backbone(
     image = _image_input(input_tensor, input_shape)
     shape = tuple(image.shape[1:])
     config.check_input_shape(shape)
+    if not include_preprocessing and "int" in image.dtype:
+        raise ValueError(
+            f"input_tensor is {image.dtype}, and without preprocessing the network takes floating-point images: cast "
+            "and rescale it first, or leave include_preprocessing on."
+        )
     layers = [preprocessing_layer(config.preprocessing, shape[-1], dtype)] if include_preprocessing else []
     layers += config.feature_layers(shape, dtype)
     for layer in layers:

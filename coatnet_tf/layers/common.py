@@ -112,6 +112,20 @@ def finish_build(layer: keras.layers.Layer) -> None:
     layer.built = True
 
 
+def inner_width(option: str, factor: float, width: int) -> int:
+    """`factor` times `width`, for the option that gives the factor.
+
+    Raises:
+        ValueError: If that is no channel.
+    """
+    inner = round(factor * width)
+    if inner < 1:
+        raise ValueError(
+            f"{option}={factor} of {width} channels leaves none inside; it must be at least {1 / width:.2g}."
+        )
+    return inner
+
+
 def check_images(name: str, input_shape: Shape, strides: int = 1) -> None:
     """Refuses what is not `[batch, H, W, C]`, or has a height or width that `strides` does not divide."""
     if len(input_shape) != 4:

@@ -167,7 +167,8 @@ class MBConv(ResidualBlock):
 
     def prepare(self, input_shape: Shape) -> None:
         config, channels = self.config, input_shape[-1]
-        inner = round(config.expansion * (self.filters if config.expansion_of == "output" else channels))
+        width = self.filters if config.expansion_of == "output" else channels
+        inner = common.inner_width("expansion", config.expansion, width)
         strides = {config.downsampling: self.strides}  # 1 elsewhere
         self.prepare_shortcut(input_shape, config.pool, config.conv_bias)
 

@@ -91,7 +91,7 @@ class FeedForward(ConfiguredLayer):
     def prepare(self, input_shape: Shape) -> None:
         """Makes the layers for an input, unbuilt."""
         config, width = self.config, input_shape[-1]
-        inner = round(config.ffn_expansion * width)
+        inner = common.inner_width("ffn_expansion", config.ffn_expansion, width)
         self.expand = common.dense(inner, self.kernel_initializer, use_bias=config.ffn_bias, **self.named("expand"))
         self.act = common.activation(config.ffn_activation, **self.named("act"))
         self.shrink = common.dense(width, self.kernel_initializer, use_bias=config.ffn_bias, **self.named("shrink"))

@@ -172,6 +172,14 @@ def test_stochastic_depth_drops_whole_images_at_its_rate_and_keeps_the_mean():
         (lambda: layers.MBConv(8, drop_path_rate=1.0), "drop_path_rate must be at least 0 and below 1"),
         (lambda: layers.RelativeSelfAttention(20, head_size=8), "head_size must divide the width of q, k and v"),
         (lambda: layers.RelativePositionBias((2, 2), 1, "scatter"), "bias_reindexing must be one of gather, einsum"),
+        (
+            lambda: layers.MBConv(8, expansion=0.01).build((None, 8, 8, 8)),
+            "expansion=0.01 of 8 channels leaves none inside; it must be at least 0.12",
+        ),
+        (
+            lambda: layers.TransformerBlock(32, ffn_expansion=0.01).build((None, 8, 8, 32)),
+            "ffn_expansion=0.01 of 32 channels leaves none inside",
+        ),
         (lambda: layers.MBConv(8, 2).build((None, 7, 8, 4)), "height is odd \\(7\\)"),
         (lambda: layers.TransformerBlock(32, 2).build((None, 8, 9, 4)), "width is odd \\(9\\)"),
         (lambda: layers.TransformerBlock(32).build((None, None, 8, 4)), "needs a fixed height and width"),

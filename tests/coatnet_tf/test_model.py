@@ -251,6 +251,10 @@ def test_decode_predictions_refuses_other_shapes():
         ({"pooling": "mean"}, 'pooling must be None, "avg" or "max"'),
         ({"classes": 0}, "classes must be a positive integer"),
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "must be a Keras tensor"),
+        (
+            {"input_tensor": keras.Input((32, 32, 3), dtype="uint8"), "include_preprocessing": False},
+            "input_tensor is uint8, and without preprocessing the network takes floating-point images",
+        ),
         ({"input_tensor": keras.Input((32, 32, 1)), "input_shape": (32, 32, 3)}, "disagree"),
         ({"drop_path_rate": -0.1}, "drop_path_rate must be at least 0"),
         ({"clases": 3}, "There is no argument 'clases'; the nearest is classes"),
