@@ -1,6 +1,6 @@
 """Keras' norms, which read 16-bit input once for both moments: BatchNorm in training, LayerNorm always.
 
-BatchNorm of float32 is trained by TensorFlow's own kernel, where Keras runs on TensorFlow.
+BatchNorm is trained by TensorFlow's own kernel, where Keras runs on TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import keras
 from keras import ops
 
 from coatnet_tf.layers import half_precision, tensorflow_training
+
+_OF_KERNEL = ("float32", *half_precision.DTYPES)
 
 
 @keras.saving.register_keras_serializable(package="coatnet_tf")
@@ -36,7 +38,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _has_kernel(self, inputs: Any) -> bool:
         of_images = len(inputs.shape) == 4 and self.axis in (-1, 3)
         usual = self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
-        return tensorflow_training.is_there() and self.compute_dtype in ("float32", "bfloat16") and of_images and usual
+        return tensorflow_training.is_there() and self.compute_dtype in _OF_KERNEL and of_images and usual
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         if mask is not None or self.synchronized or self.compute_dtype not in half_precision.DTYPES:

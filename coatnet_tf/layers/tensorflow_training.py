@@ -31,7 +31,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     """Images normalised by the moments of their channels, and these.
 
     Args:
-        x: float32 or bfloat16 `[batch, height, width, channels]`.
+        x: float32, bfloat16 or float16 `[batch, height, width, channels]`.
         gamma: float32 `[channels]`.
         beta: Likewise.
         epsilon: Added to the variance.

@@ -18,7 +18,7 @@ def trained(layer_class, shape, mean, dtype="float32", **options):
     """Output and gradients of a step, and the averages after it."""
     generator = np.random.default_rng(0)
     x, weight = (tf.constant(generator.normal(m, 2, shape), "float32") for m in (mean, 0))
-    policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
     layer = layer_class(momentum=0.9, epsilon=1e-3, dtype=policy, **options)
     layer.build(shape)
     for variable in layer.trainable_variables:
@@ -45,10 +45,11 @@ def test_the_kernel_agrees_with_keras(shape, mean, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, mean))
 
 
-def test_the_kernel_takes_bfloat16():
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_the_kernel_takes_numbers_of_16_bits(half):
     """To the rounding of its inputs; the averages are of float32."""
     (*expected, mean, variance), found = (
-        trained(layer, (4, 6, 5, 8), 1.0, dtype) for layer, dtype in zip(LAYERS, ("float32", "bfloat16"), strict=True)
+        trained(layer, (4, 6, 5, 8), 1.0, dtype) for layer, dtype in zip(LAYERS, ("float32", half), strict=True)
     )
     for ours, theirs in zip(found, expected, strict=False):
         np.testing.assert_allclose(ours, theirs, atol=0.01 * np.abs(theirs).max())
