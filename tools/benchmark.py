@@ -49,7 +49,13 @@ MEASURES: dict[str, Callable[[flags.FlagValues], None]] = {
     "loop": lambda values: print("\n".join(timing.describe_medians(training_loop.measure_loop()))),
     "inference": _inference,
     "training": lambda values: training.measure_training(
-        Path(values.output), values.models, values.batch_size, values.dtypes, values.peer, values.rounds
+        Path(values.output),
+        values.models,
+        values.batch_size,
+        values.dtypes,
+        values.peer,
+        values.rounds,
+        values.frozen,
     ),
     "operations": _operations,
     "start": _start,
@@ -74,5 +80,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("models", ["coatnet-0"], "Networks of `training`.")
     flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Of the arithmetic of `training`.")
     flags.DEFINE_integer("batch_size", 8, "Images per step of `training`.", lower_bound=1)
+    flags.DEFINE_bool("frozen", False, "`training` of the classifier alone, on a frozen backbone.")
     flags.DEFINE_integer("rounds", 15, "How often each is measured.", lower_bound=1)
     app.run(main)

@@ -80,6 +80,9 @@ def test_training_is_measured_and_told(tmp_path, capsys, monkeypatch):
     assert [row[1] for row in rows] == ["tensorflow engine", "jax engine"]
     for row in rows:
         assert float(row[4]) == pytest.approx(1e3 / float(row[3]), rel=0.6, abs=1)
+    training.measure_training(tmp_path, ["coatnet-0"], 2, ["float32"], [], rounds=1, frozen=True)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| coatnet-0")]
+    assert row.split(" | ")[1] == "tensorflow engine, features once"
     with pytest.raises(ValueError, match="must be NAME=PYTHON, with a name of timm, kecam"):
         training.contenders("coatnet-0", 2, ["float32"], ["other=python"])
 

@@ -13,7 +13,8 @@ from tools.benchmarks.process import Process, pythons_of
 
 SIZE = 224
 WARM_UP_ROUNDS = 2
-ENGINES = ("tensorflow", "jax")
+ENGINES = {"tensorflow": "tensorflow engine", "jax": "jax engine"}
+FROZEN = {"frozen": "tensorflow engine, features once"}
 # Of each peer: its program, and what it is asked for, by the dtype of the arithmetic.
 PEERS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "timm": ("timm_training_worker.py", {"float32": ("eager", "compiled"), "bfloat16": ("compiled", "channels_last")}),
@@ -39,7 +40,9 @@ class Contender:
     command: tuple[str, ...]
 
 
-def contenders(model: str, batch_size: int, dtypes: Sequence[str], peers: Sequence[str]) -> list[Contender]:
+def contenders(
+    model: str, batch_size: int, dtypes: Sequence[str], peers: Sequence[str], frozen: bool = False
+) -> list[Contender]:
     """Both engines and all peers.
 
     Args:
@@ -47,6 +50,7 @@ def contenders(model: str, batch_size: int, dtypes: Sequence[str], peers: Sequen
         batch_size: Images per step.
         dtypes: `"float32"`, `"bfloat16"`.
         peers: `NAME=PYTHON` for each peer.
+        frozen: Whether the classifier alone is trained, of which our part is to compute each image's features once.
 
     Returns:
         The contenders.
@@ -57,18 +61,19 @@ def contenders(model: str, batch_size: int, dtypes: Sequence[str], peers: Sequen
     arguments = (model, str(batch_size))
     found = [
         Contender(
-            f"{engine} engine",
+            name,
             dtype,
             (sys.executable, "-m", "tools.benchmarks.training_worker", engine, dtype, *arguments),
         )
         for dtype in dtypes
-        for engine in ENGINES
+        for engine, name in (FROZEN if frozen else ENGINES).items()
     ]
+    trained = "head" if frozen else "all"
     for name, python in pythons_of(peers, PEERS).items():
         script, modes = PEERS[name]
         path = str(Path(__file__).parent / "peers" / script)
         found += [
-            Contender(f"{name}, {mode.replace('_', ' ')}", dtype, (python, path, mode, dtype, *arguments))
+            Contender(f"{name}, {mode.replace('_', ' ')}", dtype, (python, path, mode, dtype, *arguments, trained))
             for dtype in dtypes
             for mode in modes[dtype]
         ]
@@ -94,7 +99,13 @@ def start(contender: Contender, log: Path) -> Process:
 
 
 def measure_training(
-    output: Path, models: Sequence[str], batch_size: int, dtypes: Sequence[str], peers: Sequence[str], rounds: int
+    output: Path,
+    models: Sequence[str],
+    batch_size: int,
+    dtypes: Sequence[str],
+    peers: Sequence[str],
+    rounds: int,
+    frozen: bool = False,
 ) -> None:
     """Measures all contenders in turn, one network after the other, and writes the table.
 
@@ -105,6 +116,7 @@ def measure_training(
         dtypes: `"float32"`, `"bfloat16"`.
         peers: `NAME=PYTHON` for each peer.
         rounds: How often each is measured.
+        frozen: As of `contenders`.
 
     Raises:
         ValueError: If a model or a peer is unknown.
@@ -114,7 +126,7 @@ def measure_training(
     lines = []
     for model in models:
         macs = coatnet_tf.profile(model, (SIZE, SIZE, 3)).macs
-        found = contenders(model, batch_size, dtypes, peers)
+        found = contenders(model, batch_size, dtypes, peers, frozen)
         processes: list[Process] = []
         try:
             for index, contender in enumerate(found):
@@ -133,7 +145,8 @@ def measure_training(
             lines.append(_row(model, contender, processes[i], gib[i], seconds[i], seconds[base], batch_size, macs))
     devices = sorted({process.first["device"] for process in processes})
     header = [
-        f"One training step at {SIZE}, batches of {batch_size}, AdamW, on {', '.join(devices)}:",
+        f"One training step {'of the head ' if frozen else ''}at {SIZE}, batches of {batch_size}, AdamW, on "
+        f"{', '.join(devices)}:",
         "",
         "| model | | dtype | ms per image | images/s | speed | GiB | of the peak | to the end of the first step, s |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -1,6 +1,8 @@
 """One engine of this project as a contender of the training benchmark, in a process of its own.
 
-    python -m tools.benchmarks.training_worker tensorflow|jax float32|bfloat16 MODEL BATCH_SIZE
+    python -m tools.benchmarks.training_worker tensorflow|jax|frozen float32|bfloat16 MODEL BATCH_SIZE
+
+`frozen` has TensorFlow compute a batch of features, as a training of the head alone does once for each image.
 
 It takes a first step and writes a line of JSON, `{"device": ..., "seconds": from the start of the step's making to its
 end}`. For each line on its standard input it takes one step and writes `{"seconds": ..., "gib": ...}`, the last only
@@ -93,6 +95,30 @@ def make(backend: str, dtype: str, model: str, batch_size: int) -> tuple[str, St
     return name, step
 
 
+def make_frozen(dtype: str, model: str, batch_size: int) -> tuple[str, Step]:
+    """The features of a batch, as `--config.tune=head` computes them once."""
+    import tensorflow as tf
+
+    import coatnet_tf
+
+    backbone = coatnet_tf.CoAtNet(
+        model,
+        include_top=False,
+        pooling="avg",
+        input_shape=(SIZE, SIZE, 3),
+        dtype="float32" if dtype == "float32" else "mixed_bfloat16",
+    )
+    folded = coatnet_tf.fold_for_inference(backbone)
+    embed = tf.function(lambda images: folded(tf.cast(images, tf.float32), training=False))
+    images = tf.constant(batch_of(batch_size)[0])
+
+    def step() -> None:
+        embed(images).numpy()
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU", step
+
+
 class _Nothing:
     """In the place of a split: the batch is there already."""
 
@@ -104,4 +130,5 @@ class _Nothing:
 
 if __name__ == "__main__":
     of_backend, of_dtype, of_model, of_batch = sys.argv[1:]
-    serve(lambda: make(of_backend, of_dtype, of_model, int(of_batch)))
+    arguments = (of_dtype, of_model, int(of_batch))
+    serve(lambda: make_frozen(*arguments) if of_backend == "frozen" else make(of_backend, *arguments))

@@ -1,6 +1,6 @@
 """keras-cv-attention-models' CoAtNets as contenders of the training benchmark, in an environment that has it.
 
-    python kecam_training_worker.py function float32|bfloat16 MODEL BATCH_SIZE
+    python kecam_training_worker.py function float32|bfloat16 MODEL BATCH_SIZE all|head
 
 Speaks as `tools/benchmarks/training_worker.py` does, whose `serve` it borrows.
 """
@@ -20,17 +20,20 @@ from tools.benchmarks.training_worker import Step, batch_of, serve
 
 
 def make() -> tuple[str, Step]:
-    _, dtype, name, batch_size = sys.argv[1:]
+    _, dtype, name, batch_size, trained = sys.argv[1:]
     if dtype == "bfloat16":
         tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     model = getattr(coatnet, name.replace("coatnet-", "CoAtNet"))(pretrained=None, classifier_activation=None)
+    if trained == "head":
+        for layer in model.layers[:-1]:
+            layer.trainable = False
     optimizer = tf.keras.optimizers.AdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0)
     images, labels = map(tf.constant, batch_of(int(batch_size)))
 
     @tf.function
     def train() -> tf.Tensor:
         with tf.GradientTape() as tape:
-            logits = tf.cast(model(tf.cast(images, tf.float32) / 127.5 - 1, training=True), tf.float32)
+            logits = tf.cast(model(tf.cast(images, tf.float32) / 127.5 - 1, training=trained == "all"), tf.float32)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)

@@ -1,6 +1,6 @@
 """timm's CoAtNets as contenders of the training benchmark, in an environment with torch, timm and numpy.
 
-    python timm_training_worker.py eager|compiled|channels_last float32|bfloat16 MODEL BATCH_SIZE
+    python timm_training_worker.py eager|compiled|channels_last float32|bfloat16 MODEL BATCH_SIZE all|head
 
 `channels_last` is `torch.compile` too, with images and weights laid out so. Speaks as
 `tools/benchmarks/training_worker.py` does, whose `serve` it borrows.
@@ -18,12 +18,17 @@ from tools.benchmarks.training_worker import Step, batch_of, serve
 
 
 def make() -> tuple[str, Step]:
-    mode, dtype, name, batch_size = sys.argv[1:]
+    mode, dtype, name, batch_size, trained = sys.argv[1:]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if mode == "channels_last" else torch.contiguous_format
     model = timm.create_model(f"{name.replace('-', '_')}_224").train().to(device, memory_format=layout)
+    if trained == "head":  # in evaluation mode, as what is frozen is
+        model.eval().requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
     call = model if mode == "eager" else torch.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.05, fused=device == "cuda"
+    )
     images, labels = batch_of(int(batch_size))
     images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=layout)
     labels = torch.from_numpy(labels).to(device)
