@@ -67,8 +67,10 @@ def compiling() -> Iterator[list[tuple[int, ...]]]:
 
 
 def compiles(x: Any) -> bool:
-    """Whether GELU of a tensor is to be compiled; its batch has to be of a known size."""
-    return _COMPILED.get() is not None and None not in x.shape and math.prod(x.shape) >= _WORTH
+    """Whether GELU of a tensor is to be compiled: one of a known size, and of no more digits than float32."""
+    if _COMPILED.get() is None or None in x.shape or keras.backend.standardize_dtype(x.dtype) == "float64":
+        return False
+    return math.prod(x.shape) >= _WORTH
 
 
 def gelu(x: Any) -> Any:

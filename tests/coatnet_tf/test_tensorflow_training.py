@@ -116,6 +116,7 @@ def test_gelu_of_xla_agrees_with_keras(dtype, tolerance):
 def test_small_gelus_are_not_compiled_nor_those_outside():
     with tensorflow_training.compiling() as shapes:
         common.gelu(tf.zeros((2**20 - 1,)))
+        assert common.gelu(tf.zeros((2**20,), "float64")).dtype == "float64"
     common.gelu(tf.zeros((2**20,)))
     with tensorflow_training.compiling():
         tf.function(common.gelu, input_signature=[tf.TensorSpec((None, 2**20))]).get_concrete_function()
