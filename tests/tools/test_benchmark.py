@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tools.benchmarks import inference, input_pipelines, input_worker, operations, timing, training
+from tools.benchmarks import inference, input_pipelines, input_worker, operations, start, timing, training
 from tools.benchmarks.process import Process
 from tools.paper import draw_randaugment
 
@@ -52,6 +52,27 @@ def test_operations_have_a_kind():
     assert operations.kind_of("_MklSoftmax") == "softmax"
     assert operations.kind_of("Cast") == "conversion of dtypes"
     assert operations.kind_of("StatefulPartitionedCall") is None
+
+
+ECHO = "import sys; print(0, flush=True); [print(line.strip(), flush=True) for line in sys.stdin]"
+
+
+def test_a_paused_process_goes_on_and_one_that_is_killed_is_named(tmp_path):
+    process = Process("echo", (sys.executable, "-c", ECHO), tmp_path / "log")
+    try:
+        process.pause()
+        process.resume()
+        assert process.ask(3) == 3
+    finally:
+        process.stop()
+    with pytest.raises(RuntimeError, match="echo was killed, as the system does where memory is full"):
+        process.ask(4)
+
+
+def test_seconds_to_the_first_line():
+    assert 0.2 < start.seconds_to_line([sys.executable, "-c", "import time; time.sleep(0.2); print(1)"]) < 60
+    with pytest.raises(RuntimeError, match="has stopped before it was ready"):
+        start.seconds_to_line([sys.executable, "-c", "raise SystemExit"])
 
 
 @pytest.mark.slow

@@ -44,21 +44,28 @@ def measure_start(exports: Path, rounds: int) -> dict[str, float]:
         RuntimeError: If a process ends before that.
     """
     measures: dict[str, Callable[[], float]] = {
-        f"import {name}": functools.partial(_seconds_to_line, [sys.executable, "-c", f"import {name}; print()"])
+        f"import {name}": functools.partial(seconds_to_line, [sys.executable, "-c", f"import {name}; print()"])
         for name in _IMPORTS
     }
     with tempfile.TemporaryDirectory() as folder:
         training = [sys.executable, "-c", _FIRST_STEP, str(Path(folder) / "run")]
-        measures["train on digits, first step"] = functools.partial(_seconds_to_line, training)
+        measures["train on digits, first step"] = functools.partial(seconds_to_line, training)
         for contender in inference.contenders(exports, []):
             if contender.own:
                 name = f"{contender.name} ({contender.dtype}), first answer"
-                measures[name] = functools.partial(_seconds_to_line, contender.command)
+                measures[name] = functools.partial(seconds_to_line, contender.command)
         return timing.medians(measures, rounds)
 
 
-def _seconds_to_line(command: Sequence[str]) -> float:
-    """From the start of a process to its first line."""
+def seconds_to_line(command: Sequence[str]) -> float:
+    """Seconds from the start of a process to its first line, after which it is ended.
+
+    Args:
+        command: Program and arguments.
+
+    Raises:
+        RuntimeError: If it ends before.
+    """
     begun = time.perf_counter()
     with subprocess.Popen(
         command,
