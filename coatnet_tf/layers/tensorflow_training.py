@@ -70,7 +70,21 @@ def compiles(x: Any) -> bool:
     """Whether GELU of a tensor is to be compiled: one of a known size, and of no more digits than float32."""
     if _COMPILED.get() is None or None in x.shape or keras.backend.standardize_dtype(x.dtype) == "float64":
         return False
-    return math.prod(x.shape) >= _WORTH
+    return math.prod(x.shape) >= _WORTH and _can_compile()
+
+
+@functools.cache
+def _can_compile() -> bool:
+    """Whether this TensorFlow was built with XLA for CPUs."""
+    import tensorflow as tf
+
+    forward, _ = _compiled()
+    with tf.init_scope():
+        try:
+            forward(tf.zeros((1,)))
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 def gelu(x: Any) -> Any:

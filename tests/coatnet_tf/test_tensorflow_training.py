@@ -121,3 +121,16 @@ def test_small_gelus_are_not_compiled_nor_those_outside():
     with tensorflow_training.compiling():
         tf.function(common.gelu, input_signature=[tf.TensorSpec((None, 2**20))]).get_concrete_function()
     assert shapes == []
+
+
+def test_without_xla_nothing_is_compiled(monkeypatch):
+    def refuse(x):
+        raise tf.errors.UnimplementedError(None, None, "built without XLA")
+
+    large = tf.ones((2**20,))
+    monkeypatch.setattr(tensorflow_training, "_compiled", lambda: (refuse, refuse))
+    tensorflow_training._can_compile.cache_clear()
+    with tensorflow_training.compiling() as shapes:
+        np.testing.assert_allclose(common.gelu(large)[0], 0.841192, rtol=1e-5)
+    assert shapes == []
+    tensorflow_training._can_compile.cache_clear()
