@@ -67,6 +67,7 @@ def test_a_paused_process_goes_on_and_one_that_is_killed_is_named(tmp_path):
         process.stop()
     with pytest.raises(RuntimeError, match="echo was killed, as the system does where memory is full"):
         process.ask(4)
+    process.stop()
 
 
 def test_seconds_to_the_first_line():

@@ -47,6 +47,14 @@ def batch_of(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, generator.integers(0, CLASSES, batch_size)
 
 
+def tensorflow_device() -> str:
+    """The name of the GPU that TensorFlow sees, or `"CPU"`."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU"
+
+
 def make(backend: str, dtype: str, model: str, batch_size: int) -> tuple[str, Step]:
     """The step that `experiments.train` takes, on one device, on a batch that is there already."""
     from experiments.data.sources import Source
@@ -71,12 +79,11 @@ def make(backend: str, dtype: str, model: str, batch_size: int) -> tuple[str, St
         import tensorflow as tf
 
         engine.batches = iter(tf.data.Dataset.from_tensors(tuple(map(tf.constant, batch))).repeat())
-        gpus = tf.config.list_physical_devices("GPU")
+        name = tensorflow_device()
 
         def gib() -> float | None:
-            return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30 if gpus else None
+            return None if name == "CPU" else tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
 
-        name = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU"
     else:
         import jax
 
@@ -115,8 +122,7 @@ def make_frozen(dtype: str, model: str, batch_size: int) -> tuple[str, Step]:
     def step() -> None:
         embed(images).numpy()
 
-    gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU", step
+    return tensorflow_device(), step
 
 
 class _Nothing:

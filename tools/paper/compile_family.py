@@ -21,19 +21,15 @@ from experiments import command_line, path_flags
 
 _JFT, _1K = "jft_pretrain", "imagenet1k_pretrain"
 _PRETRAINING = (_1K,) * 4 + ("imagenet21k_pretrain",) + (_JFT,) * 3  # by the number of the network
-_FINE_TUNING = ("imagenet1k_finetune",) * 4 + ("imagenet21k_finetune",) + ("jft_finetune",) * 3
-_BATCH_SIZES = {"imagenet1k_finetune": 512, "imagenet21k_finetune": 1024, "jft_finetune": 512}  # Table 10; else 4096
-_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
+_FLAT = {8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16"}
+_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 _AXES = {"v4": _CUBE, "v5e": _FLAT, "v5p": _CUBE, "v6e": _FLAT}
-# Chips of each kind for CoAtNet-0 to -7, by the size of the images.
+# Chips of each kind for CoAtNet-0 to -7, at 224.
 _SMALLEST = {
-    224: {
-        "v4": (8, 16, 16, 32, 64, 16, 16, 16),
-        "v5e": (16, 32, 32, 64, 128, 32, 32, 32),
-        "v5p": (4, 4, 8, 8, 16, 4, 4, 8),
-        "v6e": (8, 16, 16, 32, 64, 16, 16, 16),
-    },
+    "v4": (8, 16, 16, 32, 64, 16, 16, 16),
+    "v5e": (16, 32, 32, 64, 128, 32, 32, 32),
+    "v5p": (4, 4, 8, 8, 16, 4, 4, 8),
+    "v6e": (8, 16, 16, 32, 64, 16, 16, 16),
 }
 _DEEP = 4  # the first whose longest stage is extended from shallower ones
 
@@ -65,20 +61,17 @@ class Program:
         ]
 
 
-def _of_family(number: int, kind: str, chips: int, size: int) -> Program:
+def _of_family(number: int, kind: str, chips: int) -> Program:
     """A member of the family; up to -4 each chip holds the whole state, from -5 on all hold it together."""
-    setting = (_PRETRAINING if size == 224 else _FINE_TUNING)[number]
-    recipe = f"{setting},coatnet{number}" + ("" if size == 224 else f",{size}")
     flags = ("--shards=1",) * (number <= 4) + ("--extend_depth",) * (number >= _DEEP)
-    return Program(recipe, f"{kind}:{_AXES[kind][chips]}", _BATCH_SIZES.get(setting, 4096), flags)
+    return Program(f"{_PRETRAINING[number]},coatnet{number}", f"{kind}:{_AXES[kind][chips]}", 4096, flags)
 
 
 _ONCE = "--config.rematerialise=False"  # no activations computed again
 # By the name of the file.
 FAMILY = {
-    f"coatnet{number}_{kind}_{size}": _of_family(number, kind, chips, size)
-    for size, of_size in _SMALLEST.items()
-    for kind, of_kind in of_size.items()
+    f"coatnet{number}_{kind}_224": _of_family(number, kind, chips)
+    for kind, of_kind in _SMALLEST.items()
     for number, chips in enumerate(of_kind)
 }
 PROGRAMS = {

@@ -37,9 +37,9 @@ def tables(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    every, in_family = _read(folder), _read(folder, of_family=True)
-    rows = [row for row in every if row not in in_family]
-    lines = _family_tables(in_family)
+    every = _read(folder)
+    rows = [row for row in every if row["file"] not in compile_family.FAMILY]
+    lines = _family_tables([row for row in every if row["file"] in compile_family.FAMILY])
     lines += [""] * bool(lines)
     lines += [
         "| network | size | chips | images per chip | GiB per chip | cycles | step | images/s and chip | peak |",
@@ -101,10 +101,8 @@ def _row_of_family(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _read(folder: Path, of_family: bool = False) -> list[dict[str, Any]]:
-    """All files, or those of the family on the smallest slices."""
-    files = [file for file in sorted(folder.glob("*.json")) if not of_family or file.stem in compile_family.FAMILY]
-    rows = [json.loads(file.read_text()) for file in files]
+def _read(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(file.read_text()) | {"file": file.stem} for file in sorted(folder.glob("*.json"))]
     return sorted(rows, key=lambda row: (row["model"], row["topology"], row["image_size"]))
 
 

@@ -213,10 +213,11 @@ def _compiled(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("*.json")):
         step = json.loads(file.read_text())
         config = coatnet_tf.FAMILY.get(step["model"])
-        if config is None:  # a rival, for comparison
+        if config is None or step["strategy"] != "sharded":  # a rival, or another engine, for comparison
             continue
         macs, size, cycles = growth_of(config, "macs"), step["image_size"], step["cycles_by_part"]
-        name = f"{step['model'].replace('coatnet', 'CoAtNet')}, {step['topology'].split(':')[0]}"
+        chip = step["topology"].split(":")[0]
+        name = f"{step['model'].replace('coatnet', 'CoAtNet')}, {chip}, {step['images_per_chip']} images a chip"
         cells = [name, str(size), f"{macs.at(size) / 1e9:.1f} B", f"{macs.share(size):.0%}"]
         milliseconds = 1000 * step["estimated_seconds"] / step["images_per_chip"]
         yield _row([*cells, f"{milliseconds:.1f}", f"{cycles['attention'] / sum(cycles.values()):.0%}"])

@@ -16,7 +16,7 @@ from keras_cv_attention_models import coatnet
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tools.benchmarks.training_worker import Step, batch_of, serve
+from tools.benchmarks.training_worker import Step, batch_of, serve, tensorflow_device
 
 
 def make() -> tuple[str, Step]:
@@ -43,8 +43,7 @@ def make() -> tuple[str, Step]:
     def step() -> None:
         float(train())
 
-    gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "CPU", step
+    return tensorflow_device(), step
 
 
 serve(make)
