@@ -75,6 +75,17 @@ def make_distillation(name: str, temperature: float) -> Callable[[Any, Any], Any
     return divergence
 
 
+def absolute_error(targets: Any, outputs: Any) -> Any:
+    """The mean distance of standardised numbers over their columns, `[batch]`: in deviations, not in units."""
+    return ops.mean(ops.abs(targets - outputs), axis=-1)
+
+
+def share_of_top_class(targets: Any, logits: Any) -> Any:
+    """The target of the class with the highest logit: 1 if it is right, `[batch]`; precision@1 of several labels."""
+    top = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype=targets.dtype)
+    return ops.sum(targets * top, axis=-1)
+
+
 class ConfusionMatrix(keras.metrics.Metric):
     """Counts examples by true class (rows) and predicted class (columns).
 

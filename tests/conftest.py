@@ -40,6 +40,12 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _log_of_a_program(caplog):
+    """Our lines from INFO on, as the programs show them, whatever a library did to the level in the test before."""
+    caplog.set_level("INFO", logger="absl")
+
+
 @pytest.fixture
 def tiny():
     """A C-C-T-T network with both kinds of blocks, down-sampling and widening; total stride 16."""

@@ -24,6 +24,7 @@ from experiments.data import features, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.sources import Source
 from experiments.engine.devices import Devices
+from experiments.engine.progress import BestEpoch, SkippedSteps
 from experiments.model_config import make_model_config
 from experiments.predictions import Predict, Predictions, collect
 
@@ -60,7 +61,7 @@ class Engine(abc.ABC):
         self._loss_of = losses.make_loss(config.loss, config.label_smoothing, weights)
         self._divergence_of = losses.make_distillation(config.loss, config.teacher_temperature)
         self._eval_loss_of = losses.make_loss(config.loss, 0.0)
-        self._score_of = absolute_error if source.values else share_of_top_class
+        self._score_of = losses.absolute_error if source.values else losses.share_of_top_class
         self.damaged = DamagedImages(source.train.count, config.dataset.max_damaged_share)
         self.damaged_in_evaluation = DamagedImages(source.eval.count, config.dataset.max_damaged_share)
         self._model_config = self._fitting(make_model_config(config.model))
@@ -139,10 +140,10 @@ class Engine(abc.ABC):
 
     @functools.cached_property
     def _embed(self) -> features.Embed:
-        return self._make_embed(tuning.backbone_of(self.network))
+        return self.make_embed(tuning.backbone_of(self.network))
 
     @abc.abstractmethod
-    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+    def make_embed(self, backbone: keras.Model) -> features.Embed:
         """What computes features by a model from images to these, in inference mode."""
 
     def _training_batches(self, step: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -357,85 +358,3 @@ def _put_back(variables: list[keras.Variable]) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, kept, strict=True):
             variable.assign(value)
-
-
-def absolute_error(targets: Any, outputs: Any) -> Any:
-    """The mean distance of standardised numbers over their columns, `[batch]`: in deviations, not in units."""
-    return ops.mean(ops.abs(targets - outputs), axis=-1)
-
-
-def share_of_top_class(targets: Any, logits: Any) -> Any:
-    """The target of the class with the highest logit: 1 if it is right, `[batch]`; precision@1 of several labels."""
-    top = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype=targets.dtype)
-    return ops.sum(targets * top, axis=-1)
-
-
-def _variable(shape: tuple[int, ...], dtype: str) -> keras.Variable:
-    """A variable that all replicas change in the same way."""
-    return keras.Variable("zeros", shape, dtype, trainable=False, aggregation="only_first_replica")
-
-
-class SkippedSteps:
-    """Counts steps whose loss or gradient was not finite; variables, so that it happens on the device."""
-
-    def __init__(self) -> None:
-        self._step, self._total, self._in_a_row, self._longest, self._last = self.variables = [
-            _variable((), "int") for _ in range(5)
-        ]
-
-    def update(self, finite: Any) -> None:
-        """Counts a step."""
-        skipped = ops.cast(ops.logical_not(finite), self._step.dtype)
-        in_a_row = (self._in_a_row + 1) * skipped
-        self._last.assign(ops.where(finite, self._last.value, self._step.value))
-        self._step.assign(self._step + 1)
-        self._total.assign(self._total + skipped)
-        self._in_a_row.assign(in_a_row)
-        self._longest.assign(ops.maximum(self._longest.value, in_a_row))
-
-    @property
-    def total(self) -> int:
-        """Steps skipped in the whole run."""
-        return int(ops.convert_to_numpy(self._total))
-
-    @property
-    def longest(self) -> int:
-        """Most steps skipped in a row."""
-        return int(ops.convert_to_numpy(self._longest))
-
-    @property
-    def last(self) -> int:
-        """The last step skipped, counted from 0."""
-        return int(ops.convert_to_numpy(self._last))
-
-
-class BestEpoch:
-    """The weights with the lowest held-out loss so far; variables, so that they and their step are in the checkpoint.
-
-    Args:
-        weights: The weights of the model, whose values will be kept.
-    """
-
-    def __init__(self, weights: list[keras.Variable]) -> None:
-        self._loss, self._step = _variable((), "float32"), _variable((), "int")
-        self._weights = [_variable(weight.shape, weight.dtype) for weight in weights]
-        self.variables = [self._loss, self._step, *self._weights]
-
-    def update(self, step: int, loss: float, weights: list[keras.Variable]) -> None:
-        """Keeps the weights of an evaluation if its loss is the lowest; a later one of the same loss is not."""
-        loss = loss if math.isfinite(loss) else math.inf
-        if not self.step or loss < float(ops.convert_to_numpy(self._loss)):
-            self._loss.assign(loss)
-            self._step.assign(step)
-            for kept, weight in zip(self._weights, weights, strict=True):
-                kept.assign(ops.copy(weight.value))
-
-    def assign_to(self, weights: list[keras.Variable]) -> None:
-        """Gives the model's weights the kept values."""
-        for weight, kept in zip(weights, self._weights, strict=True):
-            weight.assign(ops.copy(kept.value))
-
-    @property
-    def step(self) -> int:
-        """The step of the best evaluation; 0 before the first."""
-        return int(ops.convert_to_numpy(self._step))

@@ -277,7 +277,7 @@ class JaxEngine(Engine):
         with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
             return model(images, training=False)
 
-    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+    def make_embed(self, backbone: keras.Model) -> features.Embed:
         values = [v.value for v in backbone.variables]
 
         @functools.partial(jax.jit, out_shardings=whole(self._mesh))

@@ -151,7 +151,8 @@ class TensorFlowEngine(Engine):
                 x = tf.stop_gradient(x)
         return x
 
-    def _make_embed(self, backbone: keras.Model) -> features.Embed:
+    @staticmethod
+    def make_embed(backbone: keras.Model) -> features.Embed:
         folded = coatnet_tf.fold_for_inference(backbone)  # the same features, sooner
         embed = tf.function(lambda images: tf.cast(folded(tf.cast(images, tf.float32), training=False), tf.float32))
         return lambda images: embed(images).numpy()

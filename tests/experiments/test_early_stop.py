@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.engine.engine import BestEpoch
+from experiments.engine.progress import BestEpoch
 
 
 def test_best_epoch_of_a_history():

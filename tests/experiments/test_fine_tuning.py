@@ -32,7 +32,6 @@ def build(config, folder):
 
 @pytest.mark.parametrize("is_file", [False, True])
 def test_weights_are_loaded_across_resolutions(config, pretrained, tmp_path, is_file, caplog):
-    caplog.set_level("INFO", logger="absl")
     config.init_from = str(pretrained / workdir.MODEL if is_file else pretrained)
     config.image_size = 16
     engine = build(config, tmp_path / "tuned")
@@ -63,7 +62,6 @@ def test_resumed_fine_tuning_does_not_begin_again(run, config, pretrained, tmp_p
 
 
 def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
-    caplog.set_level("INFO", logger="absl")
     for name in ("a", "b", "c"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(12):
@@ -86,7 +84,6 @@ def test_other_classes_need_a_new_head(config, pretrained, tmp_path, caplog):
 
 def test_the_network_in_ones_own_model_begins_a_run(config, tmp_path, caplog):
     """As Keras' guide builds it, on colours: its CoAtNet is found, and fits grey images."""
-    caplog.set_level("INFO", logger="absl")
     base = coatnet_tf.CoAtNet(make_model_config(config.model), input_shape=(8, 8, 3), include_top=False, name="base")
     image = keras.Input((8, 8, 3))
     x = keras.layers.GlobalAveragePooling2D()(base(image))
@@ -121,7 +118,6 @@ def test_missing_weights_are_refused_before_any_work(config, tmp_path):
 
 def test_published_weights_begin_a_run(config, tmp_path, monkeypatch, caplog):
     """As `--init_from=timm/...` would after a download, on coloured images of 64 x 64 of one's own."""
-    caplog.set_level("INFO", logger="absl")
     name = "timm/coatnet_bn_0_rw_224.sw_in1k"
     monkeypatch.setitem(configs.RELATIVES, "coatnet_bn_0_rw", golden.small_config("coatnet_bn_0_rw"))
     tensors, _, _ = golden.read("coatnet_bn_0_rw")

@@ -147,7 +147,6 @@ def settled(config, folder):
 
 
 def test_a_run_sees_what_its_weights_want(tmp_path, caplog):
-    caplog.set_level("INFO", logger="absl")
     config = small_folder.get_config()
     assert settled(config, tmp_path / "run") == ("none", "bilinear") and not caplog.text
 

@@ -201,7 +201,6 @@ def test_the_client_explains_a_missing_signature(monkeypatch):
 @pytest.mark.slow
 def test_fine_tuning_on_arrays_adapts_the_first_kernel(run, tmp_path, caplog):
     """Of RGB weights, for five channels, at a size that is not square; reported."""
-    caplog.set_level("INFO", logger="absl")
     start = tmp_path / "start"
     start.mkdir()
     recipe = digits.get_config()

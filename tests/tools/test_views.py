@@ -31,7 +31,6 @@ def answers(model, view):
 
 @pytest.mark.slow
 def test_an_export_sees_what_published_weights_want(published, tmp_path, caplog):
-    caplog.set_level("INFO", logger="absl")
     model, path = published
     version = export(ExportOptions(output=tmp_path / "serving", weights=path, fold=True))
     assert (

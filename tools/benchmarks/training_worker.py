@@ -107,6 +107,7 @@ def make_frozen(dtype: str, model: str, batch_size: int) -> tuple[str, Step]:
     import tensorflow as tf
 
     import coatnet_tf
+    from experiments.engine.tensorflow_engine import TensorFlowEngine
 
     backbone = coatnet_tf.CoAtNet(
         model,
@@ -115,12 +116,11 @@ def make_frozen(dtype: str, model: str, batch_size: int) -> tuple[str, Step]:
         input_shape=(SIZE, SIZE, 3),
         dtype="float32" if dtype == "float32" else "mixed_bfloat16",
     )
-    folded = coatnet_tf.fold_for_inference(backbone)
-    embed = tf.function(lambda images: folded(tf.cast(images, tf.float32), training=False))
+    embed = TensorFlowEngine.make_embed(backbone)
     images = tf.constant(batch_of(batch_size)[0])
 
     def step() -> None:
-        embed(images).numpy()
+        embed(images)
 
     return tensorflow_device(), step
 
