@@ -53,7 +53,6 @@ class Devices(abc.ABC):
     def gather(self, numbers: Sequence[int]) -> list[int]:
         """The numbers of all processes, at least one of each, one after the other; all have to ask, and wait."""
 
-    @abc.abstractmethod
     def engine(
         self,
         config: ml_collections.ConfigDict,
@@ -61,14 +60,12 @@ class Devices(abc.ABC):
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         load: Callable[[keras.Model], None] | None = None,
     ) -> Engine:
-        """The model of a recipe on these devices, with its step.
+        """The model of a recipe on these devices, with its step; arguments as of `Engine`."""
+        return self._engine_class()(config, source, schedule, self, load)
 
-        Args:
-            config: The recipe.
-            source: The dataset.
-            schedule: Learning rate of the run.
-            load: Gives the network the weights to begin with; by default they are random.
-        """
+    @abc.abstractmethod
+    def _engine_class(self) -> type[Engine]:
+        """What trains on these devices."""
 
     @abc.abstractmethod
     def checkpoints(self, workdir: epath.Path, state: dict[str, list[keras.Variable]]) -> Checkpoints:

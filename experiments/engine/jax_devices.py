@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 from etils import epath
@@ -16,7 +15,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import logs
-from experiments.data.sources import Source
 from experiments.engine.devices import Devices
 
 if TYPE_CHECKING:
@@ -206,16 +204,10 @@ class JaxDevices(Devices):
         padded = multihost_utils.process_allgather(np.pad(mine, (0, lengths.max() - len(mine))))
         return [int(number) for row, length in zip(padded, lengths, strict=True) for number in row[:length]]
 
-    def engine(
-        self,
-        config: ml_collections.ConfigDict,
-        source: Source,
-        schedule: keras.optimizers.schedules.LearningRateSchedule,
-        load: Callable[[keras.Model], None] | None = None,
-    ) -> JaxEngine:
+    def _engine_class(self) -> type[JaxEngine]:
         from experiments.engine.jax_engine import JaxEngine
 
-        return JaxEngine(config, source, schedule, self, load)
+        return JaxEngine
 
     def checkpoints(self, workdir: epath.Path, state: dict[str, list[keras.Variable]]) -> OrbaxCheckpoints:
         from experiments.engine.orbax_checkpoints import OrbaxCheckpoints

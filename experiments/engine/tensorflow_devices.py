@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import keras
-import ml_collections
 import tensorflow as tf
 from etils import epath
 
-from experiments.data.sources import Source
 from experiments.engine.devices import Devices
 
 if TYPE_CHECKING:
@@ -119,16 +117,10 @@ class TensorFlowDevices(Devices):
         gathered = self.strategy.gather(self.strategy.run(tf.identity, args=(mine,)), axis=0)
         return gathered.numpy().tolist()
 
-    def engine(
-        self,
-        config: ml_collections.ConfigDict,
-        source: Source,
-        schedule: keras.optimizers.schedules.LearningRateSchedule,
-        load: Callable[[keras.Model], None] | None = None,
-    ) -> TensorFlowEngine:
+    def _engine_class(self) -> type[TensorFlowEngine]:
         from experiments.engine.tensorflow_engine import TensorFlowEngine
 
-        return TensorFlowEngine(config, source, schedule, self, load)
+        return TensorFlowEngine
 
     def checkpoints(self, workdir: epath.Path, state: dict[str, list[keras.Variable]]) -> TensorFlowCheckpoints:
         from experiments.engine.tensorflow_checkpoints import TensorFlowCheckpoints
