@@ -295,6 +295,7 @@ def test_a_deep_network_from_two_shallower_ones():
     assert found == {name: expected[name] for name in found} and found["fits"]
     refused = depth.extended(config, chip, lambda shorter: {**of_depth(blocks_of(shorter)), "refusal": "too large"})
     assert refused["refusal"] == "too large" and refused["estimated_cycles"] == 1400
+    assert refused["what"].endswith("; with 4 of the 42 blocks of stage s3, whose parameters are counted")
 
 
 def test_a_shallow_network_is_compiled_as_it_is():

@@ -26,10 +26,10 @@ _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 _AXES = {"v4": _CUBE, "v5e": _FLAT, "v5p": _CUBE, "v6e": _FLAT}
 # Chips of each kind for CoAtNet-0 to -7, at 224.
 _SMALLEST = {
-    "v4": (8, 16, 16, 32, 64, 16, 16, 16),
-    "v5e": (16, 32, 32, 64, 128, 32, 32, 32),
-    "v5p": (4, 4, 8, 8, 16, 4, 4, 8),
-    "v6e": (8, 16, 16, 32, 64, 16, 16, 16),
+    "v4": (8, 16, 16, 32, 64, 32, 32, 32),
+    "v5e": (16, 32, 32, 64, 128, 64, 64, 64),
+    "v5p": (4, 4, 8, 8, 16, 8, 8, 8),
+    "v6e": (8, 16, 16, 32, 64, 32, 32, 32),
 }
 _DEEP = 4  # the first whose longest stage is extended from shallower ones
 

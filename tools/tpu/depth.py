@@ -55,7 +55,8 @@ def extended(
             )
         compiled.append(compile_it(shorter))
         if compiled[-1].get("refusal"):
-            return compiled[-1]
+            of = f"with {depth} of the {longest.depth} blocks of stage {longest.name}, whose parameters are counted"
+            return compiled[-1] | {"what": f"{compiled[-1]['what']}; {of}"}
     short, long = compiled
     numbers = on_the_line(short, long, (longest.depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0]))
     numbers["compile_seconds"] = short["compile_seconds"] + long["compile_seconds"]
