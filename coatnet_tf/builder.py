@@ -13,7 +13,7 @@ import keras
 
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import common, parts
-from coatnet_tf.layers.options import is_positive_int, replace
+from coatnet_tf.layers.options import PositiveInt, check, replace
 from coatnet_tf.layers.parts import Change
 from coatnet_tf.network import ImageShape, Network
 from coatnet_tf.pretrained import load_initial_weights
@@ -70,18 +70,17 @@ def build_model(
         if near := difflib.get_close_matches(option, _ARGUMENTS, n=1, cutoff=0.8):
             raise ValueError(f"There is no argument {option!r}; the nearest is {near[0]}.")
     config = replace(config, **options)
-    for argument, value in (("include_top", include_top), ("include_preprocessing", include_preprocessing)):
-        if not isinstance(value, bool):
-            raise ValueError(f"{argument} must be True or False; got {value!r}.")
+    check("include_top", include_top, bool)
+    check("include_preprocessing", include_preprocessing, bool)
     if not isinstance(weights, str | os.PathLike | None):
         raise ValueError(f"weights must be a path, a name of list_weights() or None; got {weights!r}.")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling must be None, "avg" or "max"; got {pooling!r}.')
-    if include_top and not is_positive_int(classes):
-        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
+    if include_top:
+        check("classes", classes, PositiveInt)
     backbone = build_backbone(config, input_tensor, input_shape, include_preprocessing, dtype)
     if include_top:
-        layers = config.head_layers(classes, classifier_activation, dtype)
+        layers = config.head_layers(int(classes), classifier_activation, dtype)
     else:
         shape = tuple(backbone.input_shape[1:]) if input_tensor is None else tuple(input_tensor.shape[1:])
         layers = config.map_layers(shape, dtype) + _pooling_layers(pooling, dtype)
@@ -136,7 +135,8 @@ def _pooling_layers(pooling: str | None, dtype: Any) -> list[keras.layers.Layer]
 
 def _image_input(input_tensor: Any, input_shape: ImageShape | None) -> Any:
     if input_tensor is None:
-        return keras.Input(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3), name="image")
+        shape = (DEFAULT_SIZE, DEFAULT_SIZE, 3) if input_shape is None else tuple(input_shape)
+        return keras.Input(shape, name="image")
     if not keras.utils.is_keras_tensor(input_tensor):
         raise ValueError(f"input_tensor must be a Keras tensor, as keras.Input returns; got {type(input_tensor)}.")
     if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):

@@ -192,7 +192,7 @@ class Folding(Rewrite):
         """What a layer returns, scaled and shifted: the same layer with other weights."""
         layer = made.layer
         last = layer.out if type(layer) is FoldedSelfAttention else layer
-        of_kernel = scale[:, None] if type(layer) is keras.layers.DepthwiseConv2D else scale
+        of_kernel = scale.reshape(last.kernel.shape[2:]) if type(layer) is keras.layers.DepthwiseConv2D else scale
 
         def weights() -> list[np.ndarray]:
             kernel, bias = _numpy(last.kernel) * of_kernel, _bias(last) * scale + shift

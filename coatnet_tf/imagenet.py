@@ -68,8 +68,8 @@ def rescale(x: Any, mode: str = "tf") -> Any:
     Only for models built with `include_preprocessing=False`; the others do it themselves.
 
     Args:
-        x: NumPy array or tensor of images of any dtype, channels last, in [0, 255]; also in `tf.data.Dataset.map`.
-            It is not changed.
+        x: NumPy array or tensor of images of any dtype, channels last, in [0, 255]; also in `tf.data.Dataset.map`,
+            where `"torch"` has to know the number of channels. It is not changed.
         mode: The `preprocessing` of the model's configuration: `"tf"`, [-1, 1], as in the paper's code, or `"torch"`,
             ImageNet's mean and standard deviation.
 
@@ -77,7 +77,7 @@ def rescale(x: Any, mode: str = "tf") -> Any:
         The images in Keras' `floatx`: a NumPy array for an array, and a tensor for a tensor.
 
     Raises:
-        ValueError: If `mode` is another.
+        ValueError: If `mode` is another, or the channels of a tensor are not known to `"torch"`.
 
     Example:
     >>> import numpy as np
@@ -86,7 +86,16 @@ def rescale(x: Any, mode: str = "tf") -> Any:
     [[[-1.0, 0.0, 1.0]]]
     """
     check("mode", mode, Preprocessing)
-    y = preprocessing_layer(mode, x.shape[-1], keras.config.floatx())(x)  # type: ignore[arg-type]
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    channels = None if getattr(x.shape, "rank", 1) is None else x.shape[-1]  # TensorFlow may know nothing of a shape
+    if channels is None and mode == "torch":
+        raise ValueError(
+            'rescale(x, "torch") needs the number of channels, which x does not say: decode images with channels=3, or '
+            "call x.set_shape([None, None, 3]) before."
+        )
+    layer = preprocessing_layer(mode, channels, keras.config.floatx())  # type: ignore[arg-type]
+    y = layer.call(x)  # not by `__call__`, which wants to know a shape
     return keras.ops.convert_to_numpy(y) if isinstance(x, np.ndarray) else y
 
 

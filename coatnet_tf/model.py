@@ -14,6 +14,7 @@ import keras
 from coatnet_tf.builder import build_backbone, build_model, make_factory, warn_of_changes
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import FAMILY, get_config
+from coatnet_tf.layers.options import check
 from coatnet_tf.layers.parts import change_of
 from coatnet_tf.network import ImageShape
 from coatnet_tf.pretrained import (
@@ -105,7 +106,7 @@ def from_pretrained(
     if shape is None and arguments.get("input_tensor") is None:
         shape = network.input_shape
     arguments = {"classifier_activation": network.classifier_activation, **arguments}
-    model = CoAtNet(network.config, input_shape=shape, classes=classes or 1000, **arguments)
+    model = CoAtNet(network.config, input_shape=shape, classes=1000 if classes is None else classes, **arguments)
     warn_of_changes(pretrained.load(model, reset_head), name)
     return model
 
@@ -158,6 +159,7 @@ class CoAtNetBackbone(keras.Model):
         if isinstance(config, str) and is_pretrained_name(config):
             config = find_pretrained(config).config
         config = get_config(config, **options)
+        check("include_preprocessing", include_preprocessing, bool)
         features = build_backbone(config, None, input_shape, include_preprocessing, dtype, parts)
         if weights is not None:
             loaded = load_initial_weights(features, weights, resize=True, reset_head=True)

@@ -12,13 +12,13 @@ from coatnet_tf.builder import warn_of_changes
 from coatnet_tf.freezing import last_of
 from coatnet_tf.graph import as_functional, inlined, is_functional
 from coatnet_tf.layers import ResidualBlock
-from coatnet_tf.layers.options import is_positive_int
+from coatnet_tf.layers.options import PositiveInt, check, is_positive_int
 from coatnet_tf.model import CoAtNetBackbone
 from coatnet_tf.rivals.vit import TokenEmbedding
 from coatnet_tf.weights import Loaded, resize_table
 from coatnet_tf.weights.resizing import is_other_table
 
-_OF_NETWORK = re.compile(r"(stem|patch|encoder|final|resnet)_|.*block\d|head_norm")  # names of layers
+_OF_NETWORK = re.compile(r"(stem|patch|encoder|final|resnet)_|map_grid|.*block\d|head_norm")  # names of layers
 _OF_A_SIZE = (keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop)
 _VECTORS = ("head_pool", "head_token")  # the layers that make one vector of an image
 
@@ -110,7 +110,7 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
         A functional model of the same name, not compiled, with weights of its own.
 
     Raises:
-        ValueError: If the model does not end in a Dense layer, or `classes` is no positive integer.
+        ValueError: If the model does not end in a Dense layer, alone, or `classes` is no positive integer.
 
     Example:
     >>> import coatnet_tf
@@ -120,8 +120,12 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
     ((None, 6), (None, 1000))
     """
     _check_functional(model, "reset_classifier")
-    if not is_positive_int(classes):
-        raise ValueError(f"classes must be a positive integer; got {classes!r}.")
+    check("classes", classes, PositiveInt)
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"reset_classifier takes a model with one output; {model.name} has {len(model.outputs)}. Take the model of "
+            "one of them, and build the others around that again."
+        )
     classifier = model.outputs[0]._keras_history.operation
     while isinstance(classifier, keras.layers.Activation | keras.layers.Softmax):
         classifier = classifier.input._keras_history.operation
@@ -137,7 +141,7 @@ def reset_classifier(model: keras.Model, classes: int) -> keras.Model:
         config = layer.get_config()
         if layer is classifier:  # a new one learns, whatever is frozen before it
             config = {key: value for key, value in config.items() if not key.startswith("lora_")}
-            config |= {"units": classes, "trainable": True}
+            config |= {"units": int(classes), "trainable": True}
         return type(layer).from_config(config)
 
     copy, pairs = _clone(model, copied)
@@ -233,7 +237,8 @@ def _clone(
         return pairs[-1][1]
 
     view = keras.Model(as_functional(model).input, as_functional(model).output, name=model.name)
-    return keras.models.clone_model(view, input_tensors=image, clone_function=pair), pairs
+    tensors = None if image is None else keras.tree.map_structure(lambda _: image, view.input)
+    return keras.models.clone_model(view, input_tensors=tensors, clone_function=pair), pairs
 
 
 def _check_functional(model: Any, function: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -59,9 +60,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     names_file = workdir.outputs_file(run)
     config = workdir.read_recipe(run, workdir.MODEL, names_file)
     dataset = config.dataset
-    chosen_on = (dataset.name, dataset.eval_split)
+    chosen_on = (_place(dataset.name), dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
-    on_others = (dataset.name, dataset.eval_split) != chosen_on
+    on_others = (_place(dataset.name), dataset.eval_split) != chosen_on
     files, train_split = sources.of_files(dataset.name), dataset.train_split
     if files is None:
         dataset.train_split = dataset.eval_split  # which alone is read
@@ -69,7 +70,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         files[0].check_split(files[1], dataset.train_split, dataset.eval_split)
     config.batch_size = min(config.batch_size, MAX_BATCH_SIZE)
     source = sources.prepare(config.dataset)
-    class_names = tuple((run / names_file).read_text().splitlines())
+    if files is not None and not on_others:
+        workdir.check_data(run, source, "give the images to measure in a folder of their own, as --data")
+    class_names = tuple(workdir.read_lines(run / names_file))
     if source.class_names != class_names:
         raise ValueError(_describe_difference(source, class_names))
     if source.multi_label and config.loss == "softmax":
@@ -91,7 +94,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     measured["damaged_images"] = damaged.names
     measured["left_out"] = folder_files.count_by_reason(source.left_out)
     measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
-    measured["trained_on"] = dataset.name == chosen_on[0] and dataset.eval_split in (folder.ALL, train_split)
+    measured["trained_on"] = _place(dataset.name) == chosen_on[0] and dataset.eval_split in (folder.ALL, train_split)
     digest = hashlib.sha256((run / workdir.MODEL).read_bytes()).hexdigest()
     measured |= {"data": dataset.name, "split": dataset.eval_split, "model": digest}
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
@@ -105,6 +108,20 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     if source.left_out:
         workdir.write_whole(output / workdir.LEFT_OUT, folder_files.describe(source.left_out))
     return measured
+
+
+def _place(data: str) -> str:
+    """A dataset by where its files lie, however that is written."""
+    kind, _, path = data.partition(":")
+    return f"{kind}:{os.path.realpath(path)}" if kind in ("folder", "csv") and "://" not in path else data
+
+
+def _refuse_to_replace(output: epath.Path, data: str) -> None:
+    """Refuses a default folder that holds the evaluation of other images, whose folder has the same name."""
+    file = output / "evaluation.json"
+    before = json.loads(file.read_text())["data"] if file.is_file() else data
+    if _place(before) != _place(data):
+        raise FileExistsError(f"{output} holds the evaluation of {before}, which is another; give --output.")
 
 
 def _describe_difference(source: sources.Source, class_names: tuple[str, ...]) -> str:
@@ -239,6 +256,8 @@ def main(argv: list[str]) -> None:
     data, split = flags.FLAGS.data or "", flags.FLAGS.split
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else folder_of(run, data, split)
     try:
+        if data and not flags.FLAGS.output:
+            _refuse_to_replace(output, data)
         measured = evaluate(run, output, data, split)
     except (ValueError, OSError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -129,12 +129,18 @@ def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def check_data(workdir: epath.Path, source: Source) -> None:
+def read_lines(path: Any) -> list[str]:
+    """The lines of a file that was written here; other marks that Unicode has for an end of line are part of a name."""
+    return path.read_text().removesuffix("\n").split("\n")
+
+
+def check_data(workdir: epath.Path, source: Source, remedy: str = "begin anew in another --workdir") -> None:
     """Refuses to go on with other data than a run began with.
 
     Args:
         workdir: Folder of the run.
         source: The dataset.
+        remedy: What can be done in place of putting the data back.
 
     Raises:
         ValueError: If the numbers of images, the classes or the files have changed.
@@ -145,8 +151,7 @@ def check_data(workdir: epath.Path, source: Source) -> None:
         raise ValueError(
             f"{source.name} has changed since the run in {workdir} began: then {before['train']} training and "
             f"{before['eval']} held-out images of {len(before['classes'])} classes, now {now['train']}, {now['eval']} "
-            f"and {len(now['classes'])}{', in other files' if only_files else ''}. Put it back, or "
-            "begin anew in another --workdir."
+            f"and {len(now['classes'])}{', in other files' if only_files else ''}. Put it back, or {remedy}."
         )
 
 

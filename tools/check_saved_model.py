@@ -109,7 +109,7 @@ def check(folder: Path, saved_model: Path) -> str:
     model = exported.load_saved_model(version)
     sheet, right_count, count = ContactSheet(report.CONTACT_SHEET), 0, 0
     view, trained_on = held_out.view_of_export(version, model.image_shape[:2], config), views.of_recipe(config)
-    for images, targets, probabilities in held_out.classify_held_out(model, config, view):
+    for images, targets, probabilities in held_out.classify_held_out(model, folder, config, view):
         right = held_out.are_right(targets, probabilities)
         sheet.add(images, targets, probabilities, right)
         right_count, count = right_count + int(right.sum()), count + len(right)
@@ -124,7 +124,7 @@ def check(folder: Path, saved_model: Path) -> str:
             raise ValueError(
                 f"The SavedModel's accuracy {accuracy:.2%} is not the {trained:.2%} that training reported."
             )
-    names = (folder / workdir.CLASSES).read_text().splitlines()
+    names = workdir.read_lines(folder / workdir.CLASSES)
     report.plot_predictions(*sheet.shown(), names, folder / "served.png")
     add_to_report(folder, version, result)
     return f"{version}: {result}"

@@ -33,18 +33,22 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
 
     Raises:
         FileNotFoundError: If the run is not finished, or a folder holds no export.
-        ValueError: If an export does not take the run's images.
+        ValueError: If an export does not take the run's images, or has other classes.
     """
     model_files.refuse_run_on_values(folder)
-    config = workdir.read_recipe(folder)
+    config = workdir.read_recipe(folder, workdir.CLASSES)
+    classes = workdir.read_lines(folder / workdir.CLASSES)
     for version in versions:
         exported.format_of(version)  # all of them, before the first takes its time
     lines = ["| export | weights, MB | held-out accuracy | same class as the first |", "| --- | ---: | ---: | ---: |"]
     first = None
     for version in versions:
         model = exported.load_export(version)
+        for file in (version / workdir.CLASSES, version / "assets" / workdir.CLASSES):
+            if file.is_file() and workdir.read_lines(file) != classes:
+                raise ValueError(f"{version} has other classes than {folder}, or has them in another order.")
         view = held_out.view_of_export(version, model.image_shape[:2], config)
-        batches = held_out.classify_held_out(model, config, view)
+        batches = held_out.classify_held_out(model, folder, config, view)
         found = [(held_out.are_right(targets, given), given.argmax(axis=-1)) for _, targets, given in batches]
         right, predicted = (np.concatenate(parts) for parts in zip(*found, strict=True))
         first = predicted if first is None else first

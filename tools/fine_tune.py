@@ -72,6 +72,7 @@ ABOUT_NO_WEIGHTS = (
 )
 WIDE_INTERVAL = 0.1  # of an accuracy
 LATE = 0.8  # of the epochs: where the best is later, twice as many are better (docs/small_sets.md)
+_OF_SPLITS = ("dataset.name", "dataset.train_split", "dataset.eval_split")
 _OF_IMAGES = ("loss", "dataset.channels", "dataset.value_columns")  # fields that say how images and labels are read
 
 
@@ -335,6 +336,11 @@ def describe(
 
 def _images_of_flags(overrides: Mapping[str, Any], folds: Sequence[Fold]) -> Images:
     """The images that `--images` names; each fold is looked at before any is trained on."""
+    if given := [field for field in _OF_SPLITS if field in overrides]:
+        raise ValueError(
+            f"--config.{given[0]} is for experiments.train: here --images names the images, and folders of the names "
+            "train, validation and test, or a table's column split, say what is held out."
+        )
     settings = small_folder.get_config()
     settings.update_from_flattened_dict({field: overrides[field] for field in _OF_IMAGES if field in overrides})
     checks.settle_values(settings)

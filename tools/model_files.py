@@ -78,7 +78,8 @@ def read_labels(path: Path) -> list[str]:
         ValueError: If it is not in UTF-8.
     """
     try:
-        return [name.strip() for name in path.read_text(encoding="utf-8-sig").splitlines()]
+        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
+        return [name.strip() for name in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 (byte {error.start}); save it as text in UTF-8.") from error
 

@@ -19,6 +19,7 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 import csv
 import dataclasses
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -185,14 +186,14 @@ def find_files(images: Sequence[str]) -> list[Prediction]:
     Returns:
         One entry for each file, without probabilities.
     """
-    found: dict[str, Prediction] = {}
+    found: dict[str, Prediction] = {}  # by where a file is, however that is written
     for name in images:
         paths = [name]
         if not Path(name).exists() and glob.has_magic(name):
             paths = sorted(glob.glob(name, recursive=True)) or [name]
         for path in paths:
             for entry in _files_of(path):
-                found.setdefault(entry.file, entry)
+                found.setdefault(os.path.abspath(entry.file), entry)
     return list(found.values())
 
 

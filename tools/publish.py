@@ -102,7 +102,7 @@ def write(options: PublishOptions) -> Path:
         raise ValueError(
             f"{run / workdir.MODEL} is not the model of the recipe in {run}: {enumerate_names(differences, '; ')}."
         )
-    class_names = model_files.name_classes(model, run, (run / workdir.CLASSES).read_text().splitlines())
+    class_names = model_files.name_classes(model, run, workdir.read_lines(run / workdir.CLASSES))
     view = model_files.view_of(model, run / workdir.MODEL)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
@@ -227,8 +227,10 @@ def _example(to: str, model: keras.Model, view: views.View) -> list[str]:
     modes = {1: "grayscale", 3: "rgb", 4: "rgba"}
     loaded = [f"image = np.zeros(({height}, {width}, {model.input_shape[-1]}))  # in [0, 255]"]
     if (channels := model.input_shape[-1]) in modes:
+        arguments = f'"{modes[channels]}", ({height}, {width}), "{view.interpolation}"'
+        cut = "" if view.crop == views.WHOLE else f"  # the model was evaluated on {view.describe()}"
         loaded = [
-            f'image = keras.utils.load_img("photo.jpg", "{modes[channels]}", ({height}, {width}))',
+            f'image = keras.utils.load_img("photo.jpg", {arguments}){cut}',
             "image = keras.utils.img_to_array(image)",
         ]
     return [

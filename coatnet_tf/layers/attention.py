@@ -55,8 +55,8 @@ class RelativePositionBias(LayerOfLayers):
         check("grid", tuple(grid), tuple[PositiveInt, ...])
         check("num_heads", num_heads, PositiveInt)
         check("bias_reindexing", bias_reindexing, BiasReindexing)
-        self.grid = tuple(grid)
-        self.num_heads = num_heads
+        self.grid = tuple(map(int, grid))
+        self.num_heads = int(num_heads)
         self.bias_reindexing = bias_reindexing
 
     def build(self, input_shape: Shape) -> None:
@@ -89,7 +89,7 @@ class RelativePositionBias(LayerOfLayers):
         return ops.reshape(bias, (self.num_heads, height * width, height * width))
 
     def call(self, inputs: Any) -> Any:
-        return ops.add(inputs, self.bias())
+        return ops.add(self.bias(), inputs)  # Keras would take a bias of one position behind them for one of channels
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -126,9 +126,9 @@ class RelativePositionMLP(RelativePositionBias):
     def __init__(self, units: int, grid: tuple[int, int], num_heads: int, **kwargs: Any) -> None:
         super().__init__(grid, num_heads, **kwargs)
         check("units", units, PositiveInt)
-        self.units = units
-        self.hidden = common.dense(units, activation="relu", name="hidden", dtype=self.dtype_policy)
-        self.out = common.dense(num_heads, name="out", dtype=self.dtype_policy)
+        self.units = int(units)
+        self.hidden = common.dense(self.units, activation="relu", name="hidden", dtype=self.dtype_policy)
+        self.out = common.dense(self.num_heads, name="out", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         self.restore_parts()
@@ -207,7 +207,7 @@ class RelativeSelfAttention(ConfiguredLayer):
     ) -> None:
         super().__init__(kernel_initializer, config, **kwargs)
         check("filters", filters, PositiveInt)
-        self.filters = filters
+        self.filters = int(filters)
         if self.config.attention_width == "output":
             self._check_heads(filters)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from coatnet_tf.layers import norms, tensorflow_training
+from coatnet_tf.layers import norms, parts, tensorflow_training
 from coatnet_tf.layers.options import Shape
 
 Norm = Literal["batch_norm", "sync_batch_norm", "layer_norm"]
@@ -104,11 +104,9 @@ def build_chain(layers: Sequence[keras.layers.Layer], shape: Shape) -> Shape:
     return shape
 
 
-def finish_build(layer: keras.layers.Layer) -> None:
-    """Ends the `build` of a layer of layers: Keras does not freeze those of one whose configuration is frozen."""
-    if not layer.trainable:
-        layer.trainable = True  # TensorFlow leaves out assignments of what is there already
-        layer.trainable = False
+def finish_build(layer: parts.LayerOfLayers) -> None:
+    """Ends the `build` of a layer of layers: what is trained in it is as its configuration says."""
+    parts.restore_trainable(layer)
     layer.built = True
 
 

@@ -57,7 +57,7 @@ class SqueezeExcite(ConfiguredLayer):
     ) -> None:
         super().__init__(kernel_initializer, config, **kwargs)
         check("bottleneck", bottleneck, PositiveInt)
-        self.bottleneck = bottleneck
+        self.bottleneck = int(bottleneck)
 
     def prepare(self, input_shape: Shape) -> None:
         """Makes the layers of the gate for an input, unbuilt."""

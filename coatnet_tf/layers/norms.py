@@ -38,7 +38,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _has_kernel(self, inputs: Any) -> bool:
         of_images = len(inputs.shape) == 4 and self.axis in (-1, 3)
         usual = self.scale and self.center and not self.synchronized and not getattr(self, "renorm", False)
-        return tensorflow_training.is_there() and self.compute_dtype in _OF_KERNEL and of_images and usual
+        dtypes = self.compute_dtype in _OF_KERNEL and self.variable_dtype == "float32"
+        return tensorflow_training.is_there() and dtypes and of_images and usual
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         if mask is not None or self.synchronized or self.compute_dtype not in half_precision.DTYPES:

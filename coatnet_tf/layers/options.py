@@ -159,7 +159,8 @@ def replace(options: AnyOptions, **changes: Any) -> AnyOptions:
 
     Args:
         options: The options.
-        **changes: New values by name of the field. A field of nested options takes a dictionary of changes too.
+        **changes: New values by name of the field. A field of nested options takes a dictionary of changes too, or
+            such options, of which fields that are named beside them are replaced.
 
     Returns:
         New options of the same class.
@@ -186,8 +187,10 @@ def make(options: type[AnyOptions], **values: Any) -> AnyOptions:
 def _tree(options: type[Options], changes: dict[str, Any]) -> dict[str, Any]:
     """The changes by the path of their field: all of them are made at once, as one alone might not fit the others."""
     tree: dict[str, Any] = {}
-    for name, value in changes.items():
-        *parents, last = _find(options, name)
+    found = {name: _find(options, name) for name in changes}
+    # Whole options first, the outer ones before the inner: a field that is named counts more, wherever it stands.
+    for name in sorted(changes, key=lambda name: (not is_options(_annotation(options, found[name])), len(found[name]))):
+        (*parents, last), value = found[name], changes[name]
         node, of = tree, options
         for parent in parents:
             node, of = node.setdefault(parent, {}), _annotations(of)[parent]
@@ -202,6 +205,10 @@ def _tree(options: type[Options], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             node[last] = value
     return tree
+
+
+def _annotation(options: type[Options], path: tuple[str, ...]) -> Any:
+    return functools.reduce(lambda of, name: _annotations(of)[name], path, options)
 
 
 def _apply(options: AnyOptions, tree: dict[str, Any]) -> AnyOptions:

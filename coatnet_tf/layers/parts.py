@@ -51,8 +51,8 @@ def change_of(layer: keras.layers.Layer, parent: keras.layers.Layer) -> Change:
         `"parts"`, the changes of its own layers by attribute; each only if it differs.
     """
     change: Change = {}
-    if parent.trainable and not layer.trainable:
-        change["trainable"] = False
+    if layer.trainable != parent.trainable:
+        change["trainable"] = layer.trainable
     if layer.quantization_mode:
         change["dtype"] = keras.dtype_policies.serialize(layer.dtype_policy)
         if quantization := layer.get_config().get("quantization_config"):
@@ -70,12 +70,28 @@ def restore(layer: Any, change: Change) -> None:
         layer.quantization_config = keras.saving.deserialize_keras_object(change["quantization_config"])
     if "dtype" in change:
         layer.dtype_policy = keras.dtype_policies.deserialize(change["dtype"])
-    if not change.get("trainable", True):
-        layer.trainable = False
+    if "trainable" in change:
+        layer.trainable = change["trainable"]
     for attribute, value in change.get("lora", {}).items():
         setattr(layer, attribute, value)
     if "parts" in change:
         layer.parts = change["parts"]
+
+
+def restore_trainable(layer: LayerOfLayers) -> None:
+    """Freezes the layers of one that is frozen, which Keras leaves out if its config said so, but for `parts`."""
+    if not layer.trainable:
+        layer.trainable = True  # TensorFlow leaves out assignments of what is there already
+        layer.trainable = False
+    _apply_trainable(layer, layer.parts)
+
+
+def _apply_trainable(layer: keras.layers.Layer, changes: dict[str, Change]) -> None:
+    own = _layers_of(layer)
+    for name, change in changes.items():
+        if "trainable" in change:
+            own[name].trainable = change["trainable"]
+        _apply_trainable(own[name], change.get("parts", {}))
 
 
 def _layers_of(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:

@@ -52,8 +52,8 @@ class ResidualBlock(ConfiguredLayer):
         check("filters", filters, PositiveInt)
         check("strides", strides, Strides)
         check("drop_path_rate", drop_path_rate, Rate)
-        self.filters = filters
-        self.strides = strides
+        self.filters = int(filters)
+        self.strides = int(strides)
         self.drop_path_rate = drop_path_rate
 
     @abc.abstractmethod

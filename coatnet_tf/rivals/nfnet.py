@@ -147,9 +147,14 @@ class ScaledStandardizedConv2D(StandardizedConv2D):
     (2, 8, 8, 4)
     """
 
+    lora_rank: int | None  # as Keras has it
+
     def build(self, input_shape: Shape) -> None:
+        rank, self.lora_rank = self.lora_rank, None
         super().build(input_shape)
         self.gain = self.add_weight(name="gain", shape=(self.filters,), initializer="ones")
+        if rank:  # Keras takes no further weights of a layer with LoRA
+            self.enable_lora(rank, lora_alpha=self.lora_alpha)
 
     def standardized(self, kernel: Any) -> Any:
         fan_in = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]

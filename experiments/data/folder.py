@@ -32,6 +32,7 @@ from experiments.data.folder_files import (
     is_array,
 )
 from experiments.data.folder_splits import Layout, find_layout, purpose_of
+from experiments.data.labels_table import look_alike
 from experiments.data.readers import ImageFiles
 
 HELD_OUT_SHARE = 5  # one image in so many
@@ -110,7 +111,10 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
         train, held_out = (_of_split(f"{path}/{name}", left_out) for name in (train_name, held_out_name))
         unknown = sorted(set(held_out) - set(train))
         if unknown:
-            raise ValueError(f"{path}/{held_out_name} has classes that {train_name} has not: {', '.join(unknown)}.")
+            pairs = [names for names in look_alike({*train, *held_out}) if set(names) & set(unknown)]
+            hint = f"; {' and '.join(map(ascii, sorted(pairs[0])))} look alike, and are not the same" if pairs else ""
+            names = ", ".join(unknown)
+            raise ValueError(f"{path}/{held_out_name} has classes that {train_name} has not: {names}{hint}.")
         not_read = [name for name in layout.folders if name not in (train_name, held_out_name)]
         left_out += [LeftOut(f"{path}/{name}", "folders that are neither trained on nor held out") for name in not_read]
         note = f"{path}: {train_name!r} is trained on and {held_out_name!r} held out"
@@ -140,6 +144,8 @@ def read(path: str, train_split: str, eval_split: str, channels: int = 0) -> Fol
             )
     train_files, held_out_files = _join(class_names, train), _join(class_names, held_out)
     notes += _summary(path, train_files, held_out_files, left_out)
+    for alike in look_alike(class_names):
+        notes.append(f"{path}: {' and '.join(map(ascii, alike))} look alike, and are classes of their own.")
     own_channels = channels_of_array(min(arrays)) if arrays else 0
     return Folder(tuple(class_names), train_files, held_out_files, tuple(left_out), tuple(notes), own_channels)
 

@@ -72,8 +72,8 @@ def find_layout(path: str, train_split: str) -> Layout:
     several = [name for name in names if purpose_of(name) == "train" and name.lower() not in _NAMES["train"]]
     if splits and len(several) > 1 and splits["train"] in several:
         raise ValueError(
-            f"{path} has {' and '.join(several)}, and it is not clear which to train on; name one with "
-            "--config.dataset.train_split, or put their images together."
+            f"{path} has {' and '.join(several)}, and it is not clear which to train on; put their "
+            "images together, or have experiments.train take one, with --config.dataset.train_split."
         )
     taken = () if splits else tuple(by_name.values())
     return dataclasses.replace(layout, splits=splits, taken_for_classes=taken)

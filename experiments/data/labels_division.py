@@ -66,12 +66,13 @@ def divide(
                 f"{table} has no split {split!r}, as config.dataset.{field} says; it has {', '.join(sorted(names))}."
             )
     train = of_split(train_split, "train")
+    if eval_split == folder.ALL:
+        return train or list(rows), list(rows), [], ""
     if not train:
         raise ValueError(
-            f"{table} has no split to train on; its column split has {', '.join(sorted(names))}. Call it train."
+            f"{table} has no split to train on; its column split has {', '.join(sorted(names))}. Call one train, or "
+            "evaluate all of its images with --split=all."
         )
-    if eval_split == folder.ALL:
-        return train, list(rows), [], ""
     held_out, how = of_split(eval_split, "validation"), ", as the column split says"
     if not held_out or (held_out == train and train_split != eval_split):
         (train, held_out), how = _hold_out(table, train), _how(train)

@@ -88,7 +88,7 @@ def read_rows(path: str, wanted: tuple[str, ...], of_numbers: bool = False) -> t
     places: dict[str, int] = {}
     try:
         for cells in table:
-            cells = [_plain(cell) for cell in cells]
+            written, cells = cells, [_plain(cell) for cell in cells]
             if not any(cells):
                 continue
             if not places:
@@ -101,7 +101,8 @@ def read_rows(path: str, wanted: tuple[str, ...], of_numbers: bool = False) -> t
                     "cells with the separator in them are to be in double quotes."
                 )
             of_columns = {name: cells[place] for name, place in places.items()}
-            rows.append(_row(path, table.line_num, of_columns, wanted, of_numbers))
+            place = _find(folder_of(path), written[places["path"]]) if of_columns["path"] else ""
+            rows.append(_row(path, table.line_num, of_columns | {"path": place}, wanted, of_numbers))
     except csv.Error as error:
         raise ValueError(f"{path}, line {table.line_num}, cannot be read as a table: {error}.") from error
     if not rows:
@@ -120,10 +121,11 @@ def _plain(cell: str) -> str:
 
 
 def look_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
-    """Labels that differ in case alone, or as numbers are written, as they may be meant to be one."""
+    """Labels that differ in case, in how accents or numbers are written alone, as they may be meant to be one."""
     groups: dict[str, list[str]] = {}
     for label in labels:
-        same = f"{float(label.replace(',', '.')):g}" if is_number(label) else " ".join(label.casefold().split())
+        word = unicodedata.normalize("NFC", " ".join(label.casefold().split()))
+        same = f"{float(label.replace(',', '.')):g}" if is_number(label) else word
         groups.setdefault(same, []).append(label)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
@@ -150,17 +152,21 @@ def _and(names: Sequence[str]) -> str:
 def _row(table: str, line: int, cells: Mapping[str, str], wanted: Sequence[str], of_numbers: bool) -> Row:
     if not cells["path"]:
         raise ValueError(f"{table}, line {line}: the column path is empty.")
-    root, path = folder_of(table), cells["path"]
-    if "://" not in path:
-        path = os.path.normpath(path if "://" in root else os.path.join(root, path))
-        if "\\" in path and not os.path.exists(path):  # as Windows writes it
-            path = os.path.normpath(path.replace("\\", "/"))
-        path = path if "://" not in root or path.startswith("/") else f"{root}/{path}"
-    row = Row(line, path, (), cells.get("split", ""), cells.get("group", ""))
+    row = Row(line, cells["path"], (), cells.get("split", ""), cells.get("group", ""))
     if of_numbers:
         return dataclasses.replace(row, numbers=tuple(_number(table, line, name, cells[name]) for name in wanted))
     labels = {" ".join(label.split()) for name in wanted for label in cells[name].split(SEPARATOR)} - {""}
     return dataclasses.replace(row, labels=tuple(sorted(labels)))
+
+
+def _find(root: str, cell: str) -> str:
+    """The path that a cell says: as it is written if there is such a file, else as `_plain` and Windows have it."""
+    if "://" in cell:
+        return _plain(cell)
+    written = [cell, _plain(cell), cell.replace("\\", "/"), _plain(cell).replace("\\", "/")]
+    paths = [os.path.normpath(path if "://" in root else os.path.join(root, path)) for path in written]
+    path = next(filter(os.path.exists, paths), paths[3] if "\\" in cell else paths[1])
+    return path if "://" not in root or path.startswith("/") else f"{root}/{path}"
 
 
 def _number(table: str, line: int, column: str, cell: str) -> float:

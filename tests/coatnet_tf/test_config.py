@@ -1,11 +1,13 @@
 """The family table and what configurations refuse."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 import coatnet_tf
-from coatnet_tf import CoAtNetConfig, StageConfig, StemConfig
+from coatnet_tf import CoAtNetConfig, StageConfig, StemConfig, layers
 
 # Tables 3, 11 and 12 as (L, D) of S0..S4, and the head size; S4 of -6 follows Table 5.
 PAPER = {
@@ -161,3 +163,28 @@ def test_an_mbconv_of_half_an_expansion_more():
     block = coatnet_tf.layers.MBConv(8, expansion=1.5)
     block.build((None, 4, 4, 8))
     assert block.depthwise_conv.kernel.shape[-2] == 12
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_field_that_is_named_counts_in_any_order(turned):
+    def made(**changes):
+        items = list(changes.items())
+        return coatnet_tf.get_config("coatnet-0", **dict(reversed(items) if turned else items))
+
+    assert made(kernel_size=5, mbconv=layers.MBConvConfig(pool="avg")).mbconv.kernel_size == 5
+    assert made(kernel_size=5, mbconv={"kernel_size": 3, "pool": "avg"}).mbconv.pool == "avg"
+    assert made(kernel_size=5, mbconv={"kernel_size": 3}).mbconv.kernel_size == 5
+    found = made(
+        head_size=64, attention={"relative_attention": False}, transformer=layers.TransformerConfig(pool="avg")
+    )
+    assert found.transformer.attention.head_size == 64 and not found.transformer.attention.relative_attention
+    assert found.transformer.pool == "avg"
+
+
+def test_integers_of_numpy_are_taken_everywhere(tiny):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=np.array([32, 48, 3]), classes=np.int64(5))
+    assert coatnet_tf.reset_classifier(model, np.int64(6)).output_shape == (None, 6)
+    images = np.zeros((1, 4, 4, 8), "float32")
+    for block in (layers.TransformerBlock(np.int64(16), head_size=8), layers.MBConv(np.int64(16), np.int64(2))):
+        assert block(images).shape[-1] == 16
+        type(block).from_config(json.loads(json.dumps(block.get_config())))

@@ -122,6 +122,25 @@ def test_single_parts_of_blocks_stay_frozen(tiny, tmp_path):
     assert not again.se.trainable and again.pre_norm.trainable
 
 
+def test_parts_of_a_frozen_block_stay_trained(tiny, tmp_path):
+    model = coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, classes=5)
+    block, other = model.get_layer("s3_block01"), model.get_layer("s1_block01")
+    block.trainable = other.trainable = False
+    block.attention.trainable = True
+    block.attention.key.trainable = False  # a frozen part of a trained part of a frozen block
+    other.se.trainable = True
+    names = [variable.path for variable in model.trainable_variables]
+    assert block.attention.query.kernel.path in names and block.attention.key.kernel.path not in names
+    model.save(tmp_path / "model.keras")
+    for copy in (
+        keras.models.load_model(tmp_path / "model.keras"),
+        keras.models.clone_model(model),
+        coatnet_tf.reset_classifier(model, 5),
+        coatnet_tf.resize(model, SHAPE[:2]),
+    ):
+        assert [variable.path for variable in copy.trainable_variables] == names
+
+
 def test_what_is_not_there_is_named(tiny):
     model = make("plain", tiny)
     with pytest.raises(ValueError, match="no layer or stage 'stage3' in tiny; the nearest are .*s3"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import coatnet_tf
 from coatnet_tf import layers
 from coatnet_tf.layers import half_precision
 
@@ -116,3 +117,15 @@ def test_float32_batch_norm_is_at_least_as_exact_as_that_of_keras():
         for layer in (layers.BatchNormalization, keras.layers.BatchNormalization)
     )
     assert ours <= theirs < 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
+@pytest.mark.parametrize("options", [{}, {"bias_reindexing": "einsum"}, {"relative_mlp_units": 8}])
+def test_every_policy_trains_down_to_one_position(tiny, dtype, options):
+    """A last map of one pixel, whose attention has one position; weights in 16 bits too."""
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(16, 16, 3), classes=3, dtype=dtype, **options)
+    assert model.get_layer("s4_block01").output.shape[1:3] == (1, 1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3))
+    history = model.fit(images, np.arange(8) % 3, batch_size=4, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()

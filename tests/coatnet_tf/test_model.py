@@ -118,6 +118,21 @@ def test_rescale_is_what_models_do_inside(tiny, mode, channels):
         np.testing.assert_allclose(next(dataset.as_numpy_iterator()), expected, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tensors whose shape is not known")
+def test_rescale_where_the_channels_are_not_known():
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype("uint8")
+    file = tf.io.encode_png(image)
+    for decode in (tf.io.decode_png, tf.io.decode_image):  # without channels, and without a rank
+        files = tf.data.Dataset.from_tensors(file)
+        (found,) = files.map(lambda data, decode=decode: coatnet_tf.rescale(decode(data), "tf"))
+        np.testing.assert_allclose(found, coatnet_tf.rescale(image), atol=1e-6)
+        with pytest.raises(ValueError, match="needs the number of channels, which x does not say"):
+            files.map(lambda data, decode=decode: coatnet_tf.rescale(decode(data), "torch"))
+    np.testing.assert_allclose(coatnet_tf.rescale(image.tolist(), "torch"), coatnet_tf.rescale(image, "torch"))
+
+
 def test_torch_of_other_channel_counts_is_the_mean_of_its_numbers():
     grey = coatnet_tf.rescale(np.full((1, 2, 2, 1), 255 * 0.449), "torch")
     np.testing.assert_allclose(grey, 0.0, atol=1e-6)

@@ -333,3 +333,14 @@ def test_nfnet_begins_as_its_shortcuts():
     np.testing.assert_allclose([block.config.beta**-2 for block in blocks], expected)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 32)).astype("float32")
     np.testing.assert_array_equal(outputs(rivals.NFNetBlock(32, group_width=8), images), images)
+
+
+def test_a_network_with_lora_is_read_again(tmp_path):
+    sizes = {"depths": (1, 1, 1, 1), "widths": (16,) * 4, "stem_widths": (8,) * 4, "group_width": 4}
+    model = coatnet_tf.rivals.NFNetF4(input_shape=(32, 32, 3), classes=3, **sizes)
+    stem = model.get_layer("stem_conv01")
+    stem.enable_lora(2)
+    stem.lora_kernel_b.assign(np.ones(stem.lora_kernel_b.shape))
+    model.save(tmp_path / "model.keras")
+    image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "model.keras")(image), model(image), atol=1e-6)

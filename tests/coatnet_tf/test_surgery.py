@@ -69,6 +69,7 @@ def test_embeddings_are_pooled_by_the_head(tiny, model, images):
     normed_map = np.array(coatnet_tf.features(normed, ["head_norm"])(images)["head_norm"])
     np.testing.assert_allclose(coatnet_tf.embeddings(normed)(images), normed_map.mean(axis=(1, 2)), atol=1e-6)
     assert coatnet_tf.embeddings(small_vit()).output_shape == (None, 32)
+    assert coatnet_tf.embeddings(small_vit(include_top=False)).output_shape == (None, 32)
 
 
 @pytest.mark.parametrize("kind", ["plain", "own", "own activation", "sequential"])
@@ -122,6 +123,17 @@ def test_resized_to_its_own_size_it_is_the_same(model, images):
 
 
 @pytest.mark.filterwarnings("ignore:.*bias tables resized")
+@pytest.mark.parametrize("kind", ["input_tensor", "list", "dictionary"])
+def test_however_the_input_is_given(tiny, kind):
+    model = coatnet_tf.CoAtNet(tiny, classes=5, input_tensor=keras.Input(SHAPE))
+    if kind != "input_tensor":
+        model = keras.Model([model.inputs[0]] if kind == "list" else {"picture": model.inputs[0]}, model.outputs[0])
+    copy = coatnet_tf.resize(model, (64, 96))
+    images = np.zeros((1, 64, 96, 3), "float32")
+    assert copy({"picture": images} if kind == "dictionary" else images).shape == (1, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*bias tables resized")
 def test_backbones_and_models_around_a_network_are_resized(tiny):
     backbone = with_values(coatnet_tf.CoAtNetBackbone(tiny, input_shape=SHAPE))
     larger = coatnet_tf.resize(backbone, (64, 64))
@@ -139,8 +151,9 @@ def with_flatten(tiny):
     return keras.Model(base.input, keras.layers.Dense(2)(keras.layers.Flatten()(base.output)), name="flat")
 
 
-def small_vit():
-    return coatnet_tf.rivals.ViTL16(input_shape=(32, 32, 3), depth=1, width=32, mlp_width=32, num_heads=2)
+def small_vit(**options):
+    sizes = {"depth": 1, "width": 32, "mlp_width": 32, "num_heads": 2}
+    return coatnet_tf.rivals.ViTL16(input_shape=(32, 32, 3), **sizes, **options)
 
 
 def segmenter(config):
@@ -197,6 +210,10 @@ class Subclass(keras.Model):
         return inputs
 
 
+def of_two(model):
+    return keras.Model(model.input, [model.output, model.get_layer("head_pool").output], name="tiny")
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -205,6 +222,7 @@ class Subclass(keras.Model):
         (lambda m, t: coatnet_tf.features(Subclass(), ["s2"]), "features takes a functional keras.Model"),
         (lambda m, t: coatnet_tf.embeddings(with_flatten(t)), "flat has neither a head of this package"),
         (lambda m, t: coatnet_tf.reset_classifier(m, 0), "classes must be a positive integer; got 0"),
+        (lambda m, t: coatnet_tf.reset_classifier(of_two(m), 3), "a model with one output; tiny has 2"),
         (lambda m, t: coatnet_tf.reset_classifier(coatnet_tf.features(m, ["s4"]), 3), "ends in s4_block01, which is"),
         (lambda m, t: coatnet_tf.resize(m, 64), r"size must be \(height, width\), two positive integers; got 64"),
         (lambda m, t: coatnet_tf.resize(m, (40, 48)), "of height 40: choose a multiple of 16, such as 32 or 48"),

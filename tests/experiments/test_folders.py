@@ -224,3 +224,18 @@ def test_a_run_accounts_for_every_file(run, config, clip_art, tmp_path):
     text = (tmp_path / "evaluation" / "evaluation.md").read_text()
     assert r"| $a\|b$ \[x\] |" in text and "| Files that are not read | 10 links" in text
     assert len((tmp_path / "evaluation" / workdir.LEFT_OUT).read_text().splitlines()) == 10
+
+
+def test_classes_that_look_alike(tmp_path):
+    composed, parted = "\u00c9t\u00e9", "E\u0301te\u0301"
+    make_folder(tmp_path / "both", {composed: 6, parted: 6})
+    make_folder(tmp_path / "both", {"Cat": 6, "cat": 6}, first=50)
+    notes = folder.read(str(tmp_path / "both"), "train", "validation").notes
+    assert any(
+        "'E\\u0301te\\u0301' and '\\xc9t\\xe9' look alike, and are classes of their own" in note for note in notes
+    )
+    assert any("'Cat' and 'cat' look alike" in note for note in notes)
+    make_folder(tmp_path / "parted" / "train", {composed: 3, "b": 3})
+    make_folder(tmp_path / "parted" / "val", {parted: 3, "b": 3})
+    with pytest.raises(ValueError, match="has classes that train has not: .*look alike, and are not the same"):
+        folder.read(str(tmp_path / "parted"), "train", "validation")

@@ -112,6 +112,25 @@ def test_quoted_cells_and_other_ways_to_write_a_path(photos):
     assert len(set(found.train.paths) | set(found.held_out.paths)) == 91
 
 
+def test_paths_are_taken_as_they_are_written(photos):
+    """Accents of a file system that parts them from their letters, and spaces, which elsewhere in a table are none."""
+    table = rows()
+    for number, name in ((0, "cha\u0302teau.jpg"), (1, " space.jpg"), (2, "ch\u00e2let.jpg")):
+        (photos / table[number][0]).rename(photos / "photos" / name)
+        table[number][0] = f"photos/{name}"
+    table[2][0] = "photos/cha\u0302let.jpg"  # and as the table's program writes them
+    (photos / " first.jpg").write_bytes(jpeg(91))
+    found = read(write(photos, [*table, ['" first.jpg"', "red"]]))
+    assert found.train.count + found.held_out.count == 91
+
+
+def test_a_table_of_test_rows_is_evaluated_whole(photos):
+    table = write(photos, rows(lambda n: "test"), "path,label,split")
+    assert read(table, folder.ALL).held_out.count == 90
+    with pytest.raises(ValueError, match="no split to train on; .* evaluate all of its images with --split=all"):
+        read(table)
+
+
 def test_labels_that_look_alike(photos):
     """What nobody sees makes no class of its own; case and the way to write a number do, and it is said."""
     unseen = {0: "red", 3: "red\u200b", 6: "\ufeffred", 9: "caf\u00e9", 12: "cafe\u0301", 15: "red\u00a0"}

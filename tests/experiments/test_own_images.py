@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,11 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     assert everything["images"] == 120 and measured["images"] < 60
     assert (everything["trained_on"], measured["trained_on"]) == (True, False)
     assert "optimistic, as images of these were trained on" in (tmp_path / "everything" / "evaluation.md").read_text()
+    same = f"folder:{os.path.relpath(folder_config.dataset.name.removeprefix('folder:'))}"  # however it is written
+    assert evaluate.evaluate(tmp_path / "run", tmp_path / "everything", data=same, split="all")["trained_on"]
+    evaluate._refuse_to_replace(tmp_path / "everything", same)
+    with pytest.raises(FileExistsError, match="holds the evaluation of .*, which is another; give --output"):
+        evaluate._refuse_to_replace(tmp_path / "everything", f"folder:{tmp_path / 'other'}")
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
     with pytest.raises(
         ValueError, match=r"other has 2 classes, and the model has 3 classes, of which the other lacks 'blue'"
@@ -154,6 +160,8 @@ def test_changed_data_is_refused_on_resume(run, folder_config, colors, tmp_path)
     (colors / "red" / "new.jpg").write_bytes(jpeg(7))
     with pytest.raises(ValueError, match="has changed since the run in .* began: then .* images of 3 classes"):
         run(folder_config, tmp_path / "run", connect("one_device"))
+    with pytest.raises(ValueError, match="has changed since .* Put it back, or give the images to measure in a folder"):
+        evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation")
     (colors / "red" / "new.jpg").unlink()
     held_out = folder.is_held_out("", "/red/000.jpg")
     of_its_split = (f"{i}.jpg" for i in range(100) if folder.is_held_out("", f"/red/{i}.jpg") == held_out)

@@ -1,6 +1,7 @@
 """Held-out images through exports: the check of a run's SavedModel, and the comparison of several."""
 
 import gc
+import json
 import shutil
 import weakref
 
@@ -59,7 +60,7 @@ def test_an_export_of_another_size_is_checked_at_it(own_run, versions):
     config = workdir.read_recipe(own_run)
     view = held_out.view_of_export(versions[1], (24, 24), config)
     assert view == views.View((24, 24))
-    batches = list(held_out.classify_held_out(exported.load_export(versions[1]), config, view))
+    batches = list(held_out.classify_held_out(exported.load_export(versions[1]), own_run, config, view))
     assert sum(len(images) for images, _, _ in batches) == HELD_OUT
     assert batches[0][0].shape[1:] == (24, 24, 1) and batches[0][0].dtype == np.uint8
     right = sum(int((p.argmax(-1) == t.argmax(-1)).sum()) for _, t, p in batches)
@@ -90,9 +91,25 @@ def test_exports_are_compared(run_folder, versions, tmp_path):
         compare_exports.compare_exports(run_folder, [tmp_path / "9"])
 
 
+def test_exports_of_other_classes_and_changed_data_are_refused(own_run, versions, tmp_path):
+    for number, place in ((0, "assets"), (2, "")):
+        other = shutil.copytree(versions[number], tmp_path / f"other{number}")
+        names = other / place / workdir.CLASSES
+        names.write_text("".join(f"{name}\n" for name in reversed(workdir.read_lines(names))))
+        with pytest.raises(ValueError, match="has other classes than .*, or has them in another order"):
+            compare_exports.compare_exports(own_run, [versions[0], other])
+    data = json.loads((own_run / workdir.DATA).read_text())
+    (own_run / workdir.DATA).write_text(json.dumps(data | {"train": data["train"] - 1}))
+    with pytest.raises(ValueError, match="digits has changed since the run in .* began: then 255 training"):
+        compare_exports.compare_exports(own_run, versions[:1])
+
+
 def test_exports_of_other_images_are_refused(run_folder, version):
+    batches = held_out.classify_held_out(
+        exported.load_export(version), run_folder, workdir.read_recipe(run_folder), views.View((32, 32))
+    )
     with pytest.raises(ValueError, match="takes images of 3 channels, and those of digits have 1"):
-        compare_exports.compare_exports(run_folder, [version])
+        next(batches)
 
 
 def test_the_contact_sheet_has_mistakes_first_and_keeps_no_other_image():

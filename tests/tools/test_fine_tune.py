@@ -87,6 +87,12 @@ def test_folders_that_are_refused(tmp_path):
         fine_tune.find_images(str(tmp_path / "odd"))
 
 
+@pytest.mark.parametrize("field", ["dataset.name", "dataset.train_split", "dataset.eval_split"])
+def test_which_images_is_said_by_the_folder_alone(field):
+    with pytest.raises(ValueError, match=f"--config.{field} is for experiments.train: here --images names the images"):
+        fine_tune._images_of_flags({field: "test"}, [])
+
+
 def test_start_is_found_or_refused(pretrained, tmp_path):
     start = fine_tune.find_start(str(pretrained))
     assert (start.image_size, start.channels, start.model.widths) == (8, 1, [8, 16, 32])

@@ -1,6 +1,7 @@
 """Files to a table of classes: the same numbers from a run, its file and its export, and every file accounted for."""
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -100,6 +101,8 @@ def test_which_files(photos):
     pattern = predict.find_files([f"{photos}/[0-2].jpg", f"{photos}/1.jpg", f"{photos}/below [[]1]/*.png"])
     assert [Path(entry.file).name for entry in pattern] == ["0.jpg", "1.jpg", "2.jpg", 'süß, "x".png']
     assert [Path(entry.file).name for entry in predict.find_files([f"{photos}/below [1]"])] == ['süß, "x".png']
+    twice = predict.find_files([str(photos), f"{photos}/**", f"{photos}//1.jpg", os.path.relpath(photos / "2.jpg")])
+    assert len(twice) == len(names) + 1  # the pattern names the notes too
     everything = predict.find_files([f"{photos}/**/*.png"])
     assert [Path(entry.file).name for entry in everything] == ['süß, "x".png']
     missing = [f"{photos}/*.gif", "gone"]

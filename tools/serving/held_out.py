@@ -8,7 +8,9 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
+from etils import epath
 
+from experiments import workdir
 from experiments.data import pipeline, sources, views
 from experiments.sizes import Size
 from tools.serving import exported, model_card
@@ -30,13 +32,14 @@ def view_of_export(version: Path, size: Size, config: ml_collections.ConfigDict)
 
 
 def classify_held_out(
-    model: exported.ExportedModel, config: ml_collections.ConfigDict, view: views.View
+    model: exported.ExportedModel, run: Path, config: ml_collections.ConfigDict, view: views.View
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Classifies the held-out images of a run, in the dtype that the export takes.
 
     Args:
         model: The export.
-        config: The run's recipe.
+        run: Folder of the run.
+        config: Its recipe.
         view: What the export sees of an image.
 
     Yields:
@@ -44,10 +47,12 @@ def classify_held_out(
         class of the image, and probabilities `[n, classes]`.
 
     Raises:
-        ValueError: If the export takes images of other channels.
+        ValueError: If the export takes images of other channels, or the data has changed since the run began.
     """
     channels = model.image_shape[-1]
     source = sources.prepare(config.dataset)
+    if (run / workdir.DATA).is_file():
+        workdir.check_data(epath.Path(run), source, "fine-tune again")
     if channels != source.channels:
         raise ValueError(
             f"The export takes images of {channels} channels, and those of {source.name} have {source.channels}."
