@@ -30,7 +30,7 @@ from coatnet_tf.layers import (
     SqueezeExcite,
     StochasticDepth,
 )
-from coatnet_tf.layers.options import Shape, replace
+from coatnet_tf.layers.options import PositiveInt, Shape, check, replace
 from coatnet_tf.network import Network
 
 
@@ -139,12 +139,13 @@ def profile(
             )
         _check_is_chain(model)
         return _profile_chain(model.name, list(model.layers), shape)
-    shape = tuple(input_shape or (DEFAULT_SIZE, DEFAULT_SIZE, 3))
     config = _find(model, overrides)
-    config.check_input_shape(shape)
+    config.check_input_shape((DEFAULT_SIZE, DEFAULT_SIZE, 3) if input_shape is None else input_shape)
+    shape = (DEFAULT_SIZE, DEFAULT_SIZE, 3) if input_shape is None else tuple(map(int, input_shape))
     layers = config.feature_layers(shape)
     if include_top or include_top is None:
-        layers += config.head_layers(1000 if classes is None else classes, "softmax")
+        check("classes", classes, PositiveInt | None)
+        layers += config.head_layers(1000 if classes is None else int(classes), "softmax")
     else:
         layers += config.map_layers(shape)
     return _profile_chain(config.name, layers, shape)

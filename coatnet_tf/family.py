@@ -63,4 +63,6 @@ def get_config(config: str | CoAtNetConfig, **overrides: Any) -> CoAtNetConfig:
         if config not in known:
             raise ValueError(f"There is no configuration {config!r}; the known ones are {', '.join(known)}.")
         config = known[config]
+    if not isinstance(config, CoAtNetConfig):
+        raise ValueError(f"config must be the name of a configuration or a CoAtNetConfig; got {config!r}.")
     return replace(config, **overrides)

@@ -29,7 +29,7 @@ from etils import epath
 
 from coatnet_tf.weights.keras_file import enumerate_names  # its package registers the layers of model.keras
 from experiments import command_line, metrics, path_flags, report, workdir
-from experiments.data import folder, folder_files, pipeline, sources
+from experiments.data import folder, folder_files, folder_splits, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.data.readers import ValueFiles
 from experiments.stops import RunStopped
@@ -133,7 +133,10 @@ def _describe_difference(source: sources.Source, class_names: tuple[str, ...]) -
             ("the model", class_names, source.class_names),
         )
     ]
-    return f"{parts[0]}, and {parts[1]}; they must be the same, in the same order."
+    hint = ""
+    if all(map(folder_splits.purpose_of, source.class_names)):
+        hint = f" {source.name} has splits; give one of them as --data, such as {source.name}/{source.class_names[0]}."
+    return f"{parts[0]}, and {parts[1]}; they must be the same, in the same order.{hint}"
 
 
 def _some(names: Sequence[str], others: Sequence[str]) -> str:
@@ -256,8 +259,8 @@ def main(argv: list[str]) -> None:
     data, split = flags.FLAGS.data or "", flags.FLAGS.split
     output = epath.Path(flags.FLAGS.output) if flags.FLAGS.output else folder_of(run, data, split)
     try:
-        if data and not flags.FLAGS.output:
-            _refuse_to_replace(output, data)
+        if not flags.FLAGS.output:
+            _refuse_to_replace(output, data or workdir.read_recipe(run).dataset.name)
         measured = evaluate(run, output, data, split)
     except (ValueError, OSError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -196,6 +196,11 @@ def each_once(table: str, rows: Iterable[Row]) -> list[Row]:
 
 def refuse_missing(table: str, rows: Sequence[Row]) -> None:
     """Refuses a table that names files which are not there."""
+    if web := [row for row in rows if row.path.startswith(("http://", "https://"))]:
+        raise ValueError(
+            f"{table} names {len(web):,} addresses of the web, as {web[0].path} (line {web[0].line}), which are not "
+            "fetched: download the images, and name the files."
+        )
     local = [row for row in rows if "://" not in row.path]
     missing = [row for row in local if not os.path.lexists(row.path) or os.path.isdir(row.path)]
     if missing:

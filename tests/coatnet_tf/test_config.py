@@ -188,3 +188,24 @@ def test_integers_of_numpy_are_taken_everywhere(tiny):
     for block in (layers.TransformerBlock(np.int64(16), head_size=8), layers.MBConv(np.int64(16), np.int64(2))):
         assert block(images).shape[-1] == 16
         type(block).from_config(json.loads(json.dumps(block.get_config())))
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: coatnet_tf.get_config(None),
+            "config must be the name of a configuration or a CoAtNetConfig; got None",
+        ),
+        (lambda: coatnet_tf.CoAtNet({"name": "mine"}), "config must be the name of a configuration or a CoAtNetConfig"),
+        (lambda: coatnet_tf.profile("coatnet-0", 224), "input_shape must be .height, width, channels., three positive"),
+        (lambda: coatnet_tf.profile("coatnet-0", classes=0), "classes must be a positive integer or None; got 0"),
+        (
+            lambda: coatnet_tf.CoAtNetBackbone("coatnet-0", include_preprocessing="no"),
+            "must be True or False; got 'no'",
+        ),
+    ],
+)
+def test_what_is_no_configuration_gets_a_sentence(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()

@@ -131,6 +131,12 @@ def test_a_table_of_test_rows_is_evaluated_whole(photos):
         read(table)
 
 
+def test_addresses_of_the_web_are_refused(photos):
+    table = [*rows(), ["https://example.org/1.jpg", "red"]]
+    with pytest.raises(ValueError, match=r"names 1 addresses of the web, as https://example.org/1.jpg \(line 92\)"):
+        read(write(photos, table))
+
+
 def test_labels_that_look_alike(photos):
     """What nobody sees makes no class of its own; case and the way to write a number do, and it is said."""
     unseen = {0: "red", 3: "red\u200b", 6: "\ufeffred", 9: "caf\u00e9", 12: "cafe\u0301", 15: "red\u00a0"}

@@ -148,6 +148,9 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
         ValueError, match=r"other has 2 classes, and the model has 3 classes, of which the other lacks 'blue'"
     ):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}", split="all")
+    make_folder(tmp_path / "parts" / "test", {"red": 9, "green": 9, "blue": 9})
+    with pytest.raises(ValueError, match="has splits; give one of them as --data, such as folder:.*/parts/test"):
+        evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{tmp_path}/parts", split="all")
     with pytest.raises(ValueError, match="so that 'validation' is no split of it; give --split=all"):
         evaluate.evaluate(tmp_path / "run", tmp_path / "evaluation", data=f"folder:{other}")
     with pytest.raises(FileNotFoundError, match=r"holds no config.json; let the run finish first"):
