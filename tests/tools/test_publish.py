@@ -76,6 +76,7 @@ class TestFolder:
         assert f"| {measured['images']} | {measured['top1']:.2%} | {low:.2%} to {high:.2%} |" in card.text
         data = json.loads((run_evaluated / "data.json").read_text())
         assert data["files"]["train"] in card.text
+        assert 'image = keras.utils.load_img("photo.jpg", "grayscale", (16, 16), "bilinear")\n' in card.text
         assert hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest() in card.text
 
     def test_it_does_not_say_where_things_lie_on_this_machine(self, folder, run_evaluated):
