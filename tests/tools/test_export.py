@@ -71,7 +71,7 @@ def test_failed_export_leaves_no_version(run_folder, tmp_path, monkeypatch):
     def fail(*arguments, **named):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(keras.export.ExportArchive, "write_out", fail)
+    monkeypatch.setattr(warmup, "write", fail)  # behind the SavedModel
     with pytest.raises(OSError, match="No space left"):
         export(ExportOptions(workdir=run_folder, output=tmp_path / "serving"))
     assert not list((tmp_path / "serving").iterdir())
