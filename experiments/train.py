@@ -73,7 +73,7 @@ def _run(config: ml_collections.ConfigDict, folder: epath.Path, devices: engine.
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     try:
         loop.train(config, folder, devices, source, *start)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:  # of the folder; a full disk stops the run
+    except OSError as error:  # of the folder; a full disk stops the run
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 

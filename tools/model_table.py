@@ -23,9 +23,7 @@ from experiments import command_line, path_flags
 from tools.paper import family_picture, tables
 
 
-def main(argv: Sequence[str]) -> None:
-    command_line.begin(argv)
-    values = flags.FLAGS
+def _write(values: flags.FlagValues) -> None:
     if values.write:
         path = Path(values.write)
         path.write_text(tables.replace_table(path.read_text()))
@@ -40,6 +38,14 @@ def main(argv: Sequence[str]) -> None:
         Path(values.output).write_text(text + "\n")
     else:
         print(text)
+
+
+def main(argv: Sequence[str]) -> None:
+    command_line.begin(argv)
+    try:
+        _write(flags.FLAGS)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

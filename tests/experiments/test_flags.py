@@ -1,6 +1,7 @@
 """Paths and recipes on the command line of every program: what is taken, and one sentence for what is wrong."""
 
 import ast
+import errno
 import functools
 import re
 import sys
@@ -10,7 +11,7 @@ import ml_collections
 import pytest
 from absl import flags
 
-from experiments import path_flags, recipe_flags
+from experiments import path_flags, recipe_flags, train
 from experiments.recipes import base, digits, small_folder
 from tests import programs
 
@@ -150,10 +151,10 @@ def test_recipes_and_their_paths(with_recipe, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_programs_end_with_a_sentence(tmp_path):
-    train = ["experiments.train", "--config=experiments/recipes/digits.py", "--workdir=~/run"]
+    program = ["experiments.train", "--config=experiments/recipes/digits.py", "--workdir=~/run"]
     tune = ["tools.fine_tune", "--images=~/none/", "--init_from=timm/coatnet_0_rw_224.sw_in1k", "--output=~/mine"]
     for command, sentence in (
-        ([*train, "--data=folder:~/none/"], f"There is no folder '{tmp_path}/none'"),
+        ([*program, "--data=folder:~/none/"], f"There is no folder '{tmp_path}/none'"),
         ([*tune, "--config.learning_rate=1"], "no field 'learning_rate'; near it is optimizer.learning_rate"),
         (["tools.predict", f"--model={tmp_path}", "--output=x.csv"], "--images must have a value"),
         (["tools.export_saved_model", "--workdir=x", "--output=y", "--fold", "false"], "What does 'false' mean?"),
@@ -175,3 +176,14 @@ def test_help_lists_the_flags_of_each_program_and_nothing_else_is_said():
         defined = re.findall(r"(?:\.define|define_several|DEFINE_\w+)\(\s*\"(\w+)\"", text)
         listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
         assert set(defined) <= set(listed) and listed and not done.stderr, done
+
+
+def test_a_folder_that_cannot_be_written_gets_a_sentence(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system", "runs")
+
+    monkeypatch.setattr(train.loop, "prepare", lambda *_: None)
+    monkeypatch.setattr(train.loop, "build", lambda *_: ())
+    monkeypatch.setattr(train.loop, "train", fail)
+    with pytest.raises(SystemExit, match="^OSError: .*Read-only file system: 'runs'$"):
+        train._run(None, None, None)
