@@ -51,8 +51,7 @@ def classify_held_out(
     """
     channels = model.image_shape[-1]
     source = sources.prepare(config.dataset)
-    if (run / workdir.DATA).is_file():
-        workdir.check_data(epath.Path(run), source, "fine-tune again")
+    workdir.check_data(epath.Path(run), source, "train again")
     if channels != source.channels:
         raise ValueError(
             f"The export takes images of {channels} channels, and those of {source.name} have {source.channels}."
