@@ -18,7 +18,7 @@ from absl import app, flags
 
 from experiments import logs, path_flags, workdir
 from tools import model_files
-from tools.serving import exported, held_out
+from tools.serving import exported, held_out, signatures
 
 
 def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
@@ -44,9 +44,9 @@ def compare_exports(folder: Path, versions: Sequence[Path]) -> list[str]:
     first = None
     for version in versions:
         model = exported.load_export(version)
-        for file in (version / workdir.CLASSES, version / "assets" / workdir.CLASSES):
-            if file.is_file() and workdir.read_lines(file) != classes:
-                raise ValueError(f"{version} has other classes than {folder}, or has them in another order.")
+        names_file = signatures.names_file_of(version)
+        if names_file and workdir.read_lines(names_file) != classes:
+            raise ValueError(f"{version} has other classes than {folder}, or has them in another order.")
         view = held_out.view_of_export(version, model.image_shape[:2], config)
         batches = held_out.classify_held_out(model, folder, config, view)
         found = [(held_out.are_right(targets, given), given.argmax(axis=-1)) for _, targets, given in batches]

@@ -154,10 +154,7 @@ def version_of_export(path: Path) -> Path | None:
 def _load_export(version: Path, labels: Path | None, crop: str, interpolation: str) -> Classifier:
     model = exported.load_export(version)
     classes = model.classify(np.zeros((1, *model.image_shape), model.dtype)).shape[-1]
-    found = [
-        version / place / name for name in (signatures.VALUES_FILE, signatures.CLASSES_FILE) for place in ("assets", "")
-    ]
-    own = next((file for file in found if file.is_file()), None)
+    own = signatures.names_file_of(version)
     if labels is None:
         labels = own
     elif not labels.is_file():

@@ -234,6 +234,16 @@ def test_what_others_use_too_is_not_folded():
     assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 16))
 
 
+def test_several_outputs_of_a_channel():
+    """A norm, of a scale for each output, behind a depthwise convolution that makes three of each channel."""
+    image = keras.Input((8, 6, 4))
+    x = keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=3)(image)
+    model = randomise(keras.Model(image, layers.MBConv(12)(keras.layers.BatchNormalization()(x))))
+    folded = coatnet_tf.fold_for_inference(model)
+    assert "BatchNormalization" not in kinds(folded)
+    assert_same_outputs(folded, model, (2, 8, 6, 4))
+
+
 def test_blocks_alone():
     image = keras.Input((8, 6, 16))
     x = layers.RelativeSelfAttention(32, head_size=8)(keras.layers.LayerNormalization()(image))

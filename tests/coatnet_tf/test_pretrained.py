@@ -127,6 +127,10 @@ class TestFiles:
         with pytest.raises(ValueError, match="distinguishes 10 classes, not 3; give reset_head=True"):
             coatnet_tf.from_pretrained(NAME, path=small[0], classes=3)
 
+    def test_no_classes_are_not_all_of_them(self, small):
+        with pytest.raises(ValueError, match="classes must be .*; got 0"):
+            coatnet_tf.from_pretrained(NAME, path=small[0], classes=0, reset_head=True)
+
     def test_weights_beside_its_own_are_refused(self, small):
         with pytest.raises(ValueError, match="takes no weights beside those of .*; give a file of its own as `path`"):
             coatnet_tf.from_pretrained(NAME, path=small[0], weights="mine.weights.h5")

@@ -239,3 +239,10 @@ def test_classes_that_look_alike(tmp_path):
     make_folder(tmp_path / "parted" / "val", {parted: 3, "b": 3})
     with pytest.raises(ValueError, match="has classes that train has not: .*look alike, and are not the same"):
         folder.read(str(tmp_path / "parted"), "train", "validation")
+
+
+def test_a_line_separator_is_part_of_a_name(tmp_path):
+    """Of Unicode's marks for an end of line, of which a file system allows all in a name, only one ends a line here."""
+    names = ["a", "b\u2028c", "d\x0be"]
+    (tmp_path / workdir.CLASSES).write_text("".join(f"{name}\n" for name in names))
+    assert workdir.read_lines(tmp_path / workdir.CLASSES) == names

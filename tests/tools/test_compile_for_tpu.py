@@ -349,6 +349,18 @@ def test_every_program_can_be_asked_for(name):
         assert made.batch_size == config.batch_size
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_program_that_does_not_fit_is_not_kept(fits, tmp_path, monkeypatch):
+    def compile_one(command, env):
+        Path(command[-1].removeprefix("--output=")).write_text(json.dumps({"fits": fits}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", compile_one)
+    failed = compile_family.compile_programs(["coatnet0_v5e"], tmp_path)
+    assert failed == ([] if fits else ["coatnet0_v5e"])
+    assert (tmp_path / "coatnet0_v5e.json").exists() == fits
+
+
 def test_the_family_is_on_the_smallest_slices(tmp_path):
     numbers = json.loads((ROOT / "docs" / "compiled" / "coatnet0_v5e.json").read_text())
     numbers |= {"chips": 16, "chip_days": 8.0, "argument_gib": 1.0, "temporary_gib": 9.0, "shards": 1}

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -93,15 +94,22 @@ PROGRAMS = {
 }
 
 
-def main(argv: list[str]) -> None:
-    command_line.begin(argv)
-    folder = Path(flags.FLAGS.output)
-    names = [name for name in flags.FLAGS.program if not (folder / f"{name}.json").exists()]
+def compile_programs(names: Sequence[str], folder: Path) -> list[str]:
+    """Compiles programs that have no file yet, each in a process of its own.
+
+    Args:
+        names: Of `PROGRAMS`.
+        folder: Gets a file for each; made if it is missing.
+
+    Returns:
+        Those that have no file now, as they were refused or do not fit; the log says why.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    failed = []
+    missing = [name for name in names if not (folder / f"{name}.json").exists()]
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    for place, name in enumerate(names, 1):
-        logging.info("%s (%d of %d): python -m %s", name, place, len(names), " ".join(PROGRAMS[name].command()))
+    failed = []
+    for place, name in enumerate(missing, 1):
+        logging.info("%s (%d of %d): python -m %s", name, place, len(missing), " ".join(PROGRAMS[name].command()))
         file = folder / f"{name}.json"
         written = [*PROGRAMS[name].command(), "--format=json", f"--output={file}"]
         if subprocess.run([sys.executable, "-m", *written], env=environment).returncode:
@@ -110,6 +118,12 @@ def main(argv: list[str]) -> None:
             logging.error("%s does not fit, and has no row in the tables: it wants more chips.", name)
             file.unlink()
             failed.append(name)
+    return failed
+
+
+def main(argv: list[str]) -> None:
+    command_line.begin(argv)
+    failed = compile_programs(flags.FLAGS.program, Path(flags.FLAGS.output))
     if failed:
         raise SystemExit(f"Not compiled, as said above: {', '.join(failed)}.")
 

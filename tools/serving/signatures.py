@@ -65,6 +65,12 @@ def names_file(model: keras.Model) -> str:
     return VALUES_FILE if gives_values(model) else CLASSES_FILE
 
 
+def names_file_of(version: Path) -> Path | None:
+    """The file that names what an export gives; `None` if it has none."""
+    found = (version / place / name for name in (VALUES_FILE, CLASSES_FILE) for place in ("assets", ""))
+    return next((file for file in found if file.is_file()), None)
+
+
 def write(
     model: keras.Model,
     folder: Path,
