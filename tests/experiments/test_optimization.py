@@ -123,7 +123,7 @@ def test_a_factor_is_a_learning_rate_of_its_own():
     together = train((0, 1), optimization.ReducedAdamW(Schedule(1.0), factors=factors, **options))
     for index, factor in enumerate(factors):
         (alone,) = train((index,), keras.optimizers.AdamW(Schedule(factor), **options))
-        np.testing.assert_allclose(together[index], alone, rtol=1e-6)
+        np.testing.assert_allclose(together[index], alone, atol=1e-6)
 
 
 def test_softmax_loss_is_smoothed_cross_entropy():

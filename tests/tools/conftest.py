@@ -12,7 +12,7 @@ from experiments import workdir
 from experiments.engine import connect
 from experiments.model_config import make_model_config
 from experiments.recipes import digits
-from tests.tools.samples import LABELS, SIZE, small_config
+from tests.tools.samples import LABELS, SIZE, make_cttt, small_config
 from tools.export_saved_model import ExportOptions, export
 
 
@@ -58,6 +58,18 @@ def run_folder(run, tmp_path_factory):
     keras.utils.set_random_seed(0)
     run(config, epath.Path(folder), connect("one_device"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def cttt():
+    """`make_cttt`'s model, to be explained; no test changes it."""
+    keras.utils.set_random_seed(0)
+    return make_cttt()
+
+
+@pytest.fixture
+def image(images):
+    return images[0]
 
 
 def find_chromium():

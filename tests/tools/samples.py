@@ -26,6 +26,16 @@ def small_config():
     )
 
 
+def cttt_config(kernel_initializer="lecun_normal"):
+    """A C-T-T-T network; of images of 32 x 48, S3 halves the grid of 4 x 6 again, and has two blocks."""
+    options = {"strides": (2, 2, 2, 2, 1), "head_size": 16, "kernel_initializer": kernel_initializer}
+    return coatnet_tf.make_config("cttt", (1, 1, 1, 2, 1), (8, 8, 32, 32, 48), "C-T-T-T", **options)
+
+
+def make_cttt(**options):
+    return coatnet_tf.CoAtNet(cttt_config(**options), input_shape=(32, 48, 3), classes=7)
+
+
 def make_images(path, count, classes=COLOURS):
     generator = np.random.default_rng(0)
     for color, name in enumerate(classes):
