@@ -193,7 +193,7 @@ def decode(encoded: bytes, name: str, channels: int, view: views.View) -> np.nda
         ValueError: If it is no image, a damaged one, or one of other channels.
     """
     try:
-        return view.load(tf.constant(encoded), channels).numpy()
+        return view.load(tf.constant(encoded), channels)[0].numpy()
     except (tf.errors.OpError, ValueError) as error:  # as TensorFlow's kernels raise it, and Pillow
         why = other_formats.problem(encoded, channels)
         why = f": {why}" if why else f"; an undamaged {images.READ} is expected"

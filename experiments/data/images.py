@@ -38,8 +38,7 @@ def load(
     resized: Size | None = None,
     python: bool = True,
     header: headers.Header | None = None,
-    on_16_bits: Callable[[tf.Tensor], Any] | None = None,
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes an image, turns it upright and resizes a part of it.
 
     JPEG, PNG, GIF, BMP, WebP and TIFF are read, of animations and the like the first frame, and arrays (`.npy`). CMYK
@@ -59,10 +58,10 @@ def load(
             the middle, as timm has it.
         python: Whether Python runs beside the graph, as Pillow needs it; without it only JPEG and PNG are read.
         header: What `headers.read` says of the file; it is read if it is missing.
-        on_16_bits: Called with the largest value, int32 scalar, of a file with 16 bits a value; returns an operation.
 
     Returns:
-        uint8 `[height, width, channels]`, resized with antialiasing.
+        uint8 `[height, width, channels]`, resized with antialiasing, and int32 `[]`, the largest value of a file with
+        16 bits a value, else 0.
 
     Raises:
         tf.errors.InvalidArgumentError: If the bytes are no image, a damaged one, one that needs Python, or one of other
@@ -70,44 +69,41 @@ def load(
     """
     header = header or headers.read(encoded)
 
-    def refused(why: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def refused(why: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.control_dependencies([tf.debugging.Assert(False, [why])]):
-            return tf.zeros((1, 1, channels), tf.uint8), tf.constant(1)
+            return tf.zeros((1, 1, channels), tf.uint8), tf.constant(1), tf.constant(0)
 
-    def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
+    def jpeg() -> tuple[tf.Tensor, ...]:
         if channels not in other_formats.OF_PICTURES:
             return refused(tf.constant("a JPEG of other channels"))
-        return _decode_jpeg(encoded, header.orientation, channels, window), header.orientation
+        image = _decode_jpeg(encoded, header.orientation, channels, window)
+        return image, header.orientation, tf.constant(0)
 
-    def part_of(image: tf.Tensor, peak: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if on_16_bits is not None:
-            noted = tf.cond(peak > 0, lambda: tf.group(on_16_bits(peak)), lambda: tf.no_op())
-            with tf.control_dependencies([noted]):
-                image = tf.identity(image)
+    def part_of(image: tf.Tensor, peak: tf.Tensor) -> tuple[tf.Tensor, ...]:
         y, x, height, width = tf.unstack(window(tf.shape(image)[:2]))
         image = image[y : y + height, x : x + width]
-        return _grey(image) if channels == 1 else image, tf.constant(1)
+        return _grey(image) if channels == 1 else image, tf.constant(1), peak
 
-    def png() -> tuple[tf.Tensor, tf.Tensor]:
+    def png() -> tuple[tf.Tensor, ...]:
         if channels in other_formats.OF_PICTURES:
             return part_of(*_decode_png(encoded, header))
         if channels not in _WITH_ALPHA:
             return refused(tf.constant("a PNG of other channels"))
         return part_of(*_decode_png_with_alpha(encoded, header, channels))
 
-    def other() -> tuple[tf.Tensor, tf.Tensor]:
+    def other() -> tuple[tf.Tensor, ...]:
         if python:
             return part_of(*_decode_other(encoded, channels))
         return refused(tf.gather(headers.KINDS, header.kind))
 
-    image, orientation = tf.switch_case(tf.minimum(header.kind, headers.HIDDEN), [jpeg, png, other])
+    image, orientation, peak = tf.switch_case(tf.minimum(header.kind, headers.HIDDEN), [jpeg, png, other])
     image = tf.ensure_shape(image, (None, None, channels))
     transposed, *_ = _steps(orientation)  # a JPEG is turned when it is small
     if resized is None:
         small = resize(image, tf.where(transposed, size[::-1], size), interpolation)
     else:
         small = _resize_and_cut(image, size, resized, interpolation, orientation)
-    return tf.ensure_shape(upright(small, orientation), (*size, channels))
+    return tf.ensure_shape(upright(small, orientation), (*size, channels)), peak
 
 
 def _decode_jpeg(encoded: tf.Tensor, orientation: tf.Tensor, channels: int, window: Window) -> tf.Tensor:

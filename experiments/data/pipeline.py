@@ -42,35 +42,36 @@ def training_order(source: Source, config: ml_collections.ConfigDict) -> Order:
 
 def _plain(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
     """What makes the image that evaluation sees."""
-    load = _loader(views.of_recipe(config), source.channels, python)
-    return lambda position, name, encoded: load(encoded)
+    load = _loader(views.of_recipe(config), source.channels, python, "none")
+    return lambda position, name, encoded: load(encoded, tf.zeros(2, tf.int64))[0]
 
 
 @functools.cache
-def _loader(view: views.View, channels: int, python: bool) -> Callable[[tf.Tensor], tf.Tensor]:
-    """`View.load`, traced once for all splits of a run: a second of each start."""
+def _loader(view: views.View, channels: int, python: bool, crop: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """`images.load` of a file and a seed, traced once for all pipelines of a process: a second of each start."""
 
-    def load(encoded: tf.Tensor) -> tf.Tensor:
+    def load(encoded: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if crop == "inception":
+            window = images.inception(seed, view.size)
+            return images.load(encoded, channels, view.size, window, interpolation=view.interpolation, python=python)
         return view.load(encoded, channels, python=python)
 
-    return tf.function(load, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+    signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int64)]
+    return tf.function(load, input_signature=signature, autograph=False)
 
 
 def _augmented(source: Source, config: ml_collections.ConfigDict, python: bool) -> _Load:
     """What makes the training image of a position in the run."""
-    settings, view = config.augment, views.of_recipe(config)
+    settings = config.augment
+    decode = _loader(views.of_recipe(config), source.channels, python, settings.crop)
     dark = DarkImages() if python else None
 
     def load(position: tf.Tensor, name: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([tf.constant(config.seed, tf.int64), position])
         crop_seed, flip_seed, move_seed, rand_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        options: dict[str, Any] = {"python": python, "on_16_bits": _tells(dark, name) if dark else None}
-        if settings.crop == "inception":
-            window = images.inception(crop_seed, view.size)
-            options["interpolation"] = view.interpolation
-            image = images.load(encoded, source.channels, view.size, window, **options)
-        else:
-            image = view.load(encoded, source.channels, **options)
+        image, peak = decode(encoded, crop_seed)
+        if dark is not None:
+            image = _telling(dark, name, peak, image)
         if settings.flip:
             image = augment.random_flip(image, flip_seed)
         if settings.translate:
@@ -339,14 +340,16 @@ def _report(
     return tf.numpy_function(add, [names, files], tf.bool)
 
 
-def _tells(dark: DarkImages, name: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Tells the largest value of the image of that name."""
+def _telling(dark: DarkImages, name: tf.Tensor, peak: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """The image, when the largest value of a file with 16 bits a value has been told."""
 
     def add(name: bytes, peak: Any) -> bool:
         dark.add(name.decode(), int(peak))
         return True
 
-    return lambda peak: tf.numpy_function(add, [name, peak], tf.bool)
+    told = tf.cond(peak > 0, lambda: tf.numpy_function(add, [name, peak], tf.bool), lambda: False)
+    with tf.control_dependencies([told]):
+        return tf.identity(image)
 
 
 def _targets(labels: tf.Tensor, source: Source) -> tf.Tensor:

@@ -73,16 +73,16 @@ class View:
         height, width = self.size
         return math.floor(height / self.share), math.floor(width / self.share)
 
-    def load(self, encoded: tf.Tensor, channels: int, **options: Any) -> tf.Tensor:
+    def load(self, encoded: tf.Tensor, channels: int, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Decodes an image and brings it to the size.
 
         Args:
             encoded: Scalar string, the file's bytes.
             channels: Of the result.
-            **options: `python`, `header`, `on_16_bits` of `images.load`.
+            **options: `python` and `header` of `images.load`.
 
         Returns:
-            uint8 `[height, width, channels]`.
+            What `images.load` returns.
         """
         window = images.center(self.size) if self.crop == CENTER else images.whole
         return images.load(

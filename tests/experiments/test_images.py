@@ -26,7 +26,7 @@ def encode(image, kind, **options):
 
 
 def load(encoded, channels=3, window=images.whole, size=(SIZE, SIZE)):
-    return tf.function(lambda: images.load(encoded, channels, size, window))().numpy()
+    return tf.function(lambda: images.load(encoded, channels, size, window)[0])().numpy()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG"])

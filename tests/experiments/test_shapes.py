@@ -30,7 +30,7 @@ def noise(*shape, dtype="uint8", seed=0):
 
 
 def load(file, channels=3, size=SIZE, window=images.whole, **options):
-    return images.load(tf.constant(file), channels, size, window, **options).numpy()
+    return images.load(tf.constant(file), channels, size, window, **options)[0].numpy()
 
 
 @pytest.mark.parametrize(

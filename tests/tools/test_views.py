@@ -26,7 +26,7 @@ def published(tmp_path_factory):
 
 
 def answers(model, view):
-    return model.predict(np.stack([view.load(tf.constant(file), 3) for file in FILES]).astype("float32"), verbose=0)
+    return model.predict(np.stack([view.load(tf.constant(file), 3)[0] for file in FILES]).astype("float32"), verbose=0)
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def decode(encoded: tf.Tensor, channels: int, view: views.View) -> tuple[tf.Tens
         problem = _problem(data, header, channels)
         image = tf.cond(
             tf.equal(tf.gather(errors, problem), ""),
-            lambda: view.load(data, channels, python=False, header=header),
+            lambda: view.load(data, channels, python=False, header=header)[0],
             lambda: tf.zeros(shape, tf.uint8),
         )
         return index, image, problem
