@@ -75,8 +75,8 @@ def describe(measured: Sequence[dict[str, Any]]) -> str:
         "",
         f"{about} The folds share most of their training images, so that the true intervals are somewhat wider.",
     ]
-    if any(of_fold["chose_the_epoch"] for of_fold in measured):
-        lines.append("All are a little optimistic, as the images of a fold chose the epoch that it keeps.")
+    if any(of_fold["chose_the_weights"] for of_fold in measured):
+        lines.append("All are a little optimistic, as the images of a fold chose the weights that it keeps.")
     return "\n".join(lines) + "\n"
 
 
@@ -107,4 +107,5 @@ def _mean(title: str, values: Sequence[float]) -> str:
     if is_share:
         interval = f"{max(0, low):.2f} to {min(100, high):.2f} %"
         return f"{title[0].upper()}{title[1:]}: {summary.mean:.2f} % in the mean, 95 % interval {interval}."
+    low, high = (low, min(1, high)) if title.endswith("R²") else (max(0, low), high)  # errors are not negative
     return f"{title} {summary.mean:.4g} in the mean, 95 % interval {low:.4g} to {high:.4g}."

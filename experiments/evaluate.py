@@ -29,9 +29,9 @@ from etils import epath
 
 from coatnet_tf.weights.keras_file import enumerate_names  # its package registers the layers of model.keras
 from experiments import command_line, metrics, path_flags, report, workdir
-from experiments.data import folder, folder_files, folder_splits, pipeline, sources
+from experiments.data import folder_files, folder_splits, pipeline, sources
 from experiments.data.damage import DamagedImages
-from experiments.data.readers import ValueFiles
+from experiments.data.readers import ValueFiles, have_common
 from experiments.stops import RunStopped
 
 MAX_BATCH_SIZE = 64  # one device has to hold it
@@ -50,7 +50,7 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         What `metrics.measure` returns, or `metrics.measure_several` if an image can have several classes, or
         `metrics.measure_values` of numbers, `damaged_images` (their names), `left_out` (how many files of a folder are
         not read, and why), `data`, `split` and `model` (its SHA-256), and whether what is measured is optimistic:
-        `chose_the_epoch`, as these images chose the weights by early stopping, `trained_on`, as some were trained on.
+        `chose_the_weights`, by early stopping or by trying what to train, `trained_on`, as some were trained on.
 
     Raises:
         FileNotFoundError: If the run is not finished, or data is missing.
@@ -59,11 +59,11 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
     """
     names_file = workdir.outputs_file(run)
     config = workdir.read_recipe(run, workdir.MODEL, names_file)
-    dataset = config.dataset
+    dataset, of_run = config.dataset, config.dataset.copy_and_resolve_references()
     chosen_on = (_place(dataset.name), dataset.eval_split)
     dataset.name, dataset.eval_split = data or dataset.name, split or dataset.eval_split
     on_others = (_place(dataset.name), dataset.eval_split) != chosen_on
-    files, train_split = sources.of_files(dataset.name), dataset.train_split
+    files = sources.of_files(dataset.name)
     if files is None:
         dataset.train_split = dataset.eval_split  # which alone is read
     elif on_others:
@@ -93,8 +93,9 @@ def evaluate(run: epath.Path, output: epath.Path, data: str = "", split: str = "
         measured = metrics.measure(outputs, targets.argmax(axis=-1), class_names)
     measured["damaged_images"] = damaged.names
     measured["left_out"] = folder_files.count_by_reason(source.left_out)
-    measured["chose_the_epoch"] = bool(config.get("early_stop_patience")) and not on_others
-    measured["trained_on"] = _place(dataset.name) == chosen_on[0] and dataset.eval_split in (folder.ALL, train_split)
+    trained_on, chosen_by = _seen(source, of_run) if on_others else (False, True)
+    is_chosen = bool(config.get("early_stop_patience")) or (run.parent / workdir.TRIES).exists()
+    measured |= {"trained_on": trained_on, "chose_the_weights": is_chosen and chosen_by}
     digest = hashlib.sha256((run / workdir.MODEL).read_bytes()).hexdigest()
     measured |= {"data": dataset.name, "split": dataset.eval_split, "model": digest}
     workdir.write_whole(output / "evaluation.json", json.dumps(measured, indent=2) + "\n")
@@ -114,6 +115,15 @@ def _place(data: str) -> str:
     """A dataset by where its files lie, however that is written."""
     kind, _, path = data.partition(":")
     return f"{kind}:{os.path.realpath(path)}" if kind in ("folder", "csv") and "://" not in path else data
+
+
+def _seen(source: sources.Source, of_run: ml_collections.ConfigDict) -> tuple[bool, bool]:
+    """Whether images to measure are among those that a run was trained on, and among those that it held out."""
+    try:
+        begun_with = sources.prepare(of_run)
+    except (OSError, ValueError):  # these are not there any more, so that others are measured
+        return False, False
+    return have_common(source.eval, begun_with.train), have_common(source.eval, begun_with.eval)
 
 
 def _refuse_to_replace(output: epath.Path, data: str) -> None:
@@ -192,7 +202,7 @@ def why_optimistic(measured: dict[str, Any]) -> str:
     """What weakens a measurement, in words; empty if nothing does."""
     if measured.get("trained_on"):
         return "optimistic, as images of these were trained on"
-    return "optimistic, as these images chose the epoch" if measured["chose_the_epoch"] else ""
+    return "optimistic, as these images chose the weights" if measured["chose_the_weights"] else ""
 
 
 def describe_result(measured: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from absl import flags
 flags.disclaim_key_flags()  # what is defined here belongs to the program, whose --help lists it
 
 _PREFIXES = ("folder:", "csv:")  # of a dataset
+_WRITTEN = (".csv", ".png")  # what programs write where they are told to, again and again
 
 
 def expand(path: str) -> str:
@@ -50,12 +51,15 @@ def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path
 
     Args:
         outputs: Files to write by the names of their flags; `None` for none.
-        inputs: Files to read; `None` for none.
+        inputs: Files to read; `None` for none. Of a folder no file but tables and pictures is to be written over.
 
     Raises:
         ValueError: If two are the same file.
     """
-    taken = {os.path.realpath(path): f"{path} is read" for path in inputs if path}
+    taken: dict[str, str] = {}
+    for read in filter(None, inputs):
+        files = [file for file in read.iterdir() if file.suffix not in _WRITTEN] if read.is_dir() else [read]
+        taken |= {os.path.realpath(file): f"{file} is read" for file in files}
     for flag, path in outputs.items():
         if path is None:
             continue

@@ -25,6 +25,7 @@ from experiments.engine.devices import Devices
 _SMOOTHING = 0.98  # of the moving average, as in fastai
 _DIVERGED = 4  # times the lowest loss end the test, likewise
 _NO_RUN = epath.Path("unwritten")  # no folder
+_LEFT_OUT = 5  # last steps, which diverge
 _FEWEST_FALLING = 10  # steps that a suggestion needs
 
 
@@ -60,7 +61,7 @@ class Test:
     @property
     def _looked_at(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates and smoothed losses without the first tenth of the steps and the last five, as in fastai."""
-        steps = slice(len(self.rates) // 10, -5)
+        steps = slice(len(self.rates) // 10, -_LEFT_OUT)
         return self.rates[steps], smoothed(self.losses)[steps]
 
 
@@ -162,6 +163,8 @@ def take_steps(config: ml_collections.ConfigDict, devices: Devices, source: Sour
             break
     if len(losses) < 2:
         raise ValueError(f"The loss is not finite at a rate of {tried.lowest:g} already; give a lower --lowest.")
+    if len(losses) <= _LEFT_OUT:
+        raise ValueError(f"The loss diverges {len(losses)} steps from {tried.lowest:g} on; give a lower --lowest.")
     return Test(tried.rate(np.arange(len(losses))), np.array(losses))
 
 

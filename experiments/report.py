@@ -170,7 +170,8 @@ def plot_predictions(
             text = f"{names[predicted]} {scores[predicted]:.0%}"
             right = targets is None or targets[index][predicted]
             if targets is not None and not right:
-                text += f"\nnot {names[int(targets[index].argmax())]}"
+                own = ", ".join(names[place] for place in np.flatnonzero(targets[index]))
+                text += f"\nnot {charts.shorten(own, _LONGEST_TITLE)}" if own else "\nhas none"
             titles.append((text, "black" if right else charts.VERMILLION))
         _plot_sheet(images, titles, path)
 

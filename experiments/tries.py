@@ -14,7 +14,6 @@ from experiments import history, train, tuning, workdir
 
 AUTO = "auto"  # in the place of one of `tuning.WAYS`
 TRIED = (tuning.HEAD, tuning.LAST_BLOCKS, tuning.ALL)
-REPORT = "tries.md"
 
 
 def run(configure: Callable[[str], ml_collections.ConfigDict], output: epath.Path, minutes: float) -> epath.Path:
@@ -55,5 +54,5 @@ def run(configure: Callable[[str], ml_collections.ConfigDict], output: epath.Pat
         f"The run is `{output / best}`. The held-out images chose it, so that its accuracy is optimistic.",
         "",
     ]
-    workdir.write_whole(output / REPORT, "\n".join(lines))
+    workdir.write_whole(output / workdir.TRIES, "\n".join(lines))
     return output / best

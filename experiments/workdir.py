@@ -35,6 +35,7 @@ DAMAGED = "damaged.txt"  # training images that could not be decoded
 DAMAGED_IN_EVALUATION = "damaged_in_evaluation.txt"
 LEFT_OUT = "left_out.txt"  # files of a folder of images that are not read, with the reason
 REPORT = "report.md"
+TRIES = "tries.md"  # beside the runs that `tries.run` chooses from
 
 
 # Fields that may differ when a run goes on: they change where data lies and how often the run looks up, not its result.

@@ -183,13 +183,13 @@ def find_examples(run: Path, folder: Path, count: int = EXAMPLES) -> tuple[list[
         try:
             kind = str(Image.open(io.BytesIO(encoded)).format).lower()
         except (OSError, UnidentifiedImageError):
-            return [], "No held-out images to show, as they are arrays."
+            continue  # an array, or damaged
         names = ", ".join(source.class_names[int(i)] for i in true)
         safe = "".join(letter if letter.isalnum() or letter in " ,-_" else "_" for letter in names)
         path = folder / f"held-out {index}, {safe[:80]}.{kind}"
         path.write_bytes(encoded)
         written.append(path)
-    return written, ""
+    return written, "" if written else "No held-out images to show, as they are arrays or damaged."
 
 
 def make_page(demo: Demo, examples: Sequence[Path], temporary: Path) -> Any:

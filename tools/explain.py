@@ -119,7 +119,9 @@ def _check(options: ExplainOptions) -> None:
         if not file.is_file():
             raise FileNotFoundError(f"There is no image {file}.")
     output = options.output
-    path_flags.refuse_overwriting({"output": output}, [*options.files, options.weights, options.labels])
+    path_flags.refuse_overwriting(
+        {"output": output}, [*options.files, options.weights, options.workdir, options.labels]
+    )
     if output.is_dir():
         raise ValueError(f"--output={output} is a folder; give the name of a PNG file.")
     try:

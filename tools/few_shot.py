@@ -211,6 +211,8 @@ def _prepare(data: str, splits: tuple[str, str], channels: int, draws: Draws) ->
     source = sources.prepare(ml_collections.ConfigDict({**dataset, "data_dir": "", "manual_dir": ""}))
     if source.multi_label:
         raise ValueError(f"Images of {source.name} can have several classes; few-shot classifiers suppose one.")
+    if source.num_classes < 2:
+        raise ValueError(f"{source.name} has one class, {source.class_names[0]!r}; two or more are to be told apart.")
     labels = [int(example["label"]) for example in source.train.read(0, source.train.count).as_numpy_iterator()]
     check_shots(labels, source.class_names, draws)
     return source

@@ -28,6 +28,8 @@ import experiments  # noqa: F401  (first, as it imports TensorFlow without its l
 
 # isort: split
 import dataclasses
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ from experiments import (
     tuning,
     workdir,
 )
-from experiments.data import folder, folder_splits, labels_file, values
+from experiments.data import folder, folder_splits, labels_file, sources, values
 from experiments.data.folds import Fold
 from experiments.recipes import base, small_folder
 from experiments.stops import RunStopped
@@ -70,6 +72,7 @@ ABOUT_NO_WEIGHTS = (
     "%s begins at random weights: expect a lower accuracy than from trained ones, much lower with few images, and try "
     "more epochs."
 )
+FOLDS = 5  # to advise
 WIDE_INTERVAL = 0.1  # of an accuracy
 LATE = 0.8  # of the epochs: where the best is later, twice as many are better (docs/small_sets.md)
 _OF_SPLITS = ("dataset.name", "dataset.train_split", "dataset.eval_split")
@@ -207,6 +210,8 @@ def find_images(path: str, channels: int = 0, fold: Fold | None = None, value_co
             f"--config.loss=squared_error learns numbers of a table, --images=csv:FILE; {path} has classes."
         )
     root, test = path.rstrip("/"), ""
+    if os.path.isfile(root):
+        raise ValueError(f"{root} is a file; a table of labels is given as --images=csv:{root}.")
     layout = folder_splits.find_layout(root, "train")
     if layout.splits:
         usable = {purpose: name for purpose, name in layout.splits.items() if layout.classes_in(name)}
@@ -265,12 +270,13 @@ def configure(images: Images, start: Start, overrides: dict[str, Any]) -> ml_col
     return config
 
 
-def finish(output: epath.Path, test: str) -> str:
+def finish(output: epath.Path, test: str, can_fold: bool = True) -> str:
     """Evaluates and exports a trained run.
 
     Args:
         output: Its folder.
         test: As of `Images`.
+        can_fold: As of `describe`.
 
     Returns:
         What to tell the user.
@@ -283,11 +289,17 @@ def finish(output: epath.Path, test: str) -> str:
     )
     config, kept = workdir.read_recipe(output), workdir.result_of(workdir.read_metrics(output))
     still_better = kept["epoch"] > LATE * config.epochs
-    return describe(output, measured, export_saved_model.export(options), config.tune, config.epochs * still_better)
+    saved_model = export_saved_model.export(options)
+    return describe(output, measured, saved_model, config.tune, config.epochs * still_better, can_fold)
 
 
 def describe(
-    output: epath.Path, measured: Mapping[str, dict[str, Any]], saved_model: Path, tune: str, epochs: int = 0
+    output: epath.Path,
+    measured: Mapping[str, dict[str, Any]],
+    saved_model: Path,
+    tune: str,
+    epochs: int = 0,
+    can_fold: bool = True,
 ) -> str:
     """How good a run is, what it confuses, where things are, and what to do next: one screen.
 
@@ -297,6 +309,7 @@ def describe(
         saved_model: The export.
         tune: What was trained.
         epochs: For how many, if the best were the last ones; else 0.
+        can_fold: Whether `--folds` takes the images.
     """
     lines = ["", "How good it is"]
     for name, of_images in measured.items():
@@ -310,12 +323,14 @@ def describe(
             lines.append(f"  {pair['true']} taken for {pair['predicted']}: {pair['images']} of {pair['of']}")
         if not measured[name]["confused"]:
             lines.append("  nothing")
+    about = "each number" if "by_value" in measured[name] else "each class"
+    about += ", and who is taken for whom" if "confused" in measured[name] else ""
     evaluation = output / ("test_evaluation" if name == "test" else "evaluation")
     lines += [
         "",
         "Where things are",
         f"  {output / workdir.REPORT}: curves, and held-out images with what is said of them",
-        f"  {evaluation / 'evaluation.md'}: each class, and who is taken for whom",
+        f"  {evaluation / 'evaluation.md'}: {about}",
         f"  {output / workdir.MODEL}: the model, for Keras",
         f"  {saved_model}: the same for TensorFlow Serving (SavedModel)",
         "",
@@ -323,9 +338,11 @@ def describe(
         f"  python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv",
     ]
     low, high = measured[name].get("top1_interval", (0, 0))
-    if name != "test":
-        lines.append("  --folds=5, in another --output, holds each image out once: a better guess at how good it is")
-    elif high - low > WIDE_INTERVAL:
+    if name != "test" and can_fold:
+        lines.append(
+            f"  --folds={FOLDS}, in another --output, holds each image out once: a better guess at how good it is"
+        )
+    elif name == "test" and high - low > WIDE_INTERVAL:
         lines.append("  more test images: they narrow the interval")
     if epochs:
         lines.append(f"  --config.epochs={2 * epochs}, in another --output: the last were the best; more may help")
@@ -350,6 +367,27 @@ def _images_of_flags(overrides: Mapping[str, Any], folds: Sequence[Fold]) -> Ima
     return images
 
 
+def _refuse_other_images(run: epath.Path, images: Images) -> None:
+    """Refuses to go on with a run when images have come or gone, which change its recipe too."""
+    if not (run / workdir.DATA).is_file() or workdir.read_recipe(run).dataset.name != images.data:
+        return
+    before = json.loads((run / workdir.DATA).read_text())["train"]
+    if before != images.train_count:
+        raise ValueError(
+            f"{images.data} has {images.train_count} training images, and the run in {run} began with {before}: put "
+            "them back to resume it, or begin anew in another --output."
+        )
+
+
+def _can_fold(overrides: Mapping[str, Any]) -> bool:
+    """Whether `--folds` takes the images, as they have no validation images of their own."""
+    try:
+        _images_of_flags(overrides, [Fold(1, FOLDS, 0)])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def main(argv: list[str]) -> None:
     command_line.begin(argv)
     output = epath.Path(flags.FLAGS.output)
@@ -366,8 +404,11 @@ def main(argv: list[str]) -> None:
         if count == 1:
             raise ValueError("--folds=1 leaves nothing to train on; give 2 or more, or leave it out.")
         images = _images_of_flags(overrides, folds)
+        sources.check_place(str(output), f"folder:{flags.FLAGS.images}")
         start = find_start(flags.FLAGS.init_from, flags.FLAGS.model)
         config = configure(images, start, overrides)
+        for folder_of_run in (output, *(output / way for way in tries.TRIED)):
+            _refuse_other_images(folder_of_run, images)
         if config.tune == tries.AUTO and not start.init_from:
             raise ValueError(
                 "--config.tune=auto tries what to train of weights that are given; --init_from=none is all."
@@ -389,10 +430,10 @@ def main(argv: list[str]) -> None:
             return
         if config.tune == tries.AUTO:
             output = tries.run(lambda way: configure(images, start, {**overrides, "tune": way}), output, minutes)
-            print((output.parent / tries.REPORT).read_text())
+            print((output.parent / workdir.TRIES).read_text())
         else:
             train.run(config, output)
-        print(finish(output, images.test))
+        print(finish(output, images.test, _can_fold(overrides)))
     except (OSError, ValueError, RunStopped) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 

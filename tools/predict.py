@@ -295,7 +295,7 @@ def write(
 def _cells(outputs: np.ndarray, class_names: Sequence[str], top_k: int | None) -> list[str]:
     """The middle of a row: the best classes with their scores, or numbers."""
     if top_k is None:
-        return [f"{number:.7g}" for number in outputs]
+        return [f"{number:.9g}" for number in outputs]  # all of float32
     best = np.argsort(-outputs, kind="stable")[:top_k]
     return [cell for i in best for cell in (class_names[i], f"{outputs[i]:.7g}")]
 

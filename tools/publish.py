@@ -201,7 +201,7 @@ def _table_of(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What was measured, as Markdown."""
     lines = []
     for where, found in measured.items():
-        chose = " (they chose the epoch: optimistic)" if found["chose_the_epoch"] else ""
+        chose = " (they chose the weights: optimistic)" if found["chose_the_weights"] else ""
         cells = [f"{EVALUATIONS[where]}{chose}", f"{found['images']:,}"]
         if "top1" in found:
             low, high = found["top1_interval"]

@@ -58,12 +58,14 @@ class DamagedImages:
             return sorted(self._names)
 
     def problem(self) -> str:
-        """Why the run cannot go on, if the share is above the allowed one (and more than one image); else empty."""
+        """Why the run cannot go on, if too many (and more than one) or all images are damaged; else empty."""
         names = self.names
-        if len(names) <= self._limit:
+        if len(names) <= self._limit and len(names) < self._num_images:
             return ""
         named = [f"{name} ({self._why[name]})" if self._why.get(name) else name for name in names[:5]]
         shown = ", ".join(named) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        if len(names) == self._num_images:
+            return f"None of {len(names)} images can be decoded: {shown}. Mend them."
         return (
             f"{len(names)} of {self._num_images} images cannot be decoded, more than "
             f"config.dataset.max_damaged_share {self._max_share:g} allows: {shown}. Mend them or raise "

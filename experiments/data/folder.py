@@ -31,7 +31,7 @@ from experiments.data.folder_files import (
     folders_in,
     is_array,
 )
-from experiments.data.folder_splits import Layout, find_layout, purpose_of
+from experiments.data.folder_splits import Layout, find_layout, names_training_images, purpose_of
 from experiments.data.labels_table import look_alike
 from experiments.data.readers import ImageFiles
 
@@ -171,8 +171,8 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
         lacking = [name for label, name in enumerate(class_names) if not counts[label]]
         if lacking:
             raise ValueError(
-                f"{path}: none of the images of {', '.join(lacking)} is {what}. One in five is held out by its name: "
-                "add images, ten or more a class, or divide them yourself into folders named train and validation."
+                f"{path}: none of the images of {', '.join(lacking)} is {what}. Add images, ten or more a class; where "
+                "one in five is held out by its name, folders named train and validation divide them otherwise."
             )
 
 
@@ -209,7 +209,8 @@ def _held_out_folder(layout: Layout, eval_split: str) -> str:
             f"{', '.join(layout.folders)} are the classes, rename {train}: {train}s, say)."
         )
     wanted = (layout.find(eval_split), layout.splits.get("validation"), layout.splits.get("test"))
-    found = [name for name in wanted if name is not None and (name != train or name == eval_split)]
+    asked = eval_split == train or names_training_images(eval_split)
+    found = [name for name in wanted if name is not None and (name != train or asked)]
     for name in found:
         if layout.classes_in(name):
             return name

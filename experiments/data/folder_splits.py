@@ -49,6 +49,11 @@ def purpose_of(name: str) -> str | None:
     return _purpose_of_word("".join(words)) if len(words) == 1 or words[1:] == ["out"] else None
 
 
+def names_training_images(split: str) -> bool:
+    """Whether a split is called as the training images are, and is no slice of another dataset's."""
+    return "[" not in split and purpose_of(split) == "train"
+
+
 def find_layout(path: str, train_split: str) -> Layout:
     """Looks which folders are splits, and refuses what can be read in two ways.
 

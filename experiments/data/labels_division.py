@@ -18,7 +18,7 @@ from sklearn import model_selection
 
 from coatnet_tf.weights.keras_file import enumerate_names
 from experiments.data import folder, folds, labels_table
-from experiments.data.folder_splits import purpose_of
+from experiments.data.folder_splits import names_training_images, purpose_of
 from experiments.data.folds import Fold
 from experiments.data.labels_table import Row
 
@@ -74,7 +74,7 @@ def divide(
             "evaluate all of its images with --split=all."
         )
     held_out, how = of_split(eval_split, "validation"), ", as the column split says"
-    if not held_out or (held_out == train and train_split != eval_split):
+    if not held_out or (held_out == train and train_split != eval_split and not names_training_images(eval_split)):
         (train, held_out), how = _hold_out(table, train), _how(train)
     else:
         _refuse_parted(table, train, held_out)

@@ -17,6 +17,7 @@ from experiments.data.readers import ImageFiles, MultiLabelFiles, ValueFiles
 NOT_NAMED = "in the folders of the images and not named in the file of labels"
 OTHER_SPLIT = "of splits that are neither trained on nor held out"
 _FEW_CLASSES = 20  # numbers of so few images may be names
+_FINEST = 1e-5  # deviation of a column over its mean; float32 has steps of up to 1.2e-7 of a number
 
 
 def read(
@@ -89,6 +90,11 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
         for name, of_column in zip(class_names, train.numbers.T, strict=True):
             if of_column.min() == of_column.max():
                 raise ValueError(f"{path}: the column {name} is {of_column[0]:g} for all {images} training images.")
+            if of_column.std() < _FINEST * abs(of_column.mean()):
+                raise ValueError(
+                    f"{path}: the column {name} varies by {of_column.std():.3g} around {of_column.mean():.9g}, which a "
+                    f"model's float32 numbers hardly tell apart; take {of_column.mean():.9g} off it, say."
+                )
         return
     if len(class_names) > max(images / 2, _FEW_CLASSES) and all(map(labels_table.is_number, class_names)):
         raise ValueError(
@@ -102,7 +108,7 @@ def check_classes(path: str, class_names: tuple[str, ...], splits: Mapping[str, 
         if lacking:
             raise ValueError(
                 f"{path}: none of the images of {enumerate_names(lacking)} is {what}. Add images, ten or more a "
-                "class, or divide them yourself in a column `split` of train and validation."
+                "class, or divide them otherwise in a column `split` of train and validation."
             )
 
 

@@ -125,7 +125,7 @@ def look_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for label in labels:
         word = unicodedata.normalize("NFC", " ".join(label.casefold().split()))
-        same = f"{float(label.replace(',', '.')):g}" if is_number(label) else word
+        same = repr(float(label.replace(",", "."))) if is_number(label) else word
         groups.setdefault(same, []).append(label)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from experiments.data import folds
 
 _FILES_AT_ONCE = 16
 _RUNS = 20  # that a sample of a split is read in
@@ -68,6 +71,19 @@ def spread(reader: Reader, most: int) -> Iterator[Example]:
         yield from reader.read(start, start + length)
 
 
+def have_common(one: Reader, other: Reader) -> bool:
+    """Whether two splits share an example: a file, wherever links to it lie, or a part of a file of records."""
+    if isinstance(one, RecordFiles) and isinstance(other, RecordFiles):
+        theirs = other.ranges
+        return any(
+            first < theirs[file][1] and theirs[file][0] < last
+            for file, (first, last) in one.ranges.items()
+            if file in theirs
+        )
+    places = [{*map(folds.place_of, split.paths)} for split in (one, other) if isinstance(split, ImageFiles)]
+    return len(places) == 2 and not places[0].isdisjoint(places[1])
+
+
 def permutation(count: Any, seed: Any) -> tf.Tensor:
     """A permutation of `count` numbers that is a function of the seed, int64 `[2]`."""
     return tf.argsort(tf.random.stateless_uniform((count,), seed, 0, 2**62, dtype=tf.int64), stable=True)
@@ -102,6 +118,13 @@ class RecordFiles:
         splits = self.builder.info.splits
         mean_bytes = sum(splits[name].num_bytes for name in splits) / sum(splits[name].num_examples for name in splits)
         return min(self.count, max(1, int(_WINDOW_BYTES / max(1.0, mean_bytes))))
+
+    @property
+    def ranges(self) -> dict[str, tuple[int, float]]:
+        """By the path of each file, the first of its examples, and the one behind the last."""
+        return {
+            file.filename: (file.skip, math.inf if file.take < 0 else file.skip + file.take) for file in self._files
+        }
 
     def contents(self) -> Iterator[str]:
         for file in self._files:

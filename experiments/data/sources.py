@@ -94,6 +94,8 @@ def prepare(dataset: ml_collections.ConfigDict, in_turn: Callable[[Callable[[], 
     if files is not None:
         options = {"value_columns": columns} if columns else {}
         found = files[0].read(files[1], dataset.train_split, dataset.eval_split, dataset.channels, **options)
+        if broken := [name for name in found.class_names if set(name) & {"\n", "\r"}]:
+            raise ValueError(f"{name}: the class {broken[0]!r} has a line break in its name; rename it.")
         for note in found.notes:
             folder.say(note)
         channels = dataset.channels or found.channels or 3
@@ -185,7 +187,7 @@ def check_place(output: str, name: str) -> None:
     if inside[0] == os.pardir or not os.path.isdir(root):
         return
     splits = folder_splits.find_layout(root, "train").splits
-    if not splits or inside[0] in splits.values():
+    if len(splits) < 2 or inside[0] in splits.values():
         raise ValueError(
             f"{output} is inside of {root}, whose folders are classes of images; choose a place beside it, as what is "
             "written there would be taken for images."

@@ -80,6 +80,16 @@ def test_titles_of_a_contact_sheet_lie_beside_each_other(drawn, tmp_path):
         assert not boxes[0].overlaps(boxes[1]) and abs(boxes[0].x0 + boxes[0].x1 - boxes[1].x0 - boxes[1].x1) < 4
 
 
+def test_what_a_held_out_image_is_instead(monkeypatch, tmp_path):
+    """One class, several, or none."""
+    shown = []
+    monkeypatch.setattr(report, "_plot_sheet", lambda images, titles, path: shown.extend(text for text, _ in titles))
+    targets = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]])
+    scores = np.tile([0.9, 0.2, 0.1], (4, 1))
+    report.plot_predictions(np.zeros((4, 2, 2, 3)), targets, scores, ("ant", "bee", "cat"), tmp_path / "a.png")
+    assert shown == ["ant 90%\nnot cat", "ant 90%\nnot bee, cat", "ant 90%\nhas none", "ant 90%"]
+
+
 @pytest.mark.parametrize("classes", [2, 20])
 def test_names_of_a_confusion_lie_beside_each_other(drawn, tmp_path, classes):
     names = [f"{index} {NAMES[index % 4]}" for index in range(classes)]

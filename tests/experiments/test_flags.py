@@ -51,6 +51,16 @@ def test_paths_that_are_none(monkeypatch, tmp_path):
     assert path_flags.expand("~old copies/x") == "~old copies/x"
 
 
+def test_no_file_of_a_run_that_is_read_is_written_over(tmp_path):
+    for name in ("model.keras", "classes.txt", "predictions.csv", "notes.png"):
+        (tmp_path / name).touch()
+    for name in ("model.keras", "classes.txt"):
+        with pytest.raises(ValueError, match=f"--output=.*{name} would be written over: .*{name} is read"):
+            path_flags.refuse_overwriting({"output": tmp_path / name}, [tmp_path, None])
+    for name in ("predictions.csv", "notes.png", "new.csv"):  # written again and again
+        path_flags.refuse_overwriting({"output": tmp_path / name}, [tmp_path])
+
+
 def test_every_path_flag_of_every_program_is_one():
     """The words of the help text tell which flags take paths."""
     plain = []

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate, workdir
-from experiments.data import folder, folder_files, folder_splits, pipeline, sources
+from experiments.data import folder, folder_files, folder_splits, labels_file, pipeline, sources
 from experiments.data.damage import DamagedImages
 from experiments.engine import connect
 from tests.experiments.samples import jpeg, make_folder
@@ -151,6 +151,27 @@ def test_the_split_that_was_asked_for(tmp_path):
     assert [entry.path for entry in found.left_out] == [f"{tmp_path}/Test", f"{tmp_path}/Val"]
     found = folder.read(str(tmp_path), "unlabelled", "Train")
     assert {path.split("/")[-3] for path in found.train.paths} == {"unlabelled"}
+
+
+@pytest.mark.parametrize("name", ["Train", "training", "train"])
+def test_training_images_can_be_asked_for(name, tmp_path):
+    """By any name of theirs: all of them, and not the usual held-out ones."""
+    make_folder(tmp_path / name, {"a": 6, "b": 6})
+    make_folder(tmp_path / "Val", {"a": 2, "b": 2}, first=50)
+    table = tmp_path / "table.csv"
+    rows = [(file, file.parent.name, file.parts[-3]) for file in sorted(tmp_path.glob("*/*/*.jpg"))]
+    table.write_text("path,label,split\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
+    for asked in {name, "train", "training"}:
+        for files, path in ((folder, tmp_path), (labels_file, table)):
+            found = files.read(str(path), "train", asked)
+            assert found.held_out.count == found.train.count == 12, (asked, path)
+
+
+def test_a_class_with_a_line_break_is_refused(config, tmp_path):
+    make_folder(tmp_path, {"a\nb": 6, "c": 6})
+    config.dataset.name = f"folder:{tmp_path}"
+    with pytest.raises(ValueError, match=r"the class 'a\\nb' has a line break in its name; rename it"):
+        sources.prepare(config.dataset)
 
 
 def test_val_beside_a_flat_test(tmp_path):

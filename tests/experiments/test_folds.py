@@ -109,9 +109,15 @@ def test_tables_that_cannot_be_divided_are_refused(tmp_path):
     assert read_table(table(tmp_path, rare, "path,label"), Fold(1, 2, 0)).multi_label
 
 
+def test_intervals_end_where_scores_do():
+    """R² has no lower end."""
+    assert "interval 0 to 8.109" in cross_validation._mean("age: mean absolute error", [1.0, 5.0, 3.0, 7.0])
+    assert "interval -1.061 to 1." in cross_validation._mean("age: R²", [0.9, -0.8, 0.95, 0.0])
+
+
 def test_report_of_several_labels():
     measured = [
-        {"images": 10, "mean_average_precision": mean, "loss": 0.5, "epoch": 3, "chose_the_epoch": False}
+        {"images": 10, "mean_average_precision": mean, "loss": 0.5, "epoch": 3, "chose_the_weights": False}
         for mean in (0.8, 0.9, 1.0)
     ]
     text = cross_validation.describe(measured)
@@ -121,7 +127,14 @@ def test_report_of_several_labels():
 
 def test_report_has_the_mean_and_both_intervals():
     measured = [
-        {"images": 10, "top1": top1, "balanced_accuracy": top1 - 0.1, "loss": 0.5, "epoch": 3, "chose_the_epoch": True}
+        {
+            "images": 10,
+            "top1": top1,
+            "balanced_accuracy": top1 - 0.1,
+            "loss": 0.5,
+            "epoch": 3,
+            "chose_the_weights": True,
+        }
         for top1 in (0.8, 0.9, 1.0)
     ]
     text = cross_validation.describe(measured)

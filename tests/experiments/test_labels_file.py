@@ -147,6 +147,8 @@ def test_labels_that_look_alike(photos):
     assert read(write(photos, spaced)).class_names == NAMES
     table = [[path, {0: "Red", 3: "1", 6: "1.0"}.get(number, label)] for number, (path, label) in enumerate(rows())]
     note = read(write(photos, table)).notes[0]
+    numbers = [[path, f"1000000{index % 3}"] for index, (path, _) in enumerate(rows())]
+    assert "look alike" not in read(write(photos, numbers)).notes[0]
     assert "labels that look alike are classes of their own: '1' and '1.0'; 'Red' and 'red'" in note
 
 

@@ -115,7 +115,7 @@ def test_early_stop_leaves_the_best_epoch_also_if_killed_while_waiting(
     text = (tmp_path / "whole" / workdir.REPORT).read_text()
     assert f"| Held-out accuracy | {rows[1]['eval_accuracy']:.2%} |" in text
     assert "| Kept | epoch 2, of the lowest held-out loss in 4 epochs: the held-out images chose it" in text
-    assert "optimistic, as these images chose the epoch" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+    assert "optimistic, as these images chose the weights" in (tmp_path / "evaluation" / "evaluation.md").read_text()
 
     show = history.Progress.show
     steps = itertools.count(1)

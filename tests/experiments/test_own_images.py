@@ -97,6 +97,11 @@ def test_nothing_is_written_among_the_images(tmp_path, colors):
     for output in (f"{tmp_path}/run", f"{colors}_run"):
         sources.check_place(output, name)
     sources.check_place(f"{tmp_path}/splits/run", splits)
+    shutil.copytree(colors, tmp_path / "one" / "train")
+    with pytest.raises(
+        ValueError, match="is inside of .*one, whose folders are"
+    ):  # or taken for a class, the next time
+        sources.check_place(f"{tmp_path}/one/run", f"folder:{tmp_path}/one")
     with pytest.raises(ValueError, match="is inside of"):
         sources.check_place(f"{tmp_path}/splits/val/run", splits)
 
@@ -143,6 +148,15 @@ def test_training_on_a_folder_and_evaluating_it(run, folder_config, tmp_path):
     evaluate._refuse_to_replace(tmp_path / "everything", same)
     with pytest.raises(FileExistsError, match="holds the evaluation of .*, which is another; give --output"):
         evaluate._refuse_to_replace(tmp_path / "everything", f"folder:{tmp_path / 'other'}")
+    parts = tmp_path / "linked"  # the same files by another way
+    source = sources.prepare(workdir.read_recipe(tmp_path / "run").dataset)
+    for reader, is_trained_on in ((source.train, True), (source.eval, False)):
+        for path in reader.paths:
+            link = parts / str(is_trained_on) / "/".join(path.split("/")[-2:])
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+        found = evaluate.evaluate(tmp_path / "run", tmp_path / "everything", f"folder:{parts}/{is_trained_on}", "all")
+        assert (found["trained_on"], found["chose_the_weights"]) == (is_trained_on, False)
     other = make_folder(tmp_path / "other", {"red": 9, "green": 9})
     with pytest.raises(
         ValueError, match=r"other has 2 classes, and the model has 3 classes, of which the other lacks 'blue'"
@@ -201,6 +215,14 @@ def test_damaged_images_are_counted_by_name_and_left_out(folder_config, colors):
         pass
     assert damaged.names == sorted(names)
     assert not damaged.problem()
+
+
+def test_a_split_without_any_image_that_can_be_decoded_is_a_problem():
+    damaged = DamagedImages(2, max_share=0.5)
+    damaged.add("b.jpg", "truncated")
+    assert not damaged.problem()
+    damaged.add("a.jpg")
+    assert damaged.problem() == "None of 2 images can be decoded: a.jpg, b.jpg (truncated). Mend them."
 
 
 def test_damaged_images_of_all_processes_count():

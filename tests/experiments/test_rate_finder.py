@@ -88,6 +88,13 @@ def test_a_rate_that_is_not_finite_ends_the_test(config, devices, tmp_path):
         assert len(found.losses) < 20 and np.isfinite(found.losses).all()
 
 
+def test_a_test_that_diverges_at_once_says_so(config, devices, tmp_path):
+    source = loop.prepare(config, tmp_path, devices)
+    config.optimizer.clip_norm = 1e9
+    with pytest.raises(ValueError, match=r"The loss diverges \d steps from 1000 on; give a lower --lowest"):
+        rate_finder.take_steps(config, devices, source, rate_finder.Range(20, 1e3, 1e5))
+
+
 def test_a_picture_without_a_folder_is_refused_before_any_step(config, devices, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder .*none for rate.png; make it first"):
         rate_finder.find(config, devices, rate_finder.Range(), str(tmp_path / "none" / "rate.png"))

@@ -152,7 +152,13 @@ def test_measures_of_numbers():
 def test_folds_and_tries_of_numbers(monkeypatch, tmp_path):
     of_value = {"mean_absolute_error": 2.0, "error_of_the_mean": 8.0, "r2": 0.9}
     measured = [
-        {"images": 10, "loss": 0.5, "epoch": 3, "chose_the_epoch": False, "by_value": {"a|ge": {**of_value, "r2": r2}}}
+        {
+            "images": 10,
+            "loss": 0.5,
+            "epoch": 3,
+            "chose_the_weights": False,
+            "by_value": {"a|ge": {**of_value, "r2": r2}},
+        }
         for r2 in (0.8, 0.9, 1.0)
     ]
     text = cross_validation.describe(measured)
@@ -162,7 +168,7 @@ def test_folds_and_tries_of_numbers(monkeypatch, tmp_path):
     row = {"step": 5, "epoch": 1, "eval_loss": 0.5, "eval_absolute_error": 0.25}
     monkeypatch.setattr(tries.train, "run", lambda config, folder: _leave(folder, row))
     tries.run(lambda way: way, epath.Path(tmp_path), 60)
-    assert "| head | 0.5000 | absolute error 0.2500 deviations | 1 |" in (tmp_path / tries.REPORT).read_text()
+    assert "| head | 0.5000 | absolute error 0.2500 deviations | 1 |" in (tmp_path / workdir.TRIES).read_text()
     assert history.score({"train_accuracy": 0.5}, "train") == "accuracy 50.00%"
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from experiments import workdir
-from tests.tools.samples import LABELS, encode, photo
+from experiments.data import sources
+from tests.tools.samples import LABELS, encode, make_images, photo
 from tools import demo
 
 # Environment variables: of docs/demo.md, which run the page is of, and a PNG to write.
@@ -79,6 +80,16 @@ class TestAnswers:
         assert (len(examples), why) == (demo.EXAMPLES, "")
         assert re.fullmatch(r"held-out 0, \d\.png", examples[0].name)
         assert len(cards_of(of_run.answer(examples))) == demo.EXAMPLES
+
+    def test_damaged_images_are_passed_over(self, run_folder, tmp_path):
+        images = Path(make_images(tmp_path / "images", 20))
+        config = workdir.read_recipe(run_folder)
+        config.dataset.name = f"folder:{images}"
+        (tmp_path / workdir.CONFIG).write_text(config.to_json())
+        first = sources.prepare(config.dataset).eval.paths[0]
+        Path(first).write_bytes(b"")
+        examples, why = demo.find_examples(tmp_path, tmp_path)
+        assert len(examples) >= 2 and why == "" and not any("held-out 0," in file.name for file in examples)
 
     def test_a_run_whose_data_is_gone(self, run_folder, tmp_path):
         config = workdir.read_recipe(run_folder)

@@ -1,5 +1,6 @@
 """Few-shot evaluation of features: what is drawn, what is measured, what is refused; and the program itself."""
 
+import shutil
 from pathlib import Path
 
 import keras
@@ -125,6 +126,12 @@ def test_the_program(model_file, photos):
     ended = call("--shots=9")
     assert ended.returncode == 1 and "fewer training images of blue (8), green (8), red (8)." in ended.stderr
     assert "Traceback" not in ended.stderr.splitlines()[-1]
+
+
+def test_one_class_is_nothing_to_tell_apart(photos, tmp_path):
+    shutil.copytree(photos / "train" / "red", tmp_path / "one" / "red")
+    with pytest.raises(ValueError, match="one has one class, 'red'; two or more are to be told apart"):
+        few_shot._prepare(f"folder:{tmp_path}/one", ("train", "validation"), 3, few_shot.Draws([1], [1], 1))
 
 
 def test_images_that_would_find_themselves_are_refused():

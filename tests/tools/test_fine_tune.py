@@ -78,7 +78,8 @@ def test_folders_that_are_refused(tmp_path):
     ):
         fine_tune.find_images(make_images(tmp_path / "one", 20, ("blue",)))
     with pytest.raises(
-        ValueError, match="none of the images of .*red.* is held out. One in five is held out by its name"
+        ValueError,
+        match="none of the images of .*red.* is held out. Add images, .* one in five is held out by its name",
     ):
         fine_tune.find_images(make_images(tmp_path / "few", 2))
     make_images(tmp_path / "odd" / "train", 20)
@@ -200,7 +201,7 @@ def test_the_way_with_the_lowest_loss_is_kept(monkeypatch, tmp_path, minutes):
 
     monkeypatch.setattr(train, "run", pretend)
     kept = tries.run(lambda way: way, tmp_path, minutes)
-    text = (tmp_path / tries.REPORT).read_text()
+    text = (tmp_path / workdir.TRIES).read_text()
     if minutes:
         assert kept == tmp_path / "last_blocks" and "# last_blocks is kept, of 3 ways" in text
         assert "| all | 0.4000 | accuracy 90.00% | 1 |" in text
@@ -227,7 +228,7 @@ def test_the_end_fits_on_a_screen(tmp_path):
         "top1": 0.75,
         "top1_interval": [0.6, 0.86],
         "balanced_accuracy": 0.7,
-        "chose_the_epoch": True,
+        "chose_the_weights": True,
         "confused": [{"true": "a", "predicted": "b", "images": 6, "of": 20}],
     }
     output = Path("runs/mine")
@@ -237,12 +238,32 @@ def test_the_end_fits_on_a_screen(tmp_path):
     assert "a taken for b: 6 of 20" in text and "balanced over the classes 70.00%" in text
     assert f"python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv" in text
     assert "--folds=5" in text and "--config.tune=all" in text and "runs/mine/evaluation/evaluation.md" in text
-    of_test = {**measured, "chose_the_epoch": False, "confused": []}
+    of_test = {**measured, "chose_the_weights": False, "confused": []}
     text = fine_tune.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
     assert "What it confuses, of the test images\n  nothing" in text and "more test images" in text
     assert "--config.epochs" not in text
     assert "runs/mine/test_evaluation/evaluation.md" in text and "--folds" not in text and "tune=all" not in text
     assert len(text.splitlines()) <= 24
+    of_numbers = {"images": 40, "loss": 0.1, "chose_the_weights": False, "by_value": {}}
+    text = fine_tune.describe(output, {"held-out": of_numbers}, output / "serving/1", "all", can_fold=False)
+    assert "evaluation.md: each number\n" in text and "--folds" not in text and "more test images" not in text
+
+
+def test_a_run_of_fewer_images_does_not_go_on(tmp_path):
+    config = small_folder.get_config("60")
+    config.dataset.name = "folder:images"
+    (tmp_path / workdir.CONFIG).write_text(config.to_json())
+    (tmp_path / workdir.DATA).write_text('{"train": 60}')
+    fine_tune._refuse_other_images(tmp_path, fine_tune.Images("folder:images", 60))
+    fine_tune._refuse_other_images(tmp_path / "new", fine_tune.Images("folder:images", 78))
+    with pytest.raises(ValueError, match="has 78 training images, and the run in .* began with 60: put them back"):
+        fine_tune._refuse_other_images(tmp_path, fine_tune.Images("folder:images", 78))
+
+
+def test_a_table_is_named_as_one(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with pytest.raises(ValueError, match="is a file; a table of labels is given as --images=csv:.*labels.csv"):
+        fine_tune.find_images(f"{tmp_path}/labels.csv")
 
 
 def test_start_from_published_weights():

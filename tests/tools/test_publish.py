@@ -175,10 +175,10 @@ class TestEvaluations:
         assert (found["split"], found["trained_on"], found["images"]) == ("train[:20]", False, 20)
 
     def test_several_classes_an_image(self):
-        found = {"images": 40, "mean_average_precision": 0.75, "loss": 0.5, "chose_the_epoch": True}
+        found = {"images": 40, "mean_average_precision": 0.75, "loss": 0.5, "chose_the_weights": True}
         head, _, line = publish._table_of({"evaluation": found})
         assert head == "| | images | mean average precision | loss |"
-        assert line == "| held-out images (they chose the epoch: optimistic) | 40 | 75.00% | 0.5000 |"
+        assert line == "| held-out images (they chose the weights: optimistic) | 40 | 75.00% | 0.5000 |"
 
 
 class TestReading:

@@ -161,11 +161,11 @@ def test_fine_tuning_says_how_good_numbers_are(tmp_path):
         fine_tune.find_images(str(tmp_path / "images"), value_columns=("year",))
     of_value = {"mean_absolute_error": 2.0, "mean_absolute_error_interval": [1.5, 2.5], "error_of_the_mean": 8.0}
     of_value |= {"r2": 0.9, "r2_interval": [0.85, 0.93]}
-    measured = {"images": 40, "loss": 0.1, "chose_the_epoch": True, "by_value": {"year": of_value}}
+    measured = {"images": 40, "loss": 0.1, "chose_the_weights": True, "by_value": {"year": of_value}}
     text = fine_tune.describe(Path("runs/mine"), {"held-out": measured}, Path("runs/mine/serving/1"), "head")
     assert "held-out images: year: mean absolute error 2 (95 % interval: 1.5 to 2.5; always the mean: 8), R²" in text
     assert "R² 0.900 (0.850 to 0.930)" in text
-    assert "(optimistic, as these images chose the epoch)" in text and "confuses" not in text
+    assert "(optimistic, as these images chose the weights)" in text and "confuses" not in text
 
 
 @pytest.mark.slow
