@@ -6,7 +6,6 @@ layer adds is one small function below. The layers stay unbuilt: nothing is allo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -19,6 +18,7 @@ from coatnet_tf import rivals
 from coatnet_tf.builder import DEFAULT_SIZE
 from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import get_config
+from coatnet_tf.graph import as_functional, call_of, is_functional
 from coatnet_tf.layers import (
     CentredMaxPooling2D,
     FeedForward,
@@ -132,12 +132,12 @@ def profile(
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise ValueError(f"A built model cannot be changed; leave out {', '.join(given)}.")
+        _check_is_chain(model)
         shape = tuple(model.input_shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
             raise ValueError(
                 f"{model.name} was built for {shape}, not {tuple(input_shape)}; profile its configuration instead."
             )
-        _check_is_chain(model)
         return _profile_chain(model.name, list(model.layers), shape)
     config = _find(model, overrides)
     config.check_input_shape((DEFAULT_SIZE, DEFAULT_SIZE, 3) if input_shape is None else input_shape)
@@ -190,10 +190,12 @@ def _layer_costs(layers: list[keras.Layer], shape: Shape) -> list[tuple[str, Cos
 
 def _check_is_chain(model: keras.Model) -> None:
     """Refuses a model whose layers are not called one behind the other, as they are counted."""
+    if not (is_functional(model) and model.built):
+        raise TypeError(f"profile counts functional models, and sequential ones that are built; got {model!r}.")
+    view = as_functional(model)
     for before, layer in itertools.pairwise(model.layers):
-        with contextlib.suppress(ValueError, AttributeError):  # called in other models too
-            if layer.input is not before.output:
-                raise TypeError(f"profile counts a chain of layers, and {layer.name} is not behind {before.name}.")
+        if call_of(view, layer)[0] is not call_of(view, before)[1]:
+            raise TypeError(f"profile counts a chain of layers, and {layer.name} is not behind {before.name}.")
     if len(model.outputs) != 1:
         raise TypeError(f"profile counts models of one output; {model.name} has {len(model.outputs)}.")
 

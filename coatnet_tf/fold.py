@@ -225,6 +225,8 @@ class Folding(Rewrite):
 
     def _conv(self, conv: keras.layers.Conv2D, x: Any) -> Any:
         """With the norm before it if it is a 1x1 convolution, or with the rescaling of the image before it."""
+        if self.is_repeated(conv):
+            return self._copy(conv, x)
         if _is_pointwise(conv):
             inner, scale, shift = self._without_norm(x)
             if inner is not x:
@@ -246,7 +248,7 @@ class Folding(Rewrite):
 
     def _dense(self, dense: keras.layers.Dense, x: Any) -> Any:
         """With the norm before it; over images, as a product of two matrices."""
-        inner, scale, shift = self._without_norm(x)
+        inner, scale, shift = (x, 1.0, 0.0) if self.is_repeated(dense) else self._without_norm(x)
         kind = PointwiseDense if len(x.shape) == 4 else keras.layers.Dense
         options = {} if inner is x else {"use_bias": True}
         if kind is keras.layers.Dense and inner is x:
@@ -291,7 +293,7 @@ class Folding(Rewrite):
 
     def _attention(self, source: RelativeSelfAttention, x: Any) -> Any:
         """One product for q, k and v, with the norm before it, and the bias as it is added."""
-        inner, scale, shift = self._without_norm(x)
+        inner, scale, shift = (x, 1.0, 0.0) if self.is_repeated(source) else self._without_norm(x)
         scale, shift = (np.broadcast_to(value, x.shape[-1]) for value in (scale, shift))
         config = source.config
         folded = functools.partial(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +63,8 @@ class Rewrite:
     def __init__(self) -> None:
         self.rules: dict[type, Rule] = {}
         self._made: OfTensors[Made] = OfTensors()
-        self._shared: set[int] = set()  # identities of tensors of the old model that several layers take
+        self._shared: set[int] = set()  # of its layers whose output has several uses, or that are called several times
+        self._repeated: set[int] = set()  # of its layers that are called several times, and of the layers in them
         self._layers: dict[Hashable, keras.layers.Layer] = {}
 
     def run(self, model: keras.Model) -> keras.Model:
@@ -73,7 +74,7 @@ class Rewrite:
             model: A functional or sequential model. It is not changed.
         """
         model = as_functional(model)
-        self._shared |= _used_several_times(model)
+        self._count_uses(model)
         return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=self._call)
 
     def otherwise(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -91,7 +92,7 @@ class Rewrite:
         if kwargs or len(args) != 1:
             return self.otherwise(layer, *args, **kwargs)
         y = self.apply(layer, args[0])
-        if self._is_shared(layer):
+        if id(layer) in self._shared:
             self.share(y)
         return y
 
@@ -100,12 +101,22 @@ class Rewrite:
         if x in self._made:
             self._made[x] = dataclasses.replace(self._made[x], key=None)
 
-    def _is_shared(self, layer: keras.layers.Layer) -> bool:
-        """Whether several layers take what a layer of the old model returns, or it is called several times."""
-        try:
-            return id(layer.output) in self._shared
-        except (AttributeError, ValueError):
-            return True
+    def is_repeated(self, layer: keras.layers.Layer) -> bool:
+        """Whether a layer of the old model is called several times, and so can take in nothing of one of its inputs."""
+        return id(layer) in self._repeated
+
+    def _count_uses(self, model: keras.Model) -> None:
+        """By the nodes of the model: `input` and `output` of a layer are of its first call, which may be in another."""
+        nodes = list(itertools.chain.from_iterable(model._nodes_by_depth.values()))
+        calls = collections.Counter(id(node.operation) for node in nodes)
+        uses = collections.Counter(id(tensor) for tensor in model.outputs)
+        uses.update(id(tensor) for node in nodes for tensor in node.input_tensors)
+        for node in nodes:
+            repeated = calls[id(node.operation)] > 1
+            if repeated and isinstance(node.operation, keras.layers.Layer):
+                self._repeated |= {id(layer) for layer in node.operation._flatten_layers()}
+            if repeated or any(uses[id(tensor)] > 1 for tensor in node.output_tensors):
+                self._shared.add(id(node.operation))
 
     def apply(self, layer: keras.layers.Layer, x: Any) -> Any:
         """What a layer of the old model becomes, called with a tensor of the new one."""
@@ -155,6 +166,19 @@ def is_functional(layer: Any) -> bool:
     return getattr(call, "__qualname__", "") in ("Functional.call", "Sequential.call")
 
 
+def call_of(model: keras.Model, layer: keras.layers.Layer) -> tuple[Any, Any]:
+    """What a layer takes and returns in a functional model, the last time if it is called several times.
+
+    `layer.input` and `layer.output` are of its first call, which may have been in another model.
+    """
+    nodes = itertools.chain.from_iterable(nodes for _, nodes in sorted(model._nodes_by_depth.items()))  # last first
+    node = next(node for node in nodes if node.operation is layer)
+    taken, returned = (
+        tensors[0] if len(tensors) == 1 else tensors for tensors in (node.input_tensors, node.output_tensors)
+    )
+    return taken, returned
+
+
 def as_functional(model: keras.Model) -> keras.Model:
     """A sequential model as a functional one; others as they are."""
     return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
@@ -200,11 +224,3 @@ def inlined(model: keras.Model) -> keras.Model:
     for layer, its_copy in copies.values():
         its_copy.set_weights(layer.get_weights())
     return copy
-
-
-def _used_several_times(model: keras.Model) -> set[int]:
-    uses = collections.Counter(id(tensor) for tensor in model.outputs)
-    for operation in model.operations:
-        with contextlib.suppress(ValueError, AttributeError):  # called several times: see `Rewrite._is_shared`
-            uses.update(id(tensor) for tensor in keras.tree.flatten(operation.input))
-    return {tensor for tensor, count in uses.items() if count > 1}

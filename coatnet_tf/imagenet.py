@@ -95,6 +95,8 @@ def rescale(x: Any, mode: str = "tf") -> Any:
             "call x.set_shape([None, None, 3]) before."
         )
     layer = preprocessing_layer(mode, channels, keras.config.floatx())  # type: ignore[arg-type]
+    if type(x).__module__.startswith("tensorflow"):  # in `tf.data`, whatever backend Keras has
+        layer.backend.set_backend("tensorflow")
     y = layer.call(x)  # not by `__call__`, which wants to know a shape
     return keras.ops.convert_to_numpy(y) if isinstance(x, np.ndarray) else y
 

@@ -15,6 +15,7 @@ from coatnet_tf.config import CoAtNetConfig
 from coatnet_tf.family import get_config
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import common
+from coatnet_tf.layers.parts import change_of
 from coatnet_tf.model import PRESET_CLASS, PRESET_PACKAGE, CoAtNetBackbone
 from coatnet_tf.pretrained.differences import find_differences
 from coatnet_tf.weights.keras_file import enumerate_names
@@ -143,7 +144,7 @@ class CoAtNetImageClassifier(keras_hub.models.ImageClassifier):
             config: Its configuration, or the name of that.
 
         Raises:
-            ValueError: If the model has another configuration, or no top.
+            ValueError: If the model has another configuration, no top, or layers that are quantised or have LoRA.
         """
         config = get_config(config)
         layers = {layer.name: layer for layer in model.layers}
@@ -152,18 +153,24 @@ class CoAtNetImageClassifier(keras_hub.models.ImageClassifier):
             differences.append("it lacks the layer predictions")
         if differences:
             raise ValueError(f"{model.name!r} is not {config.name}: {enumerate_names(differences, '; ')}.")
+        if any(layer.quantization_mode or getattr(layer, "lora_enabled", False) for layer in model._flatten_layers()):
+            raise ValueError(f"{model.name!r} is quantised or has LoRA; give the model that it was before.")
         top = layers["predictions"]
         backbone = CoAtNetKerasHubBackbone(
             config,
             input_shape=model.input_shape[1:],
             include_preprocessing="preprocessing" in layers,
             dtype=layers[config.block_names()[0]].dtype_policy,
+            parts={layer.name: change for layer in model.layers if (change := change_of(layer, model))},
         )
         preprocessor = CoAtNetImageClassifierPreprocessor(CoAtNetImageConverter.of(backbone))
         classifier = cls(backbone, top.units, preprocessor, top.activation)
         for layer in (*backbone.layers, *classifier.layers):
             if layer.name in layers:
                 layer.set_weights(layers[layer.name].get_weights())
+        for layer in classifier.layers:
+            if layer.name in layers:
+                layer.trainable = layers[layer.name].trainable
         return classifier
 
     def get_config(self) -> dict[str, Any]:

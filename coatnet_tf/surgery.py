@@ -10,7 +10,7 @@ import keras
 
 from coatnet_tf.builder import warn_of_changes
 from coatnet_tf.freezing import last_of
-from coatnet_tf.graph import as_functional, inlined, is_functional
+from coatnet_tf.graph import as_functional, call_of, inlined, is_functional
 from coatnet_tf.layers import ResidualBlock
 from coatnet_tf.layers.options import PositiveInt, check, is_positive_int
 from coatnet_tf.model import CoAtNetBackbone
@@ -54,8 +54,9 @@ def features(model: keras.Model, names: Sequence[str]) -> keras.Model:
                 f"{inner.name} is a model inside {model.name}; take the features of that, "
                 f"features({model.name}.get_layer({inner.name!r}), ...)."
             )
-    outputs = {name: model.layers[last_of(model, model.layers, name)].output for name in names}
-    return keras.Model(model.input, outputs, name=f"{model.name}_features")
+    view = as_functional(model)
+    outputs = {name: call_of(view, model.layers[last_of(model, model.layers, name)])[1] for name in names}
+    return keras.Model(view.input, outputs, name=f"{model.name}_features")
 
 
 def embeddings(model: keras.Model) -> keras.Model:
@@ -82,7 +83,8 @@ def embeddings(model: keras.Model) -> keras.Model:
     (None, 64)
     """
     _check_functional(model, "embeddings")
-    pools = [layer.output for layer in model.layers if layer.name in _VECTORS]
+    view = as_functional(model)
+    pools = [call_of(view, layer)[1] for layer in model.layers if layer.name in _VECTORS]
     if not pools and len(model.outputs) == 1 and _is_feature_map(model.outputs[0]):
         pools = [keras.layers.GlobalAveragePooling2D(data_format="channels_last", name=_VECTORS[0])(model.outputs[0])]
     if not pools:
@@ -90,7 +92,7 @@ def embeddings(model: keras.Model) -> keras.Model:
             f"{model.name} has neither a head of this package, with a layer {' or '.join(_VECTORS)}, nor a feature map "
             "as its output; name the layer whose output you mean with features(model, [LAYER])."
         )
-    return keras.Model(model.input, pools[-1], name=f"{model.name}_embeddings")
+    return keras.Model(view.input, pools[-1], name=f"{model.name}_embeddings")
 
 
 def _is_feature_map(output: Any) -> bool:

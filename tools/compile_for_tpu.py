@@ -134,7 +134,12 @@ def largest_batch(
 def main(argv: Sequence[str]) -> None:
     command_line.begin(argv)
     values = flags.FLAGS
+    output = Path(values.output) if values.output else None
     try:
+        if output is not None:  # before what takes long
+            if output.is_dir():
+                raise IsADirectoryError(f"--output={output} is a folder; give the name of a file.")
+            output.parent.mkdir(parents=True, exist_ok=True)
         if values.strategy == "tpu" and (values.shards or values.peer):
             raise ValueError("--shards and --peer are only for --strategy=sharded.")
         if values.peer and values.extend_depth:
@@ -152,11 +157,11 @@ def main(argv: Sequence[str]) -> None:
             return compile_one(config)
 
         numbers = largest_batch(config, topology, compile_it) if values.largest_batch else compile_it()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     said = json.dumps(numbers, indent=2) if values.format == "json" else "\n".join(estimate.describe(numbers))
-    if values.output:
-        Path(values.output).write_text(said + "\n")
+    if output is not None:
+        output.write_text(said + "\n")
     else:
         print(said)
 

@@ -13,6 +13,7 @@ from absl import logging
 from etils import epath
 
 import coatnet_tf
+from coatnet_tf.graph import as_functional
 from coatnet_tf.imagenet import preprocessing_layer
 from coatnet_tf.layers import ConstantPadding2D, FoldedSelfAttention, MBConv, PointwiseDense, TransformerBlock
 from experiments import sizes, workdir
@@ -174,13 +175,15 @@ def with_preprocessing(model: keras.Model, path: Path, preprocessing: str = "") 
         )
     known: Any = preprocessing or coatnet_tf.get_config(model.name).preprocessing
     rescaling = preprocessing_layer(known, model.input_shape[-1])
-    image = keras.Input(model.input_shape[1:], name=model.input.name)
+    model = as_functional(model)
+    image = keras.Input(model.input_shape[1:], name=model.inputs[0].name)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         args = keras.tree.map_structure(lambda x: rescaling(x) if x is image else x, args)
         return layer(*args, **kwargs)
 
-    preprocessed = keras.models.clone_model(model, input_tensors=image, call_function=call)
+    tensors = keras.tree.map_structure(lambda _: image, model.input)
+    preprocessed = keras.models.clone_model(model, input_tensors=tensors, call_function=call)
     preprocessed.set_weights(model.get_weights())
     return preprocessed
 

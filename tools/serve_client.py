@@ -13,6 +13,7 @@ import base64
 import concurrent.futures
 import dataclasses
 import glob
+import http.client
 import json
 import os
 import time
@@ -112,7 +113,9 @@ class RestClient:
             raise ServerError(f"{self._url}: HTTP {error.code}: {details}") from error
         except OSError as error:
             raise ServerError(f"{self._url}: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except http.client.InvalidURL as error:
+            raise ServerError(f"{self._url} is no address: {error}") from error
+        except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             raise ServerError(f"{self._url}: what answers there is no TensorFlow Serving ({error!r})") from error
 
 

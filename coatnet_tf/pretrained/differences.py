@@ -47,8 +47,12 @@ def find_differences(model: keras.Model, config: CoAtNetConfig) -> list[str]:
 
 
 def _differing_arguments(layer: keras.layers.Layer, expected: keras.layers.Layer) -> Iterator[str]:
-    if type(layer) is not type(expected):
-        yield f"it is a {type(layer).__name__} and must be a {type(expected).__name__}"
+    kinds = [type(each) for each in (layer, expected)]
+    if kinds[0] is not kinds[1]:
+        names = [kind.__name__ for kind in kinds]
+        if names[0] == names[1]:
+            names = [f"{kind.__module__}.{kind.__name__}" for kind in kinds]
+        yield f"it is a {names[0]} and must be a {names[1]}"
         return
     mine, theirs = (relevant_arguments(each.get_config()) for each in (layer, expected))
     if layer.name == "predictions":

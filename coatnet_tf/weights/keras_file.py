@@ -118,12 +118,12 @@ def load_weights(
         _refuse_other_function(model, path)
         for layer, names in _by_layer(to_load).items():
             fitted = {**resized, **adapted}
-            values = {name: fitted[name] if name in fitted else _read(stored[name]) for name in names}
+            values = {name: fitted[name] if name in fitted else _read(found[name]) for name in names}
             layer.load_own_variables({to_load[name].key: value for name, value in values.items()})
     return Loaded(
         tuple(f"{wanted[name].path} from {stored[name].shape} to {table.shape}" for name, table in resized.items()),
         tuple(wanted[name].path for name in reset),
-        (*(name for name in left_aside if not reset), *beside),
+        (*(name for name in left_aside if not reset), *(name for name in beside if name not in to_load)),
         tuple(describe_adapted(wanted[name].path, kernel.shape[2]) for name, kernel in adapted.items()),
     )
 

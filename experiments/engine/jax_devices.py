@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def connect(
         The devices.
 
     Raises:
-        ValueError: If the shards do not divide the devices, or one of the flags of a cluster is missing.
+        ValueError: If the shards do not divide the devices, one of the flags of a cluster is missing, or the processes
+            do not find each other.
     """
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads the images, on the CPU
     cluster = {"coordinator": coordinator, "process_id": process_id, "processes": processes}
@@ -55,9 +57,15 @@ def connect(
             raise ValueError(
                 f"A cluster needs --coordinator=HOST:PORT, --process_id and --processes; --{missing[0]} is missing."
             )
+        if not re.fullmatch(r".+:\d+", coordinator):  # type: ignore[arg-type]
+            raise ValueError(f"--coordinator must be HOST:PORT of process 0; got {coordinator!r}.")
         if not 0 <= process_id < processes:  # type: ignore[operator]
             raise ValueError(f"--process_id must be at least 0 and below --processes={processes}; got {process_id}.")
-        jax.distributed.initialize(coordinator, processes, process_id)
+        try:
+            jax.distributed.initialize(coordinator, processes, process_id)
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ValueError(f"The processes cannot meet at --coordinator={coordinator}: {said}") from error
     elif _is_tpu_pod():
         jax.distributed.initialize()
     with logs.without_stderr():  # of a libtpu that finds no TPU

@@ -128,3 +128,15 @@ def test_what_profile_refuses(tiny):
     foreign = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2DTranspose(4, 3)])
     with pytest.raises(TypeError, match="does not know what layer"):
         coatnet_tf.profile(foreign)
+    for other in (keras.Sequential([keras.layers.Dense(2)]), keras.Model()):
+        with pytest.raises(TypeError, match="counts functional models, and sequential ones that are built; got <"):
+            coatnet_tf.profile(other)
+
+
+def test_a_sequential_model_counts_as_its_layers(tiny, tmp_path):
+    import keras
+
+    model = coatnet_tf.CoAtNet(tiny, input_shape=(32, 32, 3))
+    keras.Sequential([keras.Input((32, 32, 3)), *model.layers[1:]]).save(tmp_path / "same.keras")
+    same = keras.models.load_model(tmp_path / "same.keras")
+    assert coatnet_tf.profile(same).macs == coatnet_tf.profile(model).macs

@@ -328,6 +328,45 @@ def test_a_block_that_is_called_twice():
     assert len(folded.weights) < len(model.weights)
 
 
+SHARED = {
+    "convolution": lambda: keras.layers.Conv2D(8, 3, padding="same"),
+    "pointwise": lambda: keras.layers.Conv2D(8, 1, activation="relu"),
+    "attention": lambda: layers.RelativeSelfAttention(16, head_size=8),
+    "feed-forward": layers.FeedForward,
+    "dense": lambda: keras.layers.Dense(8),
+    "block": lambda: layers.TransformerBlock(16, head_size=8),
+}
+
+
+@pytest.mark.parametrize("place", ["before", "before one", "behind", "behind one"])
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_layer_that_several_norms_are_beside(kind, place):
+    """As the heads of detectors, which all levels of a pyramid share, but for their norms."""
+    image = keras.Input((8, 6, 16))
+    maps = [layers.MBConv(16)(image), layers.MBConv(16)(image)]
+    layer, (first, second) = SHARED[kind](), (keras.layers.BatchNormalization() for _ in range(2))
+    if place.startswith("before"):
+        outputs = [layer(first(maps[0])), layer(maps[1] if place == "before one" else second(maps[1]))]
+    else:
+        outputs = [first(layer(maps[0])), layer(maps[1])]
+        outputs[1] = outputs[1] if place == "behind one" else second(outputs[1])
+    model = randomise(keras.Model(image, keras.layers.Concatenate()(outputs)))
+    assert_same_outputs(coatnet_tf.fold_for_inference(model), model, (2, 8, 6, 16), tolerance=1e-3)
+
+
+def test_a_layer_that_another_model_uses_too(tiny):
+    """`layer.output` is that of the first call, which is in the other model."""
+    convolution = keras.layers.Conv2D(8, 3, padding="same")
+    convolution(keras.Input((8, 6, 16)))
+    image = keras.Input((8, 6, 16))
+    x = convolution(layers.MBConv(16)(image))
+    model = randomise(keras.Model(image, [x, keras.layers.BatchNormalization()(x)]))
+    found, expected = coatnet_tf.fold_for_inference(model), model
+    pictures = np.random.default_rng(1).normal(size=(2, 8, 6, 16)).astype("float32")
+    for mine, theirs in zip(found(pictures), expected(pictures), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
 def test_a_model_that_is_called_twice(tiny):
     image, other = keras.Input((32, 48, 3)), keras.Input((32, 48, 3))
     features = logits(tiny, include_top=False, pooling="avg")

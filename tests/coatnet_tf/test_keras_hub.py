@@ -103,6 +103,15 @@ class TestClassifier:
             outputs(others.backbone, pictures), outputs(classifier.backbone, pictures), atol=1e-6
         )
 
+    def test_what_is_frozen_stays_so(self):
+        model = coatnet_tf.CoAtNet(CONFIG, input_shape=(64, 64, 3), classes=5)
+        coatnet_tf.freeze(model, until="s2")
+        classifier = CoAtNetImageClassifier.of(model, CONFIG)
+        assert len(classifier.trainable_weights) == len(model.trainable_weights) < len(model.weights)
+        model.quantize("int8")
+        with pytest.raises(ValueError, match="is quantised or has LoRA; give the model that it was before"):
+            CoAtNetImageClassifier.of(model, CONFIG)
+
     def test_of_another_model_is_refused(self):
         other = coatnet_tf.CoAtNet(CONFIG, input_shape=(64, 64, 3), classes=5, se_ratio=0.5)
         with pytest.raises(ValueError, match="is not tiny: s1_block01: se_ratio is 0.5 and must be 0.25"):

@@ -59,6 +59,22 @@ def test_features_of_a_backbone_and_of_the_model_inside(tiny, images):
     np.testing.assert_array_equal(inner(images)["s4"], maps["s4"])
 
 
+@pytest.mark.parametrize("kind", ["sequential", "of layers that were called before"])
+def test_models_of_the_same_layers(model, images, kind):
+    """Their outputs are those in this model, not those of the first one."""
+    if kind == "sequential":
+        other, scaled = keras.Sequential([keras.Input(SHAPE), *model.layers[1:-1], keras.layers.Dense(7)]), images
+    else:
+        image = keras.Input(SHAPE)
+        x = keras.layers.Rescaling(0.5)(image)
+        for layer in model.layers[1:]:
+            x = layer(x)
+        other, scaled = keras.Model(image, x), images * 0.5
+    for view in (lambda m: coatnet_tf.features(m, ["s2"]), coatnet_tf.embeddings):
+        found, expected = (keras.tree.flatten(view(m)(x)) for m, x in ((other, images), (model, scaled)))
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+
+
 def test_embeddings_are_pooled_by_the_head(tiny, model, images):
     pooled = np.array(coatnet_tf.features(model, ["s4"])(images)["s4"]).mean(axis=(1, 2))
     np.testing.assert_allclose(coatnet_tf.embeddings(model)(images), pooled, atol=1e-6)

@@ -302,6 +302,20 @@ def test_the_network_in_a_file_is_found(tiny, tmp_path, kind, suffix):
     coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False, weights=path)
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_head_of_the_same_name_beside_the_network_is_loaded(tiny, tmp_path, suffix):
+    config = coatnet_tf.get_config(tiny, head="pool")
+    base = coatnet_tf.CoAtNet(config, input_shape=SHAPE, include_top=False, pooling="avg")
+    image = keras.Input(SHAPE)
+    whole = keras.Model(image, keras.layers.Dense(3, activation="softmax", name="predictions")(base(image)))
+    (whole.save if suffix == ".keras" else whole.save_weights)(tmp_path / f"whole{suffix}")
+    model = coatnet_tf.CoAtNet(config, input_shape=SHAPE, classes=3)
+    loaded = coatnet_tf.load_weights(model, tmp_path / f"whole{suffix}")
+    assert not (loaded.reset or loaded.left_aside)
+    for mine, theirs in zip(model.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_one_of_several_networks_is_not_guessed(tiny, tmp_path):
     image = keras.Input(SHAPE)
     parts = [coatnet_tf.CoAtNet(tiny, input_shape=SHAPE, include_top=False, name=name)(image) for name in ("a", "b")]

@@ -122,8 +122,11 @@ def test_a_factor_is_a_learning_rate_of_its_own():
     factors = (0.25, 1.0)
     together = train((0, 1), optimization.ReducedAdamW(Schedule(1.0), factors=factors, **options))
     for index, factor in enumerate(factors):
-        (alone,) = train((index,), keras.optimizers.AdamW(Schedule(factor), **options))
-        np.testing.assert_allclose(together[index], alone, atol=1e-6)
+        (alone,) = train((index,), optimization.ReducedAdamW(Schedule(factor), **options))
+        np.testing.assert_allclose(together[index], alone, rtol=1e-6)
+        # Keras takes 1 - beta_2 in float64 in one place, TensorFlow's kernel in float32: 5e-5 apart.
+        (kerass,) = train((index,), keras.optimizers.AdamW(Schedule(factor), **options))
+        np.testing.assert_allclose(alone, kerass, rtol=5e-5)
 
 
 def test_softmax_loss_is_smoothed_cross_entropy():

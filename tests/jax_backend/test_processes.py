@@ -112,4 +112,6 @@ def test_flags_of_a_cluster_are_checked(data_dir, tmp_path):
         return done.stderr
 
     assert "--process_id is missing" in refused("--strategy=sharded", "--coordinator=localhost:1", "--processes=2")
+    alone = ("--strategy=sharded", "--processes=1", "--process_id=0")
+    assert "--coordinator must be HOST:PORT of process 0; got 'localhost'" in refused(*alone, "--coordinator=localhost")
     assert "--shards must divide the number of devices, 2; got 3." in refused("--strategy=sharded", "--shards=3")

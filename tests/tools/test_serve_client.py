@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import http.server
 import json
+import socket
 import threading
 
 import grpc
@@ -128,6 +129,20 @@ def test_what_is_no_server(tmp_path):
         client = serve_client.RestClient(f"http://localhost:{server.server_port}", "coatnet", "", 30)
         with pytest.raises(serve_client.ServerError, match="what answers there is no TensorFlow Serving"):
             client.classify(b"")
+    with socket.create_server(("localhost", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            connection.recv(1)
+            connection.sendall(b"\x00\x00\x12\x04 of gRPC\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(serve_client.ServerError, match="what answers there is no TensorFlow Serving|reset by peer"):
+            serve_client.RestClient(f"http://localhost:{listening.getsockname()[1]}", "coatnet", "", 30).classify(b"")
+    for url, name in (("http://localhost:85o1", "coatnet"), ("http://localhost:1", "my model")):
+        with pytest.raises(serve_client.ServerError, match="is no address"):
+            serve_client.RestClient(url, name, "", 30).classify(b"")
     with pytest.raises(serve_client.ServerError, match="unknown url type"):
         serve_client.RestClient("localhost8501", "coatnet", "", 30).classify(b"")
 

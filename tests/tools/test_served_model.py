@@ -1,6 +1,7 @@
 """What becomes of a model before it is served: another dtype, probabilities of its scores, images in [0, 255]."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import coatnet_tf
-from tests.tools.samples import SIZE, photo
+from tests.tools.samples import SIZE, photo, small_config
+from tools import model_files
 from tools.benchmarks.inference import as_trained
 from tools.export_saved_model import ExportOptions, export
 from tools.serving import runtimes, served_model
@@ -80,6 +82,29 @@ def test_nested_models_compute_in_bfloat16_too(policy, weights):
     found, expected = copy.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 0.05
+
+
+def test_a_quantised_model_is_refused_in_bfloat16():
+    model = coatnet_tf.CoAtNet(small_config(), input_shape=(SIZE, SIZE, 3), classes=3)
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="is quantised, which bfloat16 would undo; export it as it is"):
+        served_model.in_bfloat16(model, "bfloat16")
+
+
+@pytest.mark.filterwarnings("ignore:.*bias tables resized")
+@pytest.mark.parametrize("kind", ["sequential", "input_tensor"])
+def test_models_built_in_other_ways_change_their_size_and_range(kind):
+    """As of those that are functional; with images in [-1, 1] for the ones without preprocessing."""
+    image, options = keras.Input((SIZE, SIZE, 3)), {"include_preprocessing": False, "classes": 3}
+    flat = coatnet_tf.CoAtNet(small_config(), input_tensor=image, **options)
+    model = flat if kind == "input_tensor" else keras.Sequential([keras.Input((SIZE, SIZE, 3)), *flat.layers[1:]])
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32")
+    whole = model_files.with_preprocessing(model, Path("a.keras"), "tf")
+    np.testing.assert_allclose(whole(pixels), flat(coatnet_tf.rescale(pixels)), atol=1e-5)
+    larger = served_model.at_size(whole, Path("a.keras"), (64, 64))
+    assert larger.input_shape == (None, 64, 64, 3)
+    same = served_model.at_size(whole, Path("a.keras"), (SIZE, SIZE))
+    np.testing.assert_allclose(same(pixels), whole(pixels), atol=1e-5)
 
 
 def test_a_folded_nested_model_computes_in_bfloat16():

@@ -9,7 +9,7 @@ import keras
 from absl import logging
 from keras import ops
 
-from coatnet_tf.graph import inlined
+from coatnet_tf.graph import as_functional, inlined
 from coatnet_tf.weights import Loaded, resize_table
 from coatnet_tf.weights.resizing import is_other_table
 from experiments import sizes
@@ -28,9 +28,10 @@ def at_size(model: keras.Model, path: Path, size: sizes.Size) -> keras.Model:
     Raises:
         ValueError: If the model cannot have that size.
     """
-    model = inlined(model)
-    image = keras.Input((*size, model.input_shape[3]), name=model.input.name)
-    resized = keras.models.clone_model(model, input_tensors=image)
+    model = as_functional(inlined(model))
+    image = keras.Input((*size, model.input_shape[3]), name=model.inputs[0].name, dtype=model.inputs[0].dtype)
+    tensors = keras.tree.map_structure(lambda _: image, model.input)
+    resized = keras.models.clone_model(model, input_tensors=tensors)
     tables = []
     for weight, new in zip(model.weights, resized.weights, strict=True):
         value = ops.convert_to_numpy(weight)
@@ -54,7 +55,12 @@ def in_bfloat16(model: keras.Model, policy: str) -> keras.Model:
     Args:
         model: A functional model.
         policy: `"mixed_bfloat16"` keeps the weights and norms of small numbers in float32; `"bfloat16"` does not.
+
+    Raises:
+        ValueError: If it is quantised.
     """
+    if any(layer.quantization_mode for layer in model._flatten_layers()):
+        raise ValueError(f"{model.name} is quantised, which bfloat16 would undo; export it as it is.")
     layers = model.layers
     while isinstance(layers[-1], keras.Model):
         layers = layers[-1].layers
