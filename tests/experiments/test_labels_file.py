@@ -9,7 +9,7 @@ from experiments.data import folder, labels_file, pipeline, sources
 from experiments.data.readers import MultiLabelFiles
 from experiments.engine import connect
 from tests.experiments.samples import jpeg
-from tools import fine_tune
+from tools.fine_tuning.images import find_images
 
 NAMES = ("blue", "green", "red")
 COLOR = {"red": 0, "green": 1, "blue": 2}
@@ -337,13 +337,13 @@ def test_batches_have_every_label(photos, config):
 
 def test_what_fine_tuning_makes_of_a_table(photos):
     of = lambda n: "test" if n % 6 == 0 else "train"  # noqa: E731
-    images = fine_tune.find_images(f"csv:{write(photos, rows(of), 'path,label,split')}")
+    images = find_images(f"csv:{write(photos, rows(of), 'path,label,split')}")
     assert images.test == images.data == f"csv:{photos}/labels.csv" and not images.multi_label
     table = [[path, several(n)] for n, (path, _) in enumerate(rows())]
-    images = fine_tune.find_images(f"csv:{write(photos, table)}")
+    images = find_images(f"csv:{write(photos, table)}")
     assert images.multi_label and not images.test
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        fine_tune.find_images("csv:nowhere.csv")
+        find_images("csv:nowhere.csv")
 
 
 @pytest.mark.slow

@@ -15,6 +15,9 @@ from experiments.recipes import base, small_folder
 from tests import programs
 from tests.tools.samples import COLOURS, make_images
 from tools import check_saved_model, fine_tune
+from tools.fine_tuning import summary
+from tools.fine_tuning.images import Images, find_images, refuse_other_images
+from tools.fine_tuning.start import find_start
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,46 +49,44 @@ def test_one_command_from_a_folder_to_a_saved_model(pretrained, tmp_path):
     assert "held-out images right" in check_saved_model.check(output, output / "serving")
 
     # Other values for the same folder are another run.
-    config = fine_tune.configure(
-        fine_tune.find_images(str(tmp_path / "images")), fine_tune.find_start(str(pretrained)), {"epochs": 3}
-    )
+    config = fine_tune.configure(find_images(str(tmp_path / "images")), find_start(str(pretrained)), {"epochs": 3})
     with pytest.raises(SystemExit, match=r"holds another run, whose config differs in .*config.epochs \(2 there, 3"):
         train.run(config, output)
 
 
 def test_which_images_choose_and_which_do_not(tmp_path):
     flat = make_images(tmp_path / "flat", 20)
-    images = fine_tune.find_images(flat + "/")
+    images = find_images(flat + "/")
     assert (images.data, images.test) == (f"folder:{flat}", "") and 30 < images.train_count < 60
     make_images(tmp_path / "split" / "train", 20)
     split = str(tmp_path / "split")
-    assert fine_tune.find_images(split) == fine_tune.Images(f"folder:{split}/train", images.train_count)
+    assert find_images(split) == Images(f"folder:{split}/train", images.train_count)
     make_images(tmp_path / "split" / "test", 2)
-    assert fine_tune.find_images(split).data == f"folder:{split}/train"
-    assert fine_tune.find_images(split).test == f"folder:{split}"
+    assert find_images(split).data == f"folder:{split}/train"
+    assert find_images(split).test == f"folder:{split}"
     make_images(tmp_path / "split" / "val", 2)
-    assert fine_tune.find_images(split) == fine_tune.Images(f"folder:{split}", 60, f"folder:{split}")
+    assert find_images(split) == Images(f"folder:{split}", 60, f"folder:{split}")
 
 
 def test_folders_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
-        fine_tune.find_images(str(tmp_path / "nowhere"))
+        find_images(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no training images; images .* in one folder a class"):
-        fine_tune.find_images(str(tmp_path / "empty"))
+        find_images(str(tmp_path / "empty"))
     with pytest.raises(
         ValueError, match="holds one class, 'blue'; put the images of each class in a folder of its own"
     ):
-        fine_tune.find_images(make_images(tmp_path / "one", 20, ("blue",)))
+        find_images(make_images(tmp_path / "one", 20, ("blue",)))
     with pytest.raises(
         ValueError,
         match="none of the images of .*red.* is held out. Add images, .* one in five is held out by its name",
     ):
-        fine_tune.find_images(make_images(tmp_path / "few", 2))
+        find_images(make_images(tmp_path / "few", 2))
     make_images(tmp_path / "odd" / "train", 20)
     make_images(tmp_path / "odd" / "test", 2, ("blue", "gray"))
     with pytest.raises(ValueError, match="odd/test has classes that train has not: gray"):
-        fine_tune.find_images(str(tmp_path / "odd"))
+        find_images(str(tmp_path / "odd"))
 
 
 @pytest.mark.parametrize("field", ["dataset.name", "dataset.train_split", "dataset.eval_split"])
@@ -95,28 +96,28 @@ def test_which_images_is_said_by_the_folder_alone(field):
 
 
 def test_start_is_found_or_refused(pretrained, tmp_path):
-    start = fine_tune.find_start(str(pretrained))
+    start = find_start(str(pretrained))
     assert (start.image_size, start.channels, start.model.widths) == (8, 1, [8, 16, 32])
     assert start.learning_rate == pytest.approx(2e-3 / 3)
     file = pretrained / workdir.MODEL
-    start = fine_tune.find_start(str(file), "coatnet-2")
+    start = find_start(str(file), "coatnet-2")
     assert (start.image_size, start.channels, start.model.name, start.learning_rate) == (224, 1, "coatnet-2", 1e-4)
     with pytest.raises(
         ValueError, match=r"Which network are the weights .*model.keras for\? Give --model, one of coatnet-0"
     ):
-        fine_tune.find_start(str(file))
+        find_start(str(file))
     with pytest.raises(ValueError, match=r"one of coatnet-0, .*; got 'coatnet-9'"):
-        fine_tune.find_start(str(file), "coatnet-9")
+        find_start(str(file), "coatnet-9")
     with pytest.raises(ValueError, match="is a run, whose config.json says which model it is; leave --model out"):
-        fine_tune.find_start(str(pretrained), "coatnet-0")
+        find_start(str(pretrained), "coatnet-0")
     with pytest.raises(FileNotFoundError, match="nowhere is neither the folder of a finished run nor a weights file"):
-        fine_tune.find_start(str(tmp_path / "nowhere"))
+        find_start(str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="holds no config.json; let the run finish first"):
-        fine_tune.find_start(str(tmp_path))
+        find_start(str(tmp_path))
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     other.save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="holds no weights of a CoAtNet: there is no stem_conv01 in it"):
-        fine_tune.find_start(str(tmp_path / "other.keras"), "coatnet-0")
+        find_start(str(tmp_path / "other.keras"), "coatnet-0")
 
 
 def test_start_is_found_in_ones_own_model(tmp_path):
@@ -125,17 +126,17 @@ def test_start_is_found_in_ones_own_model(tmp_path):
     base = coatnet_tf.CoAtNet(config, input_shape=(32, 32, 1), include_top=False)
     image = keras.Input((32, 32, 1))
     keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(base(image)))).save(tmp_path / "own.keras")
-    assert fine_tune.find_start(str(tmp_path / "own.keras"), "coatnet-0").channels == 1
+    assert find_start(str(tmp_path / "own.keras"), "coatnet-0").channels == 1
 
 
 def test_start_from_nothing(tmp_path):
-    start = fine_tune.find_start("none")
+    start = find_start("none")
     assert (start.init_from, start.model.name, start.image_size, start.channels) == ("", "coatnet-0", 224, 0)
     assert start.learning_rate == pytest.approx(3e-4)
-    assert fine_tune.find_start("none", "coatnet_0_rw").model.name == "coatnet_0_rw"
+    assert find_start("none", "coatnet_0_rw").model.name == "coatnet_0_rw"
     with pytest.raises(ValueError, match=r"Which network is to be trained\? Give --model, .*; got 'coatnet-9'"):
-        fine_tune.find_start("none", "coatnet-9")
-    images = fine_tune.find_images(make_images(tmp_path / "images", 20))
+        find_start("none", "coatnet-9")
+    images = find_images(make_images(tmp_path / "images", 20))
     config = fine_tune.configure(images, start, {})
     assert not config.init_from and not config.reset_head and config.dataset.channels == 0
 
@@ -143,7 +144,7 @@ def test_start_from_nothing(tmp_path):
 @pytest.mark.parametrize(("way", "factor"), [("lora", 10), ("head", 10), ("last_blocks", 1), ("all", 1)])
 def test_what_is_new_learns_faster(pretrained, tmp_path, way, factor):
     """And its rate is not taken for the network's by a run that begins with its result."""
-    images, start = fine_tune.Images("folder:images", 100), fine_tune.find_start(str(pretrained))
+    images, start = Images("folder:images", 100), find_start(str(pretrained))
     config = fine_tune.configure(images, start, {"tune": way})
     assert config.optimizer.learning_rate == pytest.approx(factor * start.learning_rate)
     assert (config.early_stop_patience == 0) == (way == "head")
@@ -152,19 +153,19 @@ def test_what_is_new_learns_faster(pretrained, tmp_path, way, factor):
     shutil.copytree(pretrained, tmp_path / "run")
     config.image_size = start.image_size
     (tmp_path / "run" / workdir.CONFIG).write_text(config.to_json())
-    assert fine_tune.find_start(str(tmp_path / "run")).learning_rate == pytest.approx(start.learning_rate)
+    assert find_start(str(tmp_path / "run")).learning_rate == pytest.approx(start.learning_rate)
 
 
 def test_folds_take_the_place_of_held_out_images(tmp_path):
     fold = Fold(1, 4, seed=0)
     flat = make_images(tmp_path / "flat", 8)
-    assert fine_tune.find_images(flat, fold=fold) == fine_tune.Images(f"folder:{flat}", 18)
+    assert find_images(flat, fold=fold) == Images(f"folder:{flat}", 18)
     make_images(tmp_path / "split" / "train", 8)
     split = str(tmp_path / "split")
-    assert fine_tune.find_images(split, fold=fold) == fine_tune.Images(f"folder:{split}/train", 18)
+    assert find_images(split, fold=fold) == Images(f"folder:{split}/train", 18)
     make_images(tmp_path / "split" / "val", 2)
     with pytest.raises(ValueError, match="has validation images of its own; .* --images=.*/split/train"):
-        fine_tune.find_images(split, fold=fold)
+        find_images(split, fold=fold)
 
 
 @pytest.mark.slow
@@ -232,20 +233,20 @@ def test_the_end_fits_on_a_screen(tmp_path):
         "confused": [{"true": "a", "predicted": "b", "images": 6, "of": 20}],
     }
     output = Path("runs/mine")
-    text = fine_tune.describe(output, {"held-out": measured}, output / "serving/1", "head", epochs=30)
+    text = summary.describe(output, {"held-out": measured}, output / "serving/1", "head", epochs=30)
     assert "--config.epochs=60, in another --output: the last were the best" in text
     assert "40 held-out images: top-1 75.00% (95 % interval: 60.00% to 86.00%; optimistic" in text
     assert "a taken for b: 6 of 20" in text and "balanced over the classes 70.00%" in text
     assert f"python -m tools.predict --model={output} --images=FOLDER --output=predictions.csv" in text
     assert "--folds=5" in text and "--config.tune=all" in text and "runs/mine/evaluation/evaluation.md" in text
     of_test = {**measured, "chose_the_weights": False, "confused": []}
-    text = fine_tune.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
+    text = summary.describe(output, {"held-out": measured, "test": of_test}, output / "serving/1", "all")
     assert "What it confuses, of the test images\n  nothing" in text and "more test images" in text
     assert "--config.epochs" not in text
     assert "runs/mine/test_evaluation/evaluation.md" in text and "--folds" not in text and "tune=all" not in text
     assert len(text.splitlines()) <= 24
     of_numbers = {"images": 40, "loss": 0.1, "chose_the_weights": False, "by_value": {}}
-    text = fine_tune.describe(output, {"held-out": of_numbers}, output / "serving/1", "all", can_fold=False)
+    text = summary.describe(output, {"held-out": of_numbers}, output / "serving/1", "all", can_fold=False)
     assert "evaluation.md: each number\n" in text and "--folds" not in text and "more test images" not in text
 
 
@@ -254,30 +255,30 @@ def test_a_run_of_fewer_images_does_not_go_on(tmp_path):
     config.dataset.name = "folder:images"
     (tmp_path / workdir.CONFIG).write_text(config.to_json())
     (tmp_path / workdir.DATA).write_text('{"train": 60}')
-    fine_tune._refuse_other_images(tmp_path, fine_tune.Images("folder:images", 60))
-    fine_tune._refuse_other_images(tmp_path / "new", fine_tune.Images("folder:images", 78))
+    refuse_other_images(tmp_path, Images("folder:images", 60))
+    refuse_other_images(tmp_path / "new", Images("folder:images", 78))
     with pytest.raises(ValueError, match="has 78 training images, and the run in .* began with 60: put them back"):
-        fine_tune._refuse_other_images(tmp_path, fine_tune.Images("folder:images", 78))
+        refuse_other_images(tmp_path, Images("folder:images", 78))
 
 
 def test_a_table_is_named_as_one(tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="is a file; a table of labels is given as --images=csv:.*labels.csv"):
-        fine_tune.find_images(f"{tmp_path}/labels.csv")
+        find_images(f"{tmp_path}/labels.csv")
 
 
 def test_start_from_published_weights():
-    start = fine_tune.find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k")
+    start = find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k")
     assert (start.model.name, start.image_size, start.channels) == ("coatnet_rmlp_2_rw", 384, 3)
     with pytest.raises(ValueError, match="is for the model coatnet_rmlp_2_rw, not coatnet-0; leave --model out"):
-        fine_tune.find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k", "coatnet-0")
+        find_start("timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k", "coatnet-0")
     with pytest.raises(ValueError, match="those of this network are timm/coatnet_0_rw_224.sw_in1k"):
-        fine_tune.find_start("timm/coatnet_0_rw_224")
+        find_start("timm/coatnet_0_rw_224")
 
 
 def test_weights_of_another_network_are_refused_before_any_work(pretrained, tmp_path):
-    images = fine_tune.find_images(make_images(tmp_path / "images", 20))
-    start = fine_tune.find_start(str(pretrained))
+    images = find_images(make_images(tmp_path / "images", 20))
+    start = find_start(str(pretrained))
     start.model.widths = [8, 16, 64]
     with pytest.raises(SystemExit, match="do not fit the model"):
         train.run(fine_tune.configure(images, start, {}), tmp_path / "mine")

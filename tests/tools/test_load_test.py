@@ -99,7 +99,7 @@ def test_requests_hold_each_image_once_for_each_signature(version, tmp_path):
     (tmp_path / "a.jpg").write_bytes(FILES[0])
     default, encoded, classify = load_test.requests_of(version, [tmp_path / "a.jpg"])
     pixels = tf.make_ndarray(default.inputs["images"])
-    np.testing.assert_array_equal(pixels, VIEW.load(tf.constant(FILES[0]), 3).numpy()[None].astype("float32"))
+    np.testing.assert_array_equal(pixels, VIEW.load(tf.constant(FILES[0]), 3)[0].numpy()[None].astype("float32"))
     for request in (encoded, classify):
         assert tf.make_ndarray(request.inputs["image_bytes"]).tolist() == [FILES[0]]
     noise = [*load_test.requests_of(version, [], ["classify"])]
@@ -147,7 +147,7 @@ def test_the_table_has_a_column_for_a_second_version(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("parameters", [None, PARAMETERS])
 def test_the_models_answers(program, version, model, parameters, tmp_path):
-    pixels = np.stack([VIEW.load(tf.constant(file), 3) for file in FILES]).astype("float32")
+    pixels = np.stack([VIEW.load(tf.constant(file), 3)[0] for file in FILES]).astype("float32")
     expected = model.predict(pixels, verbose=0)
     values = [("serving_default", pixels[index : index + 1]) for index in range(8)]
     values += [(name, [file]) for name in ("serving_bytes", "classify") for file in FILES]

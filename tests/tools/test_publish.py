@@ -171,8 +171,9 @@ class TestEvaluations:
         run = epath.Path(run_evaluated)
         assert evaluate.folder_of(run) == run / "evaluation"
         assert evaluate.folder_of(run, "folder:/data/my photos/", "test") == run / "evaluation_my_photos_test"
-        found = evaluate.evaluate(run, epath.Path(tmp_path), split="train[:20]")
-        assert (found["split"], found["trained_on"], found["images"]) == ("train[:20]", False, 20)
+        for split, is_seen in (("train[250:270]", True), ("train[256:276]", False)):  # of train[:256]
+            found = evaluate.evaluate(run, epath.Path(tmp_path), split=split)
+            assert (found["split"], found["trained_on"], found["images"]) == (split, is_seen, 20)
 
     def test_several_classes_an_image(self):
         found = {"images": 40, "mean_average_precision": 0.75, "loss": 0.5, "chose_the_weights": True}

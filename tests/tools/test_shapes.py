@@ -18,6 +18,8 @@ from experiments.recipes import digits
 from tests.tools.samples import encode, photo
 from tools import check_saved_model, compare_exports, explain, fine_tune, predict, serve_client
 from tools.export_saved_model import ExportOptions, export
+from tools.fine_tuning.images import find_images
+from tools.fine_tuning.start import find_start
 from tools.serving import model_card, signatures, warmup
 
 SIZE = (16, 32)
@@ -214,8 +216,8 @@ def test_fine_tuning_on_arrays_adapts_the_first_kernel(run, tmp_path, caplog):
             values = np.random.default_rng(index).integers(0, 200, (30, 50, 5), dtype="uint8")
             values[..., 4] += 55 * (name == "b")
             (tmp_path / "arrays" / name / f"{index}.npy").write_bytes(array(values))
-    found = fine_tune.find_images(str(tmp_path / "arrays"))
-    config = fine_tune.configure(found, fine_tune.find_start(str(start)), {"image_size": SIZE, "epochs": 2})
+    found = find_images(str(tmp_path / "arrays"))
+    config = fine_tune.configure(found, find_start(str(start)), {"image_size": SIZE, "epochs": 2})
     assert config.dataset.channels == 5 and config.augment.randaugment_pixel_scale == 16 / 224
     run(config, epath.Path(tmp_path / "mine"), connect("one_device"))
     assert "trained on RGB images: stem_conv01/kernel repeated for 5 channels and scaled by 3/5" in caplog.text

@@ -16,7 +16,7 @@ VIEW = View((SIZE, SIZE), "center")
 
 def test_the_signatures_give_the_models_answers(served, model):
     files = [encode(photo(), "JPEG"), encode(photo(seed=1)), encode(photo(90, 30, seed=2), "JPEG")]
-    pixels = np.stack([VIEW.load(tf.constant(file), 3) for file in files]).astype("float32")
+    pixels = np.stack([VIEW.load(tf.constant(file), 3)[0] for file in files]).astype("float32")
     expected = model.predict(pixels, verbose=0)
     assert np.ptp(expected, axis=0).max() > 1e-3  # the images differ
 

@@ -20,6 +20,9 @@ from tests import programs
 from tests.tools.samples import SIZE, encode, make_images, photo, small_config
 from tools import check_saved_model, compare_exports, demo, explain, fine_tune, model_files, predict, publish
 from tools.export_saved_model import ExportOptions, export
+from tools.fine_tuning import summary
+from tools.fine_tuning.images import find_images
+from tools.fine_tuning.start import find_start
 from tools.serving import served_model
 
 ROOT = Path(__file__).parents[2]
@@ -153,16 +156,16 @@ def make_table(path):
 
 def test_fine_tuning_says_how_good_numbers_are(tmp_path):
     data = make_table(tmp_path / "images")
-    images = fine_tune.find_images(data, value_columns=("year",))
+    images = find_images(data, value_columns=("year",))
     assert images.of_numbers and images.test == data
-    config = fine_tune.configure(images, fine_tune.find_start("none"), {"loss": "squared_error"})
+    config = fine_tune.configure(images, find_start("none"), {"loss": "squared_error"})
     assert config.label_smoothing == 0 and config.loss == "squared_error"
     with pytest.raises(ValueError, match=r"learns numbers of a table, --images=csv:FILE; .*/images has classes"):
-        fine_tune.find_images(str(tmp_path / "images"), value_columns=("year",))
+        find_images(str(tmp_path / "images"), value_columns=("year",))
     of_value = {"mean_absolute_error": 2.0, "mean_absolute_error_interval": [1.5, 2.5], "error_of_the_mean": 8.0}
     of_value |= {"r2": 0.9, "r2_interval": [0.85, 0.93]}
     measured = {"images": 40, "loss": 0.1, "chose_the_weights": True, "by_value": {"year": of_value}}
-    text = fine_tune.describe(Path("runs/mine"), {"held-out": measured}, Path("runs/mine/serving/1"), "head")
+    text = summary.describe(Path("runs/mine"), {"held-out": measured}, Path("runs/mine/serving/1"), "head")
     assert "held-out images: year: mean absolute error 2 (95 % interval: 1.5 to 2.5; always the mean: 8), R²" in text
     assert "R² 0.900 (0.850 to 0.930)" in text
     assert "(optimistic, as these images chose the weights)" in text and "confuses" not in text

@@ -24,6 +24,8 @@ from experiments.data import pipeline as batches
 from experiments.data import sources
 from experiments.recipes import small_folder
 from tools import few_shot, fine_tune, model_files
+from tools.fine_tuning.images import find_images
+from tools.fine_tuning.start import find_start
 from tools.small_sets.images import SmallSet
 
 PLAIN, LONGER, TOGETHER, LOGISTIC = "plain", "twice the epochs", "together", "logistic regression"
@@ -74,8 +76,8 @@ def part_of(way: str, small: SmallSet) -> Mapping[str, Any]:
 def configure(start: Path, table: Path, seed: int, part: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The recipe that `tools.fine_tune` would take, without early stopping: held-out images choose nothing."""
     fixed = {"early_stop_patience": 0, "seed": seed}
-    images = fine_tune.find_images(f"csv:{table}")
-    return fine_tune.configure(images, fine_tune.find_start(str(start)), {**fixed, **part})
+    images = find_images(f"csv:{table}")
+    return fine_tune.configure(images, find_start(str(start)), {**fixed, **part})
 
 
 class FineTuning:
