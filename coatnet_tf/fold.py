@@ -204,11 +204,14 @@ class Folding(Rewrite):
         options = {} if last is not layer else {"use_bias": True}
         return self.made((made.key, id(by)), lambda: _like(layer, **options), made.inputs, weights)
 
-    def _without_norm(self, x: Any) -> tuple[Any, Any, Any]:
+    def _without_norm(self, x: Any, layer: keras.layers.Layer) -> tuple[Any, Any, Any]:
         """What is left of a tensor if its norm's scale and shift go into the layer behind: it, scale and shift.
 
-        An average of what is scaled and shifted is scaled and shifted; the largest value is not.
+        A layer that has other inputs too takes in none. An average of what is scaled and shifted is scaled and shifted;
+        the largest value is not.
         """
+        if self.is_repeated(layer):
+            return x, 1.0, 0.0
         made = self.before(x, keras.layers.BatchNormalization, keras.layers.LayerNormalization)
         if made is not None and _is_affine(made.layer, len(x.shape)):
             if type(made.layer) is keras.layers.BatchNormalization:
@@ -217,7 +220,7 @@ class Folding(Rewrite):
             return self.made(("plain", made.key), plain, made.inputs), *_affine(made.layer)
         pooled = self.before(x, keras.layers.AveragePooling2D)
         if pooled is not None:
-            inner, scale, shift = self._without_norm(pooled.inputs)
+            inner, scale, shift = self._without_norm(pooled.inputs, layer)
             if inner is not pooled.inputs:
                 pool = functools.partial(_like, pooled.layer)
                 return self.made(pooled.key, pool, inner), scale, shift
@@ -228,7 +231,7 @@ class Folding(Rewrite):
         if self.is_repeated(conv):
             return self._copy(conv, x)
         if _is_pointwise(conv):
-            inner, scale, shift = self._without_norm(x)
+            inner, scale, shift = self._without_norm(x, conv)
             if inner is not x:
                 options = functools.partial(_like, conv, use_bias=True)
                 return self.made(("behind norm", id(conv)), options, inner, lambda: _behind(scale, shift, conv))
@@ -248,7 +251,7 @@ class Folding(Rewrite):
 
     def _dense(self, dense: keras.layers.Dense, x: Any) -> Any:
         """With the norm before it; over images, as a product of two matrices."""
-        inner, scale, shift = (x, 1.0, 0.0) if self.is_repeated(dense) else self._without_norm(x)
+        inner, scale, shift = self._without_norm(x, dense)
         kind = PointwiseDense if len(x.shape) == 4 else keras.layers.Dense
         options = {} if inner is x else {"use_bias": True}
         if kind is keras.layers.Dense and inner is x:
@@ -293,7 +296,7 @@ class Folding(Rewrite):
 
     def _attention(self, source: RelativeSelfAttention, x: Any) -> Any:
         """One product for q, k and v, with the norm before it, and the bias as it is added."""
-        inner, scale, shift = (x, 1.0, 0.0) if self.is_repeated(source) else self._without_norm(x)
+        inner, scale, shift = self._without_norm(x, source)
         scale, shift = (np.broadcast_to(value, x.shape[-1]) for value in (scale, shift))
         config = source.config
         folded = functools.partial(
